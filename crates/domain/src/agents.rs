@@ -1,0 +1,158 @@
+//! Agents: a model, its instructions and how it uses memory.
+
+use crate::ids::AgentId;
+use crate::time::Timestamp;
+
+/// The model of an agent that names none.
+pub const MODEL_DEFAULT: &str = "builtin/recall";
+/// The type of an agent that names none.
+pub const AGENT_TYPE_DEFAULT: &str = "general";
+/// The agent that a fresh server has.
+pub const FIRST_AGENT_NAME: &str = "simple_agent";
+/// Another name of [`FIRST_AGENT_NAME`].
+pub const FIRST_AGENT_ALIAS: &str = "simple";
+/// Recalled passages per run when the agent does not say.
+pub const RECALL_LIMIT_DEFAULT: u32 = 5;
+/// Recalled passages per run at most.
+pub const RECALL_LIMIT_MAX: u32 = 50;
+
+/// Where an agent is in its life. Clients set it; runs do not change it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AgentStatus {
+    /// Made.
+    #[default]
+    Created,
+    /// In use.
+    Active,
+    /// In use, without work.
+    Idle,
+    /// In use, at work.
+    Busy,
+    /// Set aside.
+    Suspended,
+    /// Ended.
+    Terminated,
+    /// Broken.
+    Error,
+}
+
+impl AgentStatus {
+    /// Every status.
+    pub const ALL: &'static [Self] = &[
+        Self::Created,
+        Self::Active,
+        Self::Idle,
+        Self::Busy,
+        Self::Suspended,
+        Self::Terminated,
+        Self::Error,
+    ];
+
+    /// The stable text.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Active => "active",
+            Self::Idle => "idle",
+            Self::Busy => "busy",
+            Self::Suspended => "suspended",
+            Self::Terminated => "terminated",
+            Self::Error => "error",
+        }
+    }
+
+    /// Reads the stable text.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|status| status.as_str() == text)
+    }
+}
+
+/// How an agent uses memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemoryPolicy {
+    /// Whether a run looks up what was said before in other sessions of its user.
+    pub recall: bool,
+    /// Whether what is said in a run can be recalled later.
+    pub remember: bool,
+    /// Passages per run, 1 to [`RECALL_LIMIT_MAX`].
+    pub limit: u32,
+}
+
+impl Default for MemoryPolicy {
+    fn default() -> Self {
+        Self { recall: true, remember: true, limit: RECALL_LIMIT_DEFAULT }
+    }
+}
+
+/// An agent. `tools`, `configuration`, `metadata` and `resource_limits` are
+/// JSON text; the last three belong to the client and are kept as sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// Its id.
+    pub id: AgentId,
+    /// What people call it; need not be unique.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// A label.
+    pub agent_type: String,
+    /// Where it is in its life.
+    pub status: AgentStatus,
+    /// `provider/model`.
+    pub model: String,
+    /// The system prompt.
+    pub instructions: String,
+    /// A JSON array.
+    pub tools: String,
+    /// How it uses memory.
+    pub memory: MemoryPolicy,
+    /// A JSON object.
+    pub configuration: String,
+    /// A JSON object.
+    pub metadata: String,
+    /// A JSON object.
+    pub resource_limits: String,
+    /// `did:agent:<name>:<8 hex>`.
+    pub did: String,
+    /// Grows with every change, from 1; the entity tag.
+    pub version: i64,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+/// The part of an agent that `GET /agent/list` shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentSummary {
+    /// Its id.
+    pub id: AgentId,
+    /// What people call it.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+}
+
+/// Makes an agent's decentralised identifier: its name reduced to
+/// `[a-z0-9_-]`, and the last eight hex digits of its id, which are random.
+pub fn did(name: &str, id: AgentId) -> String {
+    let slug: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '-' })
+        .map(|c| c.to_ascii_lowercase())
+        .take(64)
+        .collect();
+    let id = id.to_string();
+    format!("did:agent:{slug}:{}", &id[id.len() - 8..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_did_holds_the_name_and_eight_hex_digits() {
+        let id = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+        assert_eq!(did("My Agent/1", id), "did:agent:my-agent-1:099a8057");
+    }
+}

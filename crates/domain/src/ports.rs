@@ -1,0 +1,91 @@
+//! What the rules need from outside: who a credential belongs to, the time, and
+//! fresh ids. All come in as values, so that every rule can be replayed.
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use uuid::{ContextV7, Uuid};
+
+use crate::caller::Caller;
+use crate::error::Result;
+use crate::time::Timestamp;
+
+/// Tells who a credential belongs to.
+#[async_trait]
+pub trait Authenticate: Send + Sync + 'static {
+    /// The caller that `secret` belongs to; `unauthenticated` when it is unknown
+    /// or no longer valid.
+    async fn authenticate(&self, secret: &str) -> Result<Caller>;
+}
+
+/// Tells the time.
+pub trait Clock: Send + Sync + 'static {
+    /// The time now.
+    fn now(&self) -> Timestamp;
+}
+
+/// Makes ids and secrets.
+pub trait Entropy: Send + Sync + 'static {
+    /// A fresh UUIDv7 for this instant, greater than every one made before in
+    /// this process.
+    fn uuid(&self, now: Timestamp) -> Uuid;
+
+    /// 256 random bits.
+    fn secret(&self) -> [u8; 32];
+}
+
+/// The machine's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let since =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+/// The machine's randomness.
+#[derive(Debug)]
+pub struct SystemEntropy {
+    // The counter in it keeps ids of one millisecond in order; a message must
+    // never sort before the one it answers.
+    context: Mutex<ContextV7>,
+}
+
+impl Default for SystemEntropy {
+    fn default() -> Self {
+        Self { context: Mutex::new(ContextV7::new()) }
+    }
+}
+
+impl Entropy for SystemEntropy {
+    fn uuid(&self, now: Timestamp) -> Uuid {
+        let micros = now.micros().max(0).unsigned_abs();
+        let nanos = u32::try_from(micros % 1_000_000).unwrap_or(0) * 1_000;
+        let context = self.context.lock();
+        Uuid::new_v7(uuid::Timestamp::from_unix(&*context, micros / 1_000_000, nanos))
+    }
+
+    fn secret(&self) -> [u8; 32] {
+        rand::random()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_only_grow_even_when_the_clock_goes_back() {
+        let entropy = SystemEntropy::default();
+        let mut last = entropy.uuid(Timestamp::from_micros(5_000_000));
+        for micros in [5_000_000, 4_000_000, 5_000_001, 4_999_999, 6_000_000] {
+            for _ in 0..1_000 {
+                let next = entropy.uuid(Timestamp::from_micros(micros));
+                assert!(next > last, "{next} after {last}");
+                last = next;
+            }
+        }
+    }
+}

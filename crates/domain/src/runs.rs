@@ -1,0 +1,193 @@
+//! Runs: one message handled by one agent, and the states it goes through.
+
+use std::time::Duration;
+
+use crate::error::Code;
+use crate::ids::{AgentId, RunId, SessionId};
+use crate::sessions::MessageRole;
+use crate::time::Timestamp;
+
+/// Messages of the session that a run shows to its model when it does not say.
+pub const MESSAGE_LIMIT_DEFAULT: u32 = 50;
+/// Messages of the session that a run may show to its model.
+pub const MESSAGE_LIMIT_MAX: u32 = 500;
+/// How long a run may take when it does not say.
+pub const RUN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
+/// How long a run may be allowed to take.
+pub const RUN_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+/// How often a run is begun again after the process that had it ended.
+pub const RUN_ATTEMPTS_MAX: i64 = 5;
+
+/// Where a run is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RunStatus {
+    /// Waits for the runs before it in its session.
+    Queued,
+    /// A process has it.
+    Running,
+    /// The model answered.
+    Succeeded,
+    /// The model failed; `error` says how.
+    Failed,
+    /// Someone ended it.
+    Cancelled,
+    /// The process that had it ended too often.
+    Interrupted,
+    /// It took longer than its time-out.
+    TimedOut,
+}
+
+impl RunStatus {
+    /// Every status.
+    pub const ALL: &'static [Self] = &[
+        Self::Queued,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Interrupted,
+        Self::TimedOut,
+    ];
+
+    /// The stable text.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Interrupted => "interrupted",
+            Self::TimedOut => "timed_out",
+        }
+    }
+
+    /// Reads the stable text.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|status| status.as_str() == text)
+    }
+
+    /// Whether nothing can follow.
+    pub const fn is_final(self) -> bool {
+        match self {
+            Self::Queued | Self::Running => false,
+            Self::Succeeded
+            | Self::Failed
+            | Self::Cancelled
+            | Self::Interrupted
+            | Self::TimedOut => true,
+        }
+    }
+
+    /// Whether `next` may follow. `Running` may follow itself: a run whose
+    /// process ended is begun again under the same id.
+    pub const fn may_become(self, next: Self) -> bool {
+        match self {
+            Self::Queued => matches!(next, Self::Running | Self::Cancelled),
+            Self::Running => !matches!(next, Self::Queued),
+            _ => false,
+        }
+    }
+}
+
+/// A message given with the request, shown to the model and not stored in the
+/// session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenMessage {
+    /// Who speaks.
+    pub role: MessageRole,
+    /// What is said.
+    pub content: String,
+}
+
+/// What a caller asks of a run, kept with it so that any process can carry it out.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct RunRequest {
+    /// What the user says.
+    pub input: String,
+    /// How many of the session's messages the model is shown.
+    pub message_limit: Option<u32>,
+    /// Messages for the model before the input, beside the session's.
+    pub messages: Vec<GivenMessage>,
+    /// Replaces the agent's instructions.
+    pub system_prompt: Option<String>,
+    /// JSON: background for the model, shown after the instructions.
+    pub context: Option<String>,
+    /// A JSON object for the model's provider, such as `temperature`.
+    pub parameters: Option<String>,
+    /// How long the run may take.
+    pub timeout: Option<Duration>,
+    /// Overrides the agent's model; set by surfaces that name a model.
+    pub model: Option<String>,
+}
+
+/// Why a run did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunError {
+    /// The code.
+    pub code: Code,
+    /// What happened, for the caller.
+    pub detail: String,
+}
+
+/// Tokens, as the provider counted them; absent when it did not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Tokens read.
+    pub input_tokens: Option<u64>,
+    /// Tokens written.
+    pub output_tokens: Option<u64>,
+}
+
+/// One message handled by one agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Its id.
+    pub id: RunId,
+    /// The agent.
+    pub agent: AgentId,
+    /// The session.
+    pub session: SessionId,
+    /// The caller's id of the user.
+    pub user_id: Option<String>,
+    /// Where it is.
+    pub status: RunStatus,
+    /// What was asked.
+    pub request: RunRequest,
+    /// A JSON object of the client's.
+    pub metadata: String,
+    /// The reply's text, once there is one.
+    pub reply: Option<String>,
+    /// Why it did not succeed.
+    pub error: Option<RunError>,
+    /// What it cost.
+    pub usage: Usage,
+    /// How often it was begun.
+    pub attempt: i64,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it was first begun.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_final_status_stays() {
+        for from in RunStatus::ALL {
+            assert_eq!(RunStatus::parse(from.as_str()), Some(*from));
+            for to in RunStatus::ALL {
+                if from.is_final() {
+                    assert!(!from.may_become(*to), "{from:?} to {to:?}");
+                }
+            }
+        }
+        assert!(RunStatus::Queued.may_become(RunStatus::Running));
+        assert!(!RunStatus::Queued.may_become(RunStatus::Succeeded));
+        assert!(!RunStatus::Running.may_become(RunStatus::Queued));
+    }
+}
