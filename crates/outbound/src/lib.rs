@@ -1,1 +1,15 @@
+//! The one HTTP client for everything that leaves this process. It promises
+//! that no call outlives its deadline, that every wait has a time-out with a
+//! name, that no answer grows past a bound, and that a request which may have
+//! had an effect is never sent twice. What an answer means is left to callers.
 
+mod failure;
+mod options;
+mod post;
+mod reply;
+
+pub use failure::{Cause, Failure};
+pub use options::Options;
+pub use post::{Client, PostJson};
+pub use reply::Reply;
+pub use reqwest::Url;

@@ -1,0 +1,122 @@
+//! Sending: one pool of connections, no redirects, no decompression, no
+//! proxies from the environment, one repeat of a call that never connected.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
+use reqwest::Url;
+use tokio::time::Instant;
+
+use crate::failure::Failure;
+use crate::options::Options;
+use crate::reply::{Limits, Reply};
+
+/// How long to wait before connecting again: long enough for a listener that
+/// is being replaced, short against every deadline.
+const CONNECT_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+/// The client. Clones share the pool.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    options: Options,
+}
+
+/// A JSON document to send, and how long its answer may take.
+#[derive(Clone, Debug)]
+pub struct PostJson {
+    /// Where to.
+    pub url: Url,
+    /// Headers beside `Content-Type`. Mark secret values as sensitive.
+    pub headers: HeaderMap,
+    /// The document, serialised.
+    pub body: Bytes,
+    /// When the whole call, the reading of its answer included, has to be over.
+    pub deadline: Instant,
+    /// Replaces the client's `first_byte_timeout_ms`.
+    pub first_byte_timeout: Option<Duration>,
+    /// Replaces the client's `idle_timeout_ms`.
+    pub idle_timeout: Option<Duration>,
+}
+
+impl Client {
+    /// Makes the client and its pool. Without root certificates on the machine
+    /// it works for plain HTTP, and every TLS call fails to connect.
+    pub fn new(options: &Options) -> Result<Self, Failure> {
+        let http = match builder(options).build() {
+            Ok(http) => http,
+            Err(error) => {
+                let http = builder(options)
+                    .tls_certs_only([])
+                    .build()
+                    .map_err(|error| Failure::Invalid(error.into()))?;
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "no root certificates were found, so calls to https addresses will fail"
+                );
+                http
+            }
+        };
+        Ok(Self { http, options: options.clone() })
+    }
+
+    /// Sends the document and waits for the answer's status and headers.
+    ///
+    /// It is sent again, once, only when no connection came about; after that
+    /// point the other side may already have acted on it.
+    pub async fn post_json(&self, call: PostJson) -> Result<Reply, Failure> {
+        let first_byte_timeout =
+            call.first_byte_timeout.unwrap_or(self.options.first_byte_timeout());
+        let first_byte_ends = Instant::now() + first_byte_timeout;
+        let limits = Limits {
+            deadline: call.deadline,
+            idle_timeout: call.idle_timeout.unwrap_or(self.options.idle_timeout()),
+            bytes_max: self.options.response_bytes_max,
+        };
+        let ends = first_byte_ends.min(call.deadline);
+        match tokio::time::timeout_at(ends, self.send_connecting_twice(call)).await {
+            Ok(sent) => sent.map(|response| Reply::new(response, limits)),
+            Err(_) if first_byte_ends < limits.deadline => {
+                Err(Failure::FirstByteTimeout { after: first_byte_timeout })
+            }
+            Err(_) => Err(Failure::Deadline),
+        }
+    }
+
+    async fn send_connecting_twice(&self, call: PostJson) -> Result<reqwest::Response, Failure> {
+        match self.send(call.clone()).await {
+            Err(Failure::Connect(_)) => {
+                tokio::time::sleep(CONNECT_AGAIN_AFTER).await;
+                self.send(call).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn send(&self, call: PostJson) -> Result<reqwest::Response, Failure> {
+        self.http
+            .post(call.url)
+            .headers(call.headers)
+            .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .body(call.body)
+            .send()
+            .await
+            .map_err(|error| Failure::from_reqwest(error, self.options.connect_timeout()))
+    }
+}
+
+fn builder(options: &Options) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("agentry/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(options.connect_timeout())
+        .pool_max_idle_per_host(options.idle_connections_per_host_max)
+        .pool_idle_timeout(Duration::from_millis(options.idle_connection_ms))
+        // A redirect would carry the body and the key to a place that nobody
+        // configured.
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        // Where calls go is in the configuration, not in whatever environment
+        // the process was started from.
+        .no_proxy()
+}
