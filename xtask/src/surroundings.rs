@@ -1,0 +1,101 @@
+//! What the tests need around them, and running a command in it. The
+//! environment says where each thing is:
+//!
+//! | variable | holds |
+//! |---|---|
+//! | `AGENTRY_TEST_POSTGRES` | `postgres://` URL of a superuser on a running cluster |
+//! | `AGENTRY_TEST_POSTGRES_BIN` | the directory of `initdb` and `postgres` |
+//! | `AGENTRY_TEST_PYTHON` | a Python interpreter with `xtask/python/requirements.txt` |
+//! | `AGENTRY_TEST_SHIMS` | the directory of the built shims |
+//! | `AGENTRY_TEST_SOAK` | `1` when tests with a long form shall take it |
+
+use std::ffi::OsString;
+use std::process::{Command, ExitStatus};
+
+use anyhow::{Context, Result};
+
+use crate::workspace::{cargo, root, target};
+use crate::{postgres, python, shims};
+
+/// Everything that was made and started for the tests; gone when dropped.
+#[derive(Debug)]
+pub struct Surroundings {
+    _cluster: postgres::Cluster,
+    env: Vec<(&'static str, OsString)>,
+}
+
+impl Surroundings {
+    /// Installs, builds and starts what the tests need.
+    ///
+    /// # Errors
+    /// When something is missing that cannot be installed, built or started.
+    pub fn prepare() -> Result<Self> {
+        let shims_dir = target().join("shims");
+        shims::build(&shims_dir)?;
+        let requirements = root().join("xtask/python/requirements.txt");
+        let python = python::venv("venv", &requirements)?;
+        let binaries = postgres::binaries()?;
+        let cluster = postgres::Cluster::start(&postgres::log_file("test"))
+            .context("PostgreSQL for the tests does not start")?;
+        let env = vec![
+            ("AGENTRY_TEST_POSTGRES", cluster.url().into()),
+            ("AGENTRY_TEST_POSTGRES_BIN", binaries.into()),
+            ("AGENTRY_TEST_PYTHON", python.into()),
+            ("AGENTRY_TEST_SHIMS", shims_dir.into()),
+        ];
+        Ok(Self { _cluster: cluster, env })
+    }
+
+    /// Runs a command in these surroundings, its output passed through.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn run(&self, command: &mut Command) -> Result<ExitStatus> {
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        let program = command.get_program().to_string_lossy().into_owned();
+        command.status().with_context(|| format!("cannot start {program}"))
+    }
+}
+
+/// `cargo test` with these arguments; the whole workspace unless they choose
+/// packages.
+pub fn cargo_test(args: &[String]) -> Command {
+    let ours = args.split(|arg| arg == "--").next().unwrap_or_default();
+    let chosen = ours.iter().any(|arg| {
+        arg == "-p" || arg.starts_with("--package") || arg == "--workspace" || arg == "--all"
+    });
+    let mut command = cargo();
+    command.arg("test");
+    if !chosen {
+        command.arg("--workspace");
+    }
+    command.args(args);
+    command
+}
+
+/// The tests whose names contain `soak`, in their long form.
+pub fn cargo_soak(args: &[String]) -> Command {
+    let mut command = cargo();
+    command.args(["test", "--workspace", "soak"]).args(args).env("AGENTRY_TEST_SOAK", "1");
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_workspace_is_tested_unless_packages_are_chosen() {
+        let words = |args: &[&str]| {
+            let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+            let command = cargo_test(&args);
+            let words: Vec<String> =
+                command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            words.join(" ")
+        };
+        assert_eq!(words(&[]), "test --workspace");
+        assert_eq!(words(&["jobs", "--", "--nocapture"]), "test --workspace jobs -- --nocapture");
+        assert_eq!(words(&["-p", "agentry-store"]), "test -p agentry-store");
+        assert_eq!(words(&["x", "--", "-p"]), "test --workspace x -- -p");
+    }
+}
