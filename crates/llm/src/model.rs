@@ -1,0 +1,119 @@
+//! What is asked of a model and what comes back.
+
+use agentry_domain::Result;
+use agentry_domain::ids::SessionId;
+use agentry_domain::runs::Usage;
+use agentry_domain::sessions::MessageRole;
+use agentry_domain::time::Timestamp;
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+/// Everything that a model is shown for one reply.
+#[derive(Clone, Debug)]
+pub struct ModelRequest {
+    /// The system prompt; may be empty.
+    pub instructions: String,
+    /// JSON: background that the caller gave with the run.
+    pub context: Option<String>,
+    /// What was said before and may matter now, best first.
+    pub recalled: Vec<Passage>,
+    /// The conversation, oldest first; the input is the last one.
+    pub messages: Vec<ChatMessage>,
+    /// Settings for the provider, such as `temperature`.
+    pub parameters: Map<String, Value>,
+    /// When the reply has to be complete.
+    pub deadline: Instant,
+}
+
+/// One message of the conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChatMessage {
+    /// Who speaks.
+    pub role: MessageRole,
+    /// What is said.
+    pub content: String,
+}
+
+/// Something that was said before.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Passage {
+    /// What was said.
+    pub text: String,
+    /// In which session.
+    pub session: SessionId,
+    /// By whom.
+    pub role: MessageRole,
+    /// When.
+    pub at: Timestamp,
+    /// BM25; comparable only within one request.
+    pub score: f64,
+    /// 0 to 1: the share of the query's term weight that the text holds.
+    pub coverage: f64,
+}
+
+/// A piece of a reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelEvent {
+    /// Text to append; never empty.
+    Delta(String),
+    /// What the reply cost, as the provider counted; at most once.
+    Usage(Usage),
+    /// The reply is complete. The last item of a stream that did not fail.
+    Finished(FinishReason),
+}
+
+/// Why a reply ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model had said everything.
+    Stop,
+    /// A bound on the reply's length was reached.
+    Length,
+    /// The provider held the rest back.
+    Filtered,
+    /// Something else, in the provider's word.
+    Other(String),
+}
+
+impl FinishReason {
+    /// OpenAI's word for it.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Filtered => "content_filter",
+            Self::Other(word) => word,
+        }
+    }
+
+    /// Reads OpenAI's word.
+    pub fn parse(word: &str) -> Self {
+        match word {
+            "stop" => Self::Stop,
+            "length" => Self::Length,
+            "content_filter" => Self::Filtered,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+}
+
+/// Writes replies. An implementation:
+/// - fails with a `model_*` code only, either before the stream or as its last item;
+/// - ends a stream either with one `Finished` or with one error;
+/// - is done by the deadline;
+/// - stops working, and lets its connection go, when the stream is dropped;
+/// - never puts a credential into an error's detail.
+#[async_trait]
+pub trait Model: Send + Sync {
+    /// Begins a reply. Returns once the provider has accepted the request.
+    async fn respond(
+        &self,
+        request: ModelRequest,
+    ) -> Result<BoxStream<'static, Result<ModelEvent>>>;
+
+    /// Whether replies only quote memory, so that they must not be remembered
+    /// again.
+    fn quotes(&self) -> bool;
+}

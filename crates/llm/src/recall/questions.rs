@@ -1,0 +1,108 @@
+//! Which sentences ask and which say something. Biased towards English, as the
+//! builtin model is.
+
+use unicode_segmentation::UnicodeSegmentation as _;
+
+/// What a question begins with.
+const INTERROGATIVES: &[&str] = &[
+    "who", "whom", "whose", "what", "when", "where", "which", "why", "how", "who's", "what's",
+    "when's", "where's", "how's", "whats", "wheres",
+];
+/// What a request to be told something begins with, and the word after it.
+const REQUESTS: &[(&str, &str)] = &[
+    ("tell", "me"),
+    ("remind", "me"),
+    ("show", "me"),
+    ("give", "me"),
+    ("list", "my"),
+    ("list", "all"),
+    ("please", "tell"),
+    ("please", "remind"),
+    ("do", "you"),
+    ("did", "i"),
+    ("can", "you"),
+    ("could", "you"),
+];
+const QUESTION_MARKS: &[char] = &['?', '\u{ff1f}', '\u{61f}'];
+const STATEMENT_ENDS: &[char] = &['.', '!', '\u{3002}'];
+
+/// Whether any sentence of a text asks.
+pub(super) fn asks(text: &str) -> bool {
+    text.unicode_sentences().any(is_question)
+}
+
+/// The sentences of a text that say something, and nothing else of it; the
+/// trimmed text itself when no sentence asks.
+pub(super) fn without_questions(text: &str) -> String {
+    let said: String = text.split_sentence_bounds().filter(|part| !is_question(part)).collect();
+    said.trim().to_owned()
+}
+
+/// Whether two texts hold the same words in the same order.
+pub(super) fn same(one: &str, other: &str) -> bool {
+    one.unicode_words().map(str::to_lowercase).eq(other.unicode_words().map(str::to_lowercase))
+}
+
+fn is_question(sentence: &str) -> bool {
+    let sentence = sentence.trim_end_matches(|c: char| {
+        c.is_whitespace() || matches!(c, '"' | '\'' | ')' | '\u{201d}' | '\u{2019}')
+    });
+    if sentence.ends_with(QUESTION_MARKS) {
+        return true;
+    }
+    let mut words = sentence.unicode_words().map(str::to_lowercase);
+    let (Some(first), second) = (words.next(), words.next()) else { return false };
+    let second = second.unwrap_or_default();
+    if REQUESTS.contains(&(first.as_str(), second.as_str())) {
+        return true;
+    }
+    // "When I was ten, we lived in Rome." begins like a question and is none.
+    INTERROGATIVES.contains(&first.as_str()) && !sentence.ends_with(STATEMENT_ENDS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_and_statements_are_told_apart() {
+        for question in [
+            "Where is it?",
+            "where is it",
+            "It is where?",
+            "Hello. Where is it?",
+            "Tell me where it is.",
+            "What's the plan",
+            "(Really?)",
+            "どこですか？",
+        ] {
+            assert!(asks(question), "{question}");
+        }
+        for statement in [
+            "It is here.",
+            "When I was ten, we lived in Rome.",
+            "Whatever you say",
+            "",
+            "Will works here.",
+        ] {
+            assert!(!asks(statement), "{statement}");
+        }
+    }
+
+    #[test]
+    fn statements_are_kept() {
+        for (text, said) in [
+            (" It is here. ", "It is here."),
+            ("Hello. Where is it? It is here.", "Hello. It is here."),
+            ("Where is it?", ""),
+        ] {
+            assert_eq!(without_questions(text), said);
+        }
+    }
+
+    #[test]
+    fn the_same_words_are_the_same_text() {
+        assert!(same("What is it?", "what  is it"));
+        assert!(!same("What is it?", "what is"));
+    }
+}
