@@ -1,4 +1,19 @@
-//! What the tests of several crates share: things that stand in for the world
-//! around Agentry. A development dependency only.
+//! What tests need from the world, real enough to be wrong in real ways: a
+//! model server on a socket, a TCP proxy that breaks connections, a database, a
+//! clock that moves when told, directories that go away. For tests only;
+//! everything here panics with a reason when it cannot do its part.
 
+mod fixtures;
+mod model_server;
 pub mod postgres;
+mod tcp_chaos;
+
+pub use fixtures::{ManualClock, TempDir};
+pub use model_server::{Answer, Behaviour, Chunking, End, ModelServer, Received};
+pub use tcp_chaos::TcpChaos;
+
+use std::time::Duration;
+
+/// How long a test waits for a condition before it fails: far longer than any
+/// condition takes on a busy machine.
+pub const WAIT_MAX: Duration = Duration::from_secs(20);

@@ -1,0 +1,412 @@
+//! A model server that speaks OpenAI's protocol over a real socket, keeps what
+//! it was sent, and behaves as badly as a test asks for. It knows no language:
+//! it says what it was told to say.
+
+mod behaviour;
+mod wire;
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentry_domain::ports::{Clock as _, SystemClock};
+use agentry_domain::tasks::Tasks;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::behaviour::error_body;
+pub use self::behaviour::{Answer, Behaviour, Chunking, End};
+use crate::WAIT_MAX;
+
+/// The model that it lists. It answers for any.
+const MODEL: &str = "testkit-1";
+
+/// The server. It stops when dropped.
+#[derive(Debug)]
+pub struct ModelServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    tasks: Tasks,
+}
+
+/// A request for a completion, as it came.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Value,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<Scripted>,
+    counts: watch::Sender<Counts>,
+    gate_open: watch::Sender<bool>,
+    stopping: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Scripted {
+    next: VecDeque<Behaviour>,
+    default: Behaviour,
+    key: Option<String>,
+    received: Vec<Received>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    received: usize,
+    held: usize,
+    abandoned: usize,
+}
+
+impl ModelServer {
+    /// Starts one on a free port of the loopback.
+    pub async fn start() -> Self {
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port is found");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let tasks = Tasks::default();
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            counts: watch::Sender::new(Counts::default()),
+            gate_open: watch::Sender::new(true),
+            stopping: tasks.stopping().clone(),
+        });
+        let router = Router::new()
+            .route("/v1/chat/completions", post(completion))
+            .route("/v1/models", get(models))
+            .fallback(async || refusal(StatusCode::NOT_FOUND, "unknown path", "unknown_url"))
+            .with_state(shared.clone());
+        let stopping = tasks.stopping().clone();
+        tasks.spawn(async move {
+            let serving = axum::serve(listener, router)
+                .with_graceful_shutdown(stopping.cancelled_owned())
+                .await;
+            serving.expect("serving does not fail");
+        });
+        Self { address, shared, tasks }
+    }
+
+    /// What clients are configured with; ends in `/v1`.
+    pub fn base_url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Does this for the next request that has nothing to follow yet; several
+    /// are used up in order.
+    pub fn next(&self, behaviour: Behaviour) {
+        self.shared.state.lock().next.push_back(behaviour);
+    }
+
+    /// Does this for every request that `next` does not cover.
+    pub fn by_default(&self, behaviour: Behaviour) {
+        self.shared.state.lock().default = behaviour;
+    }
+
+    /// Answers 401 from now on to whoever does not show this key.
+    pub fn require_key(&self, key: &str) {
+        self.shared.state.lock().key = Some(key.to_owned());
+    }
+
+    /// The requests for completions so far, refused ones included.
+    pub fn received(&self) -> Vec<Received> {
+        self.shared.state.lock().received.clone()
+    }
+
+    /// Closes the gate: requests are taken and kept waiting before their first
+    /// byte, or before the write that their behaviour names.
+    pub fn hold(&self) {
+        self.shared.gate_open.send_replace(false);
+    }
+
+    /// Opens the gate.
+    pub fn release(&self) {
+        self.shared.gate_open.send_replace(true);
+    }
+
+    /// Waits until so many requests have come, counted from the start.
+    pub async fn wait_received(&self, count: usize) -> Vec<Received> {
+        self.wait("requests", |counts| counts.received >= count).await;
+        self.received()
+    }
+
+    /// Waits until so many requests wait at the gate.
+    pub async fn wait_held(&self, count: usize) {
+        self.wait("requests at the gate", |counts| counts.held >= count).await;
+    }
+
+    /// Waits until so many clients have gone before their answer was complete,
+    /// counted from the start.
+    pub async fn wait_abandoned(&self, count: usize) {
+        self.wait("abandoned requests", |counts| counts.abandoned >= count).await;
+    }
+
+    /// Stops it and waits until its port is closed.
+    pub async fn stop(self) {
+        assert!(self.tasks.stop(WAIT_MAX).await, "the model server stops");
+    }
+
+    async fn wait(&self, what: &str, enough: impl FnMut(&Counts) -> bool) {
+        let mut counts = self.shared.counts.subscribe();
+        let waited = tokio::time::timeout(WAIT_MAX, counts.wait_for(enough)).await.is_ok();
+        let counts = *self.shared.counts.borrow();
+        assert!(waited, "waited in vain for {what}; there are {counts:?}");
+    }
+}
+
+impl Drop for ModelServer {
+    fn drop(&mut self) {
+        self.tasks.stopping().cancel();
+    }
+}
+
+async fn models() -> Json<Value> {
+    let model = json!({"id": MODEL, "object": "model", "created": 0, "owned_by": "testkit"});
+    Json(json!({"object": "list", "data": [model]}))
+}
+
+async fn completion(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let request = serde_json::from_slice::<Value>(&body);
+    let presented = headers.get(header::AUTHORIZATION).cloned();
+    let (number, behaviour, key) = {
+        let mut state = shared.state.lock();
+        let body = request.as_ref().cloned().unwrap_or_default();
+        state.received.push(Received { headers, body });
+        let behaviour = state.next.pop_front().unwrap_or_else(|| state.default.clone());
+        (state.received.len(), behaviour, state.key.clone())
+    };
+    let mut present = Present { shared: shared.clone(), served: false };
+    shared.counts.send_modify(|counts| counts.received += 1);
+    if behaviour.hold_before_write.is_none() {
+        shared.pass_gate().await;
+    }
+    if let Some(key) = key
+        && presented.is_none_or(|presented| presented != format!("Bearer {key}"))
+    {
+        present.served = true;
+        return refusal(StatusCode::UNAUTHORIZED, "Incorrect API key", "invalid_api_key");
+    }
+    let request = match request.map_err(|error| error.to_string()).and_then(checked) {
+        Ok(request) => request,
+        Err(reason) => {
+            present.served = true;
+            return refusal(StatusCode::BAD_REQUEST, &reason, "invalid_value");
+        }
+    };
+    shared.pause(behaviour.first_byte_delay).await;
+    answer(number, &request, behaviour, present).await
+}
+
+/// What a real server refuses, too.
+fn checked(request: Value) -> Result<Value, String> {
+    if !request["model"].is_string() {
+        return Err("model is missing".to_owned());
+    }
+    let messages = request["messages"].as_array().filter(|messages| !messages.is_empty());
+    let Some(messages) = messages else { return Err("messages is missing or empty".to_owned()) };
+    for (at, message) in messages.iter().enumerate() {
+        let role = message["role"].as_str().unwrap_or_default();
+        if !matches!(role, "system" | "developer" | "user" | "assistant" | "tool") {
+            return Err(format!("messages[{at}].role is missing or unknown"));
+        }
+        if message["content"].is_null() {
+            return Err(format!("messages[{at}].content is missing"));
+        }
+    }
+    if !request["stream_options"].is_null() && request["stream"] != true {
+        return Err("stream_options is only allowed with stream".to_owned());
+    }
+    Ok(request)
+}
+
+async fn answer(
+    number: usize,
+    request: &Value,
+    behaviour: Behaviour,
+    mut present: Present,
+) -> Response {
+    let text = match &behaviour.answer {
+        Answer::Text(text) => text.clone(),
+        Answer::Echo => last_content(request),
+        Answer::Raw { content_type, writes } => {
+            let (content_type, writes) = (content_type.clone(), writes.clone());
+            return paced(&content_type, writes, behaviour, present);
+        }
+        Answer::Status { status, headers, content_type, body } => {
+            present.served = true;
+            return with_status(*status, headers, content_type, body);
+        }
+        Answer::Silence => {
+            present.shared.stopping.cancelled().await;
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        }
+    };
+    let about = wire::About {
+        id: format!("chatcmpl-{number}"),
+        created_seconds: SystemClock.now().micros() / 1_000_000,
+        request,
+    };
+    if about.wants_stream() && !behaviour.ignores_stream {
+        let writes = wire::stream(&about, &text, &behaviour);
+        return paced("text/event-stream", writes, behaviour, present);
+    }
+    let whole = wire::whole(&about, &text, &behaviour).to_string();
+    paced("application/json", vec![whole.into()], behaviour, present)
+}
+
+fn last_content(request: &Value) -> String {
+    let last = request["messages"].as_array().and_then(|messages| messages.last());
+    match last.map(|message| &message["content"]) {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => String::new(),
+    }
+}
+
+fn refusal(status: StatusCode, message: &str, code: &str) -> Response {
+    (status, Json(error_body(message, code))).into_response()
+}
+
+fn with_status(
+    status: u16,
+    headers: &[(String, String)],
+    content_type: &str,
+    body: &str,
+) -> Response {
+    let mut response = Response::new(Body::from(body.to_owned()));
+    *response.status_mut() = StatusCode::from_u16(status).expect("a behaviour has a valid status");
+    response.headers_mut().insert(header::CONTENT_TYPE, value(content_type));
+    for (name, text) in headers {
+        let name: HeaderName = name.parse().expect("a behaviour has valid header names");
+        response.headers_mut().insert(name, value(text));
+    }
+    response
+}
+
+fn value(text: &str) -> HeaderValue {
+    text.parse().expect("a behaviour has valid header values")
+}
+
+/// The body, piece by piece.
+struct Writing {
+    writes: std::vec::IntoIter<Bytes>,
+    written: usize,
+    behaviour: Behaviour,
+    present: Present,
+}
+
+fn paced(
+    content_type: &str,
+    writes: Vec<Bytes>,
+    behaviour: Behaviour,
+    present: Present,
+) -> Response {
+    let writing = Writing { writes: writes.into_iter(), written: 0, behaviour, present };
+    let body = futures::stream::try_unfold(writing, next_write);
+    let mut response = Response::new(Body::from_stream(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, value(content_type));
+    response
+}
+
+async fn next_write(mut writing: Writing) -> Result<Option<(Bytes, Writing)>, &'static str> {
+    let Writing { writes, written, behaviour, present } = &mut writing;
+    match behaviour.end {
+        End::CutAfter(after) if *written >= after => {
+            present.served = true;
+            return Err("cut, as the test asked");
+        }
+        End::HangAfter(after) if *written >= after => {
+            present.shared.stopping.cancelled().await;
+            return Err("the server stops");
+        }
+        _ => {}
+    }
+    if behaviour.hold_before_write == Some(*written) {
+        present.shared.pass_gate().await;
+    }
+    let Some(bytes) = writes.next() else {
+        present.served = true;
+        return Ok(None);
+    };
+    if *written > 0 {
+        present.shared.pause(behaviour.write_delay).await;
+    }
+    *written += 1;
+    Ok(Some((bytes, writing)))
+}
+
+impl Shared {
+    async fn pass_gate(&self) {
+        let mut gate = self.gate_open.subscribe();
+        if *gate.borrow_and_update() {
+            return;
+        }
+        let _held = Held::new(self);
+        tokio::select! {
+            _ = gate.wait_for(|open| *open) => {}
+            () = self.stopping.cancelled() => {}
+        }
+    }
+
+    async fn pause(&self, duration: Duration) {
+        if duration.is_zero() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(duration) => {}
+            () = self.stopping.cancelled() => {}
+        }
+    }
+}
+
+/// Counts a request among the held ones while it lives.
+struct Held<'a>(&'a Shared);
+
+impl<'a> Held<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.counts.send_modify(|counts| counts.held += 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.counts.send_modify(|counts| counts.held -= 1);
+    }
+}
+
+/// A request being served. When it goes away unserved, its client did.
+struct Present {
+    shared: Arc<Shared>,
+    served: bool,
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        if !self.served && !self.shared.stopping.is_cancelled() {
+            self.shared.counts.send_modify(|counts| counts.abandoned += 1);
+        }
+    }
+}
