@@ -1,0 +1,48 @@
+//! Counters: how many there are, without counting.
+//!
+//! On SQLite they change in the write's own transaction. On PostgreSQL a change
+//! is a row in `counter_change`, so that no row is hot, and a follower folds
+//! them within a second.
+
+use agentry_domain::OrgId;
+
+use crate::sql::statements;
+use crate::value::values;
+use crate::{Result, Store};
+
+/// Agents of an organisation.
+pub(crate) const AGENTS: &str = "agents";
+/// Sessions of an organisation.
+pub(crate) const SESSIONS: &str = "sessions";
+/// Messages of a session; the key is the session.
+pub(crate) const MESSAGES: &str = "messages";
+/// Runs of an organisation.
+pub(crate) const RUNS: &str = "runs";
+/// Documents in a scope of text search; the key is the scope.
+pub(crate) const TEXT_DOCUMENTS: &str = "text_documents";
+/// Tokens in all documents of a scope of text search; the key is the scope.
+pub(crate) const TEXT_TOKENS: &str = "text_tokens";
+
+statements! {
+    COUNTER_GET = "select n from counter where org = $1 and kind = $2 and key = $3";
+    COUNTER_ADD = sqlite "insert into counter (org, kind, key, n) values ($1, $2, $3, $4) \
+        on conflict (org, kind, key) do update set n = n + excluded.n"
+        postgres "insert into counter_change (org, kind, key, n) values ($1, $2, $3, $4)";
+    COUNTER_FORGET = sqlite "delete from counter where org = $1 and kind = $2 and key = $3"
+        postgres "with gone as (delete from counter_change where org = $1 and kind = $2 and \
+        key = $3) delete from counter where org = $1 and kind = $2 and key = $3";
+    scan COUNTER_FOLD = sqlite "" postgres "with taken as (delete from counter_change where ctid = \
+        any (array(select ctid from counter_change limit 5000)) returning org, kind, key, n) \
+        insert into counter (org, kind, key, n) \
+        select org, kind, key, sum(n)::bigint from taken group by org, kind, key \
+        order by org, kind, key \
+        on conflict (org, kind, key) do update set n = counter.n + excluded.n";
+}
+
+impl Store {
+    /// The value of a counter; one that was never changed is 0.
+    pub(crate) async fn counter(&self, org: OrgId, kind: &'static str, key: &[u8]) -> Result<u64> {
+        let n = self.point(&COUNTER_GET, values![org, kind, key.to_vec()], |row| row.int()).await?;
+        Ok(u64::try_from(n.unwrap_or(0)).unwrap_or(0))
+    }
+}

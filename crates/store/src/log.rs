@@ -1,0 +1,68 @@
+//! The log: each entry once, in order, without a gap.
+//!
+//! SQLite's one writer numbers the entries as it commits them. On PostgreSQL
+//! writers append to `log_pending`, and the one process that holds the
+//! sequencer's lock moves committed rows to `log`.
+
+use agentry_domain::log::LoggedEntry;
+use agentry_domain::{KeyId, OrgId};
+
+use crate::sql::statements;
+use crate::value::{Columns, values};
+use crate::{Result, Store};
+
+statements! {
+    LOG_INSERT = sqlite "insert into log (seq, org, at, kind, entity, id, actor, data) \
+        values ($1, $2, $3, $4, $5, $6, $7, $8)" postgres "";
+    LOG_APPEND = sqlite "" postgres "insert into log_pending (org, at, kind, entity, id, actor, \
+        data) values ($1, $2, $3, $4, $5, $6, $7)";
+    LOG_SEQUENCE = sqlite "" postgres "with head as (update log_head set seq = seq + \
+        (select count(*) from (select 1 from log_pending order by place limit $1) as waiting) \
+        returning seq), \
+        taken as (delete from log_pending where place in \
+        (select place from log_pending order by place limit $1) \
+        returning place, org, at, kind, entity, id, actor, data), \
+        numbered as (select row_number() over (order by place) as n, count(*) over () as many, \
+        taken.* from taken) \
+        insert into log (seq, org, at, kind, entity, id, actor, data) \
+        select head.seq - numbered.many + numbered.n, numbered.org, numbered.at, numbered.kind, \
+        numbered.entity, numbered.id, numbered.actor, numbered.data from numbered, head \
+        order by numbered.n";
+    LOG_HEAD = "select seq from log_head where one = 1";
+    LOG_HEAD_SET = sqlite "update log_head set seq = $1 where one = 1" postgres "";
+    LOG_READ = "select seq, org, at, kind, entity, id, actor, data from log \
+        where org = $1 and seq > $2 order by seq limit $3";
+    LOG_READ_ALL = "select seq, org, at, kind, entity, id, actor, data from log \
+        where seq > $1 order by seq limit $2";
+}
+
+impl Store {
+    /// The place of the newest entry; 0 when there is none.
+    pub async fn log_head(&self) -> Result<i64> {
+        Ok(self.point(&LOG_HEAD, values![], |row| row.int()).await?.unwrap_or(0))
+    }
+
+    /// An organisation's entries after a place, at most `limit`.
+    pub async fn log_read(&self, org: OrgId, after: i64, limit: u32) -> Result<Vec<LoggedEntry>> {
+        self.scan(&LOG_READ, values![org, after, limit], entry).await
+    }
+
+    /// Every organisation's entries after a place, at most `limit`: for
+    /// followers, which work for the whole installation.
+    pub async fn log_read_all(&self, after: i64, limit: u32) -> Result<Vec<LoggedEntry>> {
+        self.scan(&LOG_READ_ALL, values![after, limit], entry).await
+    }
+}
+
+fn entry(row: &mut Columns<'_>) -> Result<LoggedEntry> {
+    Ok(LoggedEntry {
+        seq: row.int()?,
+        org: OrgId::from_bytes(row.id()?),
+        at: row.time()?,
+        kind: row.text()?,
+        entity: row.text()?,
+        id: row.id()?,
+        actor: row.opt_id()?.map(KeyId::from_bytes),
+        data: row.text()?,
+    })
+}

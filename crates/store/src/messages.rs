@@ -1,0 +1,99 @@
+//! Messages in the store. Their key is the session and the id, so that a
+//! conversation lies together.
+
+use agentry_domain::sessions::{Message, MessageRole};
+use agentry_domain::{MessageId, OrgId, Page, PageRequest, RunId, SessionId};
+
+use crate::counters::MESSAGES;
+use crate::lists::{cursor, list_page};
+use crate::sql::statements;
+use crate::value::{Columns, values};
+use crate::write::Write;
+use crate::{Result, Store, StoreError};
+
+statements! {
+    MESSAGE_INSERT = "insert into message (org, session, id, run, role, content, metadata, \
+        created_at) values ($1, $2, $3, $4, $5, $6, $7, $8)";
+    MESSAGE_GET = "select id, session, run, role, content, metadata, created_at from message \
+        where org = $1 and session = $2 and id = $3";
+    MESSAGE_LIST_ASC = "select id, session, run, role, content, metadata, created_at \
+        from message where org = $1 and session = $2 and id > $3 order by id limit $4 offset $5";
+    MESSAGE_LIST_DESC = "select id, session, run, role, content, metadata, created_at \
+        from message where org = $1 and session = $2 and id < $3 \
+        order by id desc limit $4 offset $5";
+    MESSAGE_DELETE_SESSION = "delete from message where org = $1 and session = $2";
+}
+
+impl Write {
+    /// Stores a new message.
+    pub fn message_insert(&mut self, message: &Message) {
+        self.add(
+            &MESSAGE_INSERT,
+            values![
+                self.org,
+                message.session,
+                message.id,
+                message.run,
+                message.role.as_str(),
+                &message.content,
+                &message.metadata,
+                message.created_at,
+            ],
+        );
+        self.count(MESSAGES, &message.session.to_bytes(), 1);
+    }
+}
+
+impl Store {
+    /// One message.
+    pub async fn message_get(
+        &self,
+        org: OrgId,
+        session: SessionId,
+        id: MessageId,
+    ) -> Result<Option<Message>> {
+        self.point(&MESSAGE_GET, values![org, session, id], message).await
+    }
+
+    /// A page of a session's messages.
+    pub async fn message_list(
+        &self,
+        org: OrgId,
+        session: SessionId,
+        page: &PageRequest,
+    ) -> Result<Page<Message>> {
+        let (after, limit, offset) = cursor(page);
+        let sql = list_page(page, &MESSAGE_LIST_ASC, &MESSAGE_LIST_DESC);
+        let rows =
+            self.list(page, sql, values![org, session, after, limit, offset], message).await?;
+        let total = self.counter(org, MESSAGES, &session.to_bytes()).await?;
+        Ok(Page::from_rows(rows, page, total, |message| message.id.to_bytes()))
+    }
+
+    /// The session's newest messages before an id, oldest first, at most `limit`.
+    pub async fn message_history(
+        &self,
+        org: OrgId,
+        session: SessionId,
+        before: MessageId,
+        limit: u32,
+    ) -> Result<Vec<Message>> {
+        let bound = values![org, session, before, limit, 0_i64];
+        let mut rows = self.rows(&MESSAGE_LIST_DESC, bound, message).await?;
+        rows.reverse();
+        Ok(rows)
+    }
+}
+
+fn message(row: &mut Columns<'_>) -> Result<Message> {
+    Ok(Message {
+        id: MessageId::from_bytes(row.id()?),
+        session: SessionId::from_bytes(row.id()?),
+        run: row.opt_id()?.map(RunId::from_bytes),
+        role: MessageRole::parse(&row.text()?)
+            .ok_or_else(|| StoreError::unreadable("a message's role"))?,
+        content: row.text()?,
+        metadata: row.text()?,
+        created_at: row.time()?,
+    })
+}

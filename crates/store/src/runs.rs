@@ -1,0 +1,272 @@
+//! Runs in the store. Who may write to a run is decided by its job's fence; see
+//! `jobs`.
+
+use std::time::Duration;
+
+use agentry_domain::runs::{GivenMessage, Run, RunError, RunRequest, RunStatus, Usage};
+use agentry_domain::sessions::MessageRole;
+use agentry_domain::{AgentId, Code, Error, OrgId, Page, PageRequest, RunId, SessionId, Timestamp};
+
+use crate::counters::RUNS;
+use crate::lists::{cursor, list_page};
+use crate::sql::statements;
+use crate::value::{Columns, Value, values};
+use crate::write::{Probe, Write};
+use crate::{Result, Store, StoreError};
+
+statements! {
+    RUN_INSERT = "insert into run (org, id, agent, session, user_id, status, input, \
+        message_limit, given, system_prompt, context, parameters, timeout_ms, model, metadata, \
+        attempt, created_at, started_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, \
+        $12, $13, $14, $15, $16, $17, $18)";
+    RUN_START = "update run set status = $1, attempt = $2, started_at = $3 \
+        where org = $4 and id = $5 and finished_at is null";
+    RUN_FINISH = "update run set status = $1, reply = $2, error_code = $3, error_detail = $4, \
+        input_tokens = $5, output_tokens = $6, started_at = $7, finished_at = $8 \
+        where org = $9 and id = $10 and finished_at is null";
+    RUN_DELETE_SESSION = "delete from run where org = $1 and session = $2";
+    RUN_COUNT_SESSION = sqlite "insert into counter (org, kind, key, n) \
+        select org, $1, x'', -count(*) from run where org = $2 and session = $3 group by org \
+        on conflict (org, kind, key) do update set n = n + excluded.n"
+        postgres "insert into counter_change (org, kind, key, n) \
+        select org, $1, ''::bytea, -count(*) from run where org = $2 and session = $3 \
+        group by org";
+    RUN_GET = "select id, agent, session, user_id, status, input, message_limit, given, \
+        system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
+        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
+        from run where org = $1 and id = $2";
+    RUN_LIST_DESC = "select id, agent, session, user_id, status, input, message_limit, given, \
+        system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
+        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
+        from run where org = $1 and id < $2 order by id desc limit $3 offset $4";
+    RUN_LIST_ASC = "select id, agent, session, user_id, status, input, message_limit, given, \
+        system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
+        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
+        from run where org = $1 and id > $2 order by id limit $3 offset $4";
+    RUN_FILTER_DESC = "select id, agent, session, user_id, status, input, message_limit, given, \
+        system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
+        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
+        from run where org = $1 and id < $2 and (agent = $3 or $3 is null) \
+        and (user_id = $4 or $4 is null) and (status = $5 or $5 is null) \
+        order by id desc limit $6 offset $7";
+    RUN_FILTER_ASC = "select id, agent, session, user_id, status, input, message_limit, given, \
+        system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
+        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
+        from run where org = $1 and id > $2 and (agent = $3 or $3 is null) \
+        and (user_id = $4 or $4 is null) and (status = $5 or $5 is null) \
+        order by id limit $6 offset $7";
+    RUN_FILTER_COUNT = "select count(*) from (select 1 from run where org = $1 \
+        and (agent = $2 or $2 is null) and (user_id = $3 or $3 is null) \
+        and (status = $4 or $4 is null) limit $5) as counted";
+    RUN_SESSION_DESC = "select id, agent, session, user_id, status, input, message_limit, given, \
+        system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
+        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
+        from run where org = $1 and session = $2 and id < $3 and (agent = $4 or $4 is null) \
+        and (user_id = $5 or $5 is null) and (status = $6 or $6 is null) \
+        order by id desc limit $7 offset $8";
+    RUN_SESSION_ASC = "select id, agent, session, user_id, status, input, message_limit, given, \
+        system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
+        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
+        from run where org = $1 and session = $2 and id > $3 and (agent = $4 or $4 is null) \
+        and (user_id = $5 or $5 is null) and (status = $6 or $6 is null) \
+        order by id limit $7 offset $8";
+    RUN_SESSION_COUNT = "select count(*) from (select 1 from run where org = $1 \
+        and session = $2 and (agent = $3 or $3 is null) and (user_id = $4 or $4 is null) \
+        and (status = $5 or $5 is null) limit $6) as counted";
+}
+
+/// Which runs a list shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunFilter {
+    /// In this session.
+    pub session: Option<SessionId>,
+    /// Of this agent.
+    pub agent: Option<AgentId>,
+    /// Of this user.
+    pub user_id: Option<String>,
+    /// In this status.
+    pub status: Option<RunStatus>,
+}
+
+impl RunFilter {
+    fn values(&self) -> Vec<Value> {
+        values![
+            self.agent,
+            self.user_id.as_ref(),
+            self.status.map_or(Value::Null, |status| Value::Static(status.as_str())),
+        ]
+    }
+}
+
+fn over(id: RunId) -> Probe {
+    Probe::always(move || Error::new(Code::Conflict, format!("run {id} has already ended")))
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl Write {
+    /// Stores a new run.
+    pub fn run_insert(&mut self, run: &Run) {
+        let request = &run.request;
+        self.add(
+            &RUN_INSERT,
+            values![
+                self.org,
+                run.id,
+                run.agent,
+                run.session,
+                run.user_id.as_ref(),
+                run.status.as_str(),
+                &request.input,
+                request.message_limit.map_or(Value::Null, Value::from),
+                given_to_json(&request.messages).as_ref(),
+                request.system_prompt.as_ref(),
+                request.context.as_ref(),
+                request.parameters.as_ref(),
+                request.timeout.map_or(Value::Null, |timeout| Value::Int(millis(timeout))),
+                request.model.as_ref(),
+                &run.metadata,
+                run.attempt,
+                run.created_at,
+                run.started_at,
+            ],
+        );
+        self.count(RUNS, &[], 1);
+    }
+
+    /// Marks a run as begun, for the `attempt`th time.
+    pub fn run_begin(&mut self, id: RunId, attempt: i64, at: Timestamp) {
+        let status = RunStatus::Running.as_str();
+        self.add(&RUN_START, values![status, attempt, at, self.org, id]).expect_one(over(id));
+    }
+
+    /// Stores how a run ended.
+    pub fn run_finish(&mut self, run: &Run) {
+        self.add(
+            &RUN_FINISH,
+            values![
+                run.status.as_str(),
+                run.reply.as_ref(),
+                run.error.as_ref().map_or(Value::Null, |error| Value::Static(error.code.as_str())),
+                run.error.as_ref().map(|error| &error.detail),
+                run.usage.input_tokens,
+                run.usage.output_tokens,
+                run.started_at,
+                run.finished_at,
+                self.org,
+                run.id,
+            ],
+        )
+        .expect_one(over(run.id));
+    }
+
+    pub(crate) fn run_delete_session(&mut self, session: SessionId) {
+        self.add(&RUN_COUNT_SESSION, values![RUNS, self.org, session]);
+        self.add(&RUN_DELETE_SESSION, values![self.org, session]);
+    }
+}
+
+impl Store {
+    /// The run with this id.
+    pub async fn run_get(&self, org: OrgId, id: RunId) -> Result<Option<Run>> {
+        self.point(&RUN_GET, values![org, id], run).await
+    }
+
+    /// A page of runs.
+    pub async fn run_list(
+        &self,
+        org: OrgId,
+        filter: &RunFilter,
+        page: &PageRequest,
+    ) -> Result<Page<Run>> {
+        let id = |run: &Run| run.id.to_bytes();
+        let (after, limit, offset) = cursor(page);
+        if *filter == RunFilter::default() {
+            let sql = list_page(page, &RUN_LIST_ASC, &RUN_LIST_DESC);
+            let rows = self.list(page, sql, values![org, after, limit, offset], run).await?;
+            let total = self.counter(org, RUNS, &[]).await?;
+            return Ok(Page::from_rows(rows, page, total, id));
+        }
+        if let Some(session) = filter.session {
+            let sql = list_page(page, &RUN_SESSION_ASC, &RUN_SESSION_DESC);
+            let mut bound = values![org, session, after];
+            bound.extend(filter.values());
+            bound.extend(values![limit, offset]);
+            let rows = self.list(page, sql, bound, run).await?;
+            let mut counted = values![session];
+            counted.extend(filter.values());
+            return self.filtered_page(rows, page, &RUN_SESSION_COUNT, org, counted, id).await;
+        }
+        let sql = list_page(page, &RUN_FILTER_ASC, &RUN_FILTER_DESC);
+        let mut bound = values![org, after];
+        bound.extend(filter.values());
+        bound.extend(values![limit, offset]);
+        let rows = self.scan(sql, bound, run).await?;
+        self.filtered_page(rows, page, &RUN_FILTER_COUNT, org, filter.values(), id).await
+    }
+}
+
+fn run(row: &mut Columns<'_>) -> Result<Run> {
+    let id = RunId::from_bytes(row.id()?);
+    let agent = AgentId::from_bytes(row.id()?);
+    let session = SessionId::from_bytes(row.id()?);
+    let user_id = row.opt_text()?;
+    let status =
+        RunStatus::parse(&row.text()?).ok_or_else(|| StoreError::unreadable("a run's status"))?;
+    let request = RunRequest {
+        input: row.text()?,
+        message_limit: row.opt_int()?.and_then(|limit| u32::try_from(limit).ok()),
+        messages: row.opt_text()?.map_or_else(|| Ok(Vec::new()), |text| given_from_json(&text))?,
+        system_prompt: row.opt_text()?,
+        context: row.opt_text()?,
+        parameters: row.opt_text()?,
+        timeout: row.opt_int()?.map(|ms| Duration::from_millis(ms.unsigned_abs())),
+        model: row.opt_text()?,
+    };
+    let metadata = row.text()?;
+    let reply = row.opt_text()?;
+    let error_code = row.opt_text()?;
+    let error_detail = row.opt_text()?.unwrap_or_default();
+    Ok(Run {
+        id,
+        agent,
+        session,
+        user_id,
+        status,
+        request,
+        metadata,
+        reply,
+        error: error_code.map(|code| RunError {
+            code: Code::parse(&code).unwrap_or(Code::Internal),
+            detail: error_detail,
+        }),
+        usage: Usage {
+            input_tokens: row.opt_int()?.map(i64::unsigned_abs),
+            output_tokens: row.opt_int()?.map(i64::unsigned_abs),
+        },
+        attempt: row.int()?,
+        created_at: row.time()?,
+        started_at: row.opt_time()?,
+        finished_at: row.opt_time()?,
+    })
+}
+
+fn given_to_json(messages: &[GivenMessage]) -> Option<String> {
+    if messages.is_empty() {
+        return None;
+    }
+    let list: Vec<_> = messages.iter().map(|given| (given.role.as_str(), &given.content)).collect();
+    serde_json::to_string(&list).ok()
+}
+
+fn given_from_json(text: &str) -> Result<Vec<GivenMessage>> {
+    let wrong = || StoreError::unreadable("a run's given messages");
+    let list: Vec<(String, String)> = serde_json::from_str(text).map_err(|_| wrong())?;
+    list.into_iter()
+        .map(|(role, content)| {
+            Ok(GivenMessage { role: MessageRole::parse(&role).ok_or_else(wrong)?, content })
+        })
+        .collect()
+}

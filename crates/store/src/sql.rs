@@ -1,0 +1,76 @@
+//! SQL is code: static text, one file per resource, and every statement is
+//! known here, so that start-up prepares each one and a test explains it.
+//!
+//! Parameters are `$1..$n`, numbered in order of first appearance: PostgreSQL
+//! takes the number, SQLite takes the order.
+
+/// A statement in both dialects. The texts are the same unless the engines differ.
+#[derive(Debug)]
+pub struct Sql {
+    /// Its constant's name, for messages.
+    pub name: &'static str,
+    /// SQLite's text; empty when only PostgreSQL has this statement.
+    pub sqlite: &'static str,
+    /// PostgreSQL's text; empty when only SQLite has it.
+    pub postgres: &'static str,
+    /// Whether reading a whole table is what it is meant to do.
+    pub scans: bool,
+}
+
+/// Declares statements and the list of them.
+///
+/// `NAME = "text";` is shared text, `NAME = sqlite "..." postgres "...";` are
+/// variants, and `scan` before a name says that it reads whole tables on purpose.
+macro_rules! statements {
+    (@one $name:ident $scans:literal $text:literal) => {
+        pub(crate) static $name: $crate::sql::Sql = $crate::sql::Sql {
+            name: stringify!($name), sqlite: $text, postgres: $text, scans: $scans,
+        };
+    };
+    (@one $name:ident $scans:literal sqlite $sqlite:literal postgres $postgres:literal) => {
+        pub(crate) static $name: $crate::sql::Sql = $crate::sql::Sql {
+            name: stringify!($name), sqlite: $sqlite, postgres: $postgres, scans: $scans,
+        };
+    };
+    (@all [$($names:ident)*] [$($done:tt)*] scan $name:ident = $text:literal; $($rest:tt)*) => {
+        statements!(@one $name true $text);
+        statements!(@all [$($names)* $name] [] $($rest)*);
+    };
+    (@all [$($names:ident)*] [$($done:tt)*] scan $name:ident = sqlite $a:literal postgres $b:literal; $($rest:tt)*) => {
+        statements!(@one $name true sqlite $a postgres $b);
+        statements!(@all [$($names)* $name] [] $($rest)*);
+    };
+    (@all [$($names:ident)*] [$($done:tt)*] $name:ident = $text:literal; $($rest:tt)*) => {
+        statements!(@one $name false $text);
+        statements!(@all [$($names)* $name] [] $($rest)*);
+    };
+    (@all [$($names:ident)*] [$($done:tt)*] $name:ident = sqlite $a:literal postgres $b:literal; $($rest:tt)*) => {
+        statements!(@one $name false sqlite $a postgres $b);
+        statements!(@all [$($names)* $name] [] $($rest)*);
+    };
+    (@all [$($names:ident)*] [$($done:tt)*]) => {
+        pub(crate) static STATEMENTS: &[&$crate::sql::Sql] = &[$(&$names,)*];
+    };
+    ($($all:tt)*) => {
+        statements!(@all [] [] $($all)*);
+    };
+}
+pub(crate) use statements;
+
+/// Every statement of the store.
+pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
+    [
+        crate::agents::STATEMENTS,
+        crate::counters::STATEMENTS,
+        crate::jobs::STATEMENTS,
+        crate::keys::STATEMENTS,
+        crate::log::STATEMENTS,
+        crate::messages::STATEMENTS,
+        crate::runs::STATEMENTS,
+        crate::sessions::STATEMENTS,
+        crate::text::STATEMENTS,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+}

@@ -1,0 +1,169 @@
+//! The embedded engine: one writer thread that commits in groups, and read
+//! connections of their own.
+
+mod reader;
+mod writer;
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use agentry_domain::{Code, Error};
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::watch;
+
+use crate::sql::{self, Sql};
+use crate::value::Value;
+use crate::write::{Write, Written};
+use crate::{Activity, Map, Options, Result, StoreError};
+
+use reader::Readers;
+use writer::Writer;
+
+mod migrations {
+    refinery::embed_migrations!("migrations/sqlite");
+}
+
+/// The oldest SQLite whose WAL code is known to be sound for us.
+const SQLITE_VERSION_MIN: i32 = 3_051_003;
+/// The database's file in the data directory.
+const FILE_NAME: &str = "agentry.db";
+/// Held by the process that serves the data directory.
+const LOCK_NAME: &str = "lock";
+/// How long to wait for a lock of the database's file that another program holds.
+const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+/// Statements kept prepared per connection; more than there are.
+const STATEMENTS_CACHED_MAX: usize = 256;
+/// The size of the part of the database that is read through a memory map. The
+/// pages are the kernel's and are given back under pressure.
+const MMAP_BYTES: i64 = 128 << 20;
+
+/// The SQLite engine.
+pub(crate) struct Engine {
+    writer: Writer,
+    readers: Arc<Readers>,
+    _lock: File,
+}
+
+impl Engine {
+    pub(crate) async fn open(options: &Options) -> Result<Self> {
+        let options = options.clone();
+        tokio::task::spawn_blocking(move || Self::open_blocking(&options))
+            .await
+            .map_err(|_| StoreError::Closed)?
+    }
+
+    fn open_blocking(options: &Options) -> Result<Self> {
+        let version = rusqlite::version_number();
+        if version < SQLITE_VERSION_MIN {
+            return Err(StoreError::Bug(format!(
+                "SQLite {version} is older than {SQLITE_VERSION_MIN}"
+            )));
+        }
+        let unavailable = |error: std::io::Error| StoreError::Unavailable(error.into());
+        std::fs::create_dir_all(&options.data).map_err(unavailable)?;
+        let lock = lock(&options.data)?;
+        let path = options.data.join(FILE_NAME);
+        let mut connection = open_writer(&path)?;
+        migrations::migrations::runner()
+            .run(&mut connection)
+            .map_err(|error| StoreError::Unavailable(error.into()))?;
+        for statement in statements() {
+            connection.prepare_cached(statement.sqlite).map_err(|error| {
+                StoreError::Bug(format!("{} does not prepare: {error}", statement.name))
+            })?;
+        }
+        // The directory's entry of a new database must survive a power cut too.
+        File::open(&options.data).and_then(|dir| dir.sync_all()).map_err(unavailable)?;
+        let readers = Arc::new(Readers::open(path.clone())?);
+        let writer = Writer::start(connection, path, options.writes_waiting_max)?;
+        Ok(Self { writer, readers, _lock: lock })
+    }
+
+    pub(crate) async fn write(&self, write: Write) -> Result<Written> {
+        self.writer.write(write).await
+    }
+
+    pub(crate) fn rows<T>(&self, sql: &Sql, values: &[Value], map: Map<T>) -> Result<Vec<T>> {
+        self.readers.rows(sql, values, map)
+    }
+
+    pub(crate) async fn scan_each<T: Send + 'static>(
+        &self,
+        sql: &'static Sql,
+        lists: Vec<Vec<Value>>,
+        map: Map<T>,
+    ) -> Result<Vec<Vec<T>>> {
+        Readers::scan_each(&self.readers, sql, lists, map).await
+    }
+
+    pub(crate) fn log_changed(&self) -> watch::Receiver<i64> {
+        self.writer.log_changed()
+    }
+
+    pub(crate) fn activity(&self) -> Activity {
+        self.writer.activity()
+    }
+
+    pub(crate) async fn close(&self) {
+        self.writer.close().await;
+        self.readers.close();
+    }
+
+    pub(crate) fn full_scans(&self) -> Result<Vec<String>> {
+        self.readers.full_scans(statements())
+    }
+}
+
+fn statements() -> impl Iterator<Item = &'static Sql> {
+    sql::all().filter(|statement| !statement.sqlite.is_empty())
+}
+
+fn lock(data: &Path) -> Result<File> {
+    let path = data.join(LOCK_NAME);
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(|error| StoreError::Unavailable(error.into()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Refused(Error::new(
+            Code::StorageUnavailable,
+            format!("another process serves {}", data.display()),
+        ))),
+        Err(TryLockError::Error(error)) => Err(StoreError::Unavailable(error.into())),
+    }
+}
+
+fn open_writer(path: &PathBuf) -> Result<Connection> {
+    let connection = Connection::open(path)?;
+    prepare_connection(&connection)?;
+    // FULL syncs the log of every commit, before the commit is answered.
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    connection.pragma_update(None, "cache_size", -32_768)?;
+    Ok(connection)
+}
+
+fn open_reader(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(path, flags)?;
+    prepare_connection(&connection)?;
+    connection.pragma_update(None, "cache_size", -4_096)?;
+    Ok(connection)
+}
+
+fn prepare_connection(connection: &Connection) -> Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED_MAX);
+    connection.pragma_update(None, "mmap_size", MMAP_BYTES)?;
+    connection.pragma_update(None, "foreign_keys", false)?;
+    connection.pragma_update(None, "temp_store", "memory")?;
+    Ok(())
+}

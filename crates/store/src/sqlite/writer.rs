@@ -1,0 +1,415 @@
+//! The one writer: a thread that takes all waiting writes, applies each in a
+//! savepoint, commits once, and only then answers. The cost of a sync is shared
+//! by everyone who waited for it.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex};
+use rusqlite::{Connection, params_from_iter, types::ValueRef};
+use tokio::sync::{oneshot, watch};
+
+use crate::counters::COUNTER_ADD;
+use crate::log::{LOG_HEAD, LOG_HEAD_SET, LOG_INSERT};
+use crate::sql::Sql;
+use crate::value::{Value, values};
+use crate::write::{CounterKey, Expect, Probe, Statement, Urgency, Write, Written};
+use crate::{Activity, Result, StoreError};
+
+/// Writes that share one commit at most: what one of them can be held up by the
+/// others.
+const GROUP_WRITES_MAX: usize = 256;
+
+type Answer = oneshot::Sender<Result<Written>>;
+
+struct Waiting {
+    write: Write,
+    answer: Answer,
+}
+
+#[derive(Default)]
+struct Queues {
+    interactive: VecDeque<Waiting>,
+    bulk: VecDeque<Waiting>,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Counts {
+    commits: AtomicU64,
+    writes: AtomicU64,
+    refused: AtomicU64,
+    failed: AtomicU64,
+}
+
+struct Shared {
+    queues: Mutex<Queues>,
+    wake: Condvar,
+    counts: Counts,
+    head: watch::Sender<i64>,
+}
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    waiting_max: usize,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    pub(super) fn start(connection: Connection, path: PathBuf, waiting_max: usize) -> Result<Self> {
+        let seq = connection.query_row(LOG_HEAD.sqlite, [], |row| row.get(0))?;
+        let shared = Arc::new(Shared {
+            queues: Mutex::new(Queues::default()),
+            wake: Condvar::new(),
+            counts: Counts::default(),
+            head: watch::Sender::new(seq),
+        });
+        let mut group = Group { connection: Some(connection), path, seq };
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || {
+                while let Some(waiting) = theirs.next_group() {
+                    group.commit(waiting, &theirs);
+                }
+            })
+            .map_err(|error| StoreError::Unavailable(error.into()))?;
+        Ok(Self { shared, waiting_max, thread: Mutex::new(Some(thread)) })
+    }
+
+    pub(super) async fn write(&self, write: Write) -> Result<Written> {
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut queues = self.shared.queues.lock();
+            if queues.closed {
+                return Err(StoreError::Closed);
+            }
+            if queues.interactive.len() + queues.bulk.len() >= self.waiting_max {
+                return Err(StoreError::Overloaded);
+            }
+            let waiting = Waiting { write, answer };
+            match waiting.write.urgency {
+                Urgency::Interactive => queues.interactive.push_back(waiting),
+                Urgency::Bulk => queues.bulk.push_back(waiting),
+            }
+        }
+        self.shared.wake.notify_one();
+        answered.await.map_err(|_| StoreError::Closed)?
+    }
+
+    pub(super) fn log_changed(&self) -> watch::Receiver<i64> {
+        self.shared.head.subscribe()
+    }
+
+    pub(super) fn activity(&self) -> Activity {
+        let counts = &self.shared.counts;
+        let queues = self.shared.queues.lock();
+        Activity {
+            commits: counts.commits.load(Ordering::Relaxed),
+            writes: counts.writes.load(Ordering::Relaxed),
+            refused: counts.refused.load(Ordering::Relaxed),
+            failed: counts.failed.load(Ordering::Relaxed),
+            waiting: (queues.interactive.len() + queues.bulk.len()) as u64,
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        self.shared.queues.lock().closed = true;
+        self.shared.wake.notify_all();
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                tracing::error!("the store's writer ended with a panic");
+            }
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.queues.lock().closed = true;
+        self.shared.wake.notify_all();
+    }
+}
+
+impl Shared {
+    /// Waits for writes and takes them: interactive ones first. None when the
+    /// store is closed and nothing waits.
+    fn next_group(&self) -> Option<Vec<Waiting>> {
+        let mut queues = self.queues.lock();
+        while queues.interactive.is_empty() && queues.bulk.is_empty() {
+            if queues.closed {
+                return None;
+            }
+            self.wake.wait(&mut queues);
+        }
+        let first = queues.interactive.len().min(GROUP_WRITES_MAX);
+        let mut group: Vec<Waiting> = queues.interactive.drain(..first).collect();
+        let rest = queues.bulk.len().min(GROUP_WRITES_MAX - first);
+        group.extend(queues.bulk.drain(..rest));
+        Some(group)
+    }
+}
+
+/// The connection that writes, and the log's last place.
+struct Group {
+    /// None after a failed commit, until it could be opened again.
+    connection: Option<Connection>,
+    path: PathBuf,
+    seq: i64,
+}
+
+/// How applying a group ended.
+enum Applied {
+    /// Each write's own result; those that are `Ok` are committed.
+    Committed(Vec<Result<Written>>),
+    /// Nothing of the group is in the store.
+    Undone(StoreError),
+}
+
+impl Group {
+    fn commit(&mut self, mut waiting: Vec<Waiting>, shared: &Shared) {
+        // Whoever gave up before its turn gets nothing done.
+        waiting.retain(|waiting| !waiting.answer.is_closed());
+        if waiting.is_empty() {
+            return;
+        }
+        let (writes, answers): (Vec<Write>, Vec<Answer>) =
+            waiting.into_iter().map(|waiting| (waiting.write, waiting.answer)).unzip();
+        match self.apply(&writes) {
+            Applied::Committed(results) => self.answer(results, answers, shared),
+            Applied::Undone(StoreError::Bug(reason)) if writes.len() > 1 => {
+                // One of them does not fit in; alone, the others do.
+                tracing::error!(reason, "a group was rolled back; its writes go one by one");
+                for (write, answer) in writes.into_iter().zip(answers) {
+                    self.commit(vec![Waiting { write, answer }], shared);
+                }
+            }
+            Applied::Undone(error) => {
+                tracing::error!(writes = writes.len(), %error, "a group could not be committed");
+                let mut first = Some(error);
+                shared.counts.failed.fetch_add(answers.len() as u64, Ordering::Relaxed);
+                for answer in answers {
+                    let error = first.take().unwrap_or_else(|| {
+                        StoreError::Unavailable("the group's commit failed".into())
+                    });
+                    let _ = answer.send(Err(error));
+                }
+            }
+        }
+    }
+
+    fn answer(&self, results: Vec<Result<Written>>, answers: Vec<Answer>, shared: &Shared) {
+        let done = results.iter().filter(|result| result.is_ok()).count() as u64;
+        let refused = results.len() as u64 - done;
+        shared.counts.commits.fetch_add(u64::from(done > 0), Ordering::Relaxed);
+        shared.counts.writes.fetch_add(done, Ordering::Relaxed);
+        shared.counts.refused.fetch_add(refused, Ordering::Relaxed);
+        for (result, answer) in results.into_iter().zip(answers) {
+            let _ = answer.send(result);
+        }
+        shared.head.send_if_modified(|head| std::mem::replace(head, self.seq) != self.seq);
+    }
+
+    fn apply(&mut self, writes: &[Write]) -> Applied {
+        let connection = match self.connection.take().map_or_else(|| self.reopen(), Ok) {
+            Ok(connection) => connection,
+            Err(error) => return Applied::Undone(error),
+        };
+        let before = self.seq;
+        match apply_group(&connection, writes, &mut self.seq) {
+            Ok(results) => {
+                self.connection = Some(connection);
+                Applied::Committed(results)
+            }
+            Err(error) => {
+                self.seq = before;
+                // What a connection thinks after a failed commit or a lost
+                // transaction is not worth knowing: a new one reads the truth.
+                if connection.is_autocommit() || connection.execute_batch("rollback").is_err() {
+                    drop(connection);
+                } else if matches!(error, StoreError::Bug(_)) {
+                    self.connection = Some(connection);
+                }
+                Applied::Undone(error)
+            }
+        }
+    }
+
+    fn reopen(&mut self) -> Result<Connection> {
+        let connection = super::open_writer(&self.path)?;
+        self.seq = connection.query_row(LOG_HEAD.sqlite, [], |row| row.get(0))?;
+        tracing::info!("the store's writer has a new connection");
+        Ok(connection)
+    }
+}
+
+/// Applies the writes in one transaction and commits it. An error says that
+/// nothing was committed.
+fn apply_group(
+    connection: &Connection,
+    writes: &[Write],
+    seq: &mut i64,
+) -> Result<Vec<Result<Written>>> {
+    execute(connection, "begin immediate")?;
+    let mut results = Vec::with_capacity(writes.len());
+    for write in writes {
+        let result = apply_one(connection, write);
+        // A full disk, an I/O error or a lack of memory rolls back everything.
+        if connection.is_autocommit() {
+            return Err(result.err().unwrap_or(StoreError::Closed));
+        }
+        if let Err(error @ (StoreError::Full(_) | StoreError::Unavailable(_))) = result {
+            return Err(error);
+        }
+        results.push(result);
+    }
+    let applied = || writes.iter().zip(&results).filter(|(_, r)| r.is_ok()).map(|(w, _)| w);
+    for (sql, values) in applied().flat_map(|write| &write.full_text) {
+        change(connection, sql, values)?;
+    }
+    let mut counts: HashMap<&CounterKey, i64> = HashMap::new();
+    for (key, delta) in applied().flat_map(|write| &write.counts) {
+        *counts.entry(key).or_default() += delta;
+    }
+    for (key, delta) in counts.into_iter().filter(|(_, delta)| *delta != 0) {
+        change(connection, &COUNTER_ADD, &values![key.org, key.kind, key.key.clone(), delta])?;
+    }
+    let first = *seq;
+    for (write, entry) in applied().flat_map(|w| w.log.iter().map(move |entry| (w, entry))) {
+        *seq += 1;
+        let values = values![
+            *seq,
+            write.org,
+            entry.at,
+            entry.kind,
+            entry.entity.as_str(),
+            entry.id,
+            entry.actor,
+            &entry.data,
+        ];
+        change(connection, &LOG_INSERT, &values)?;
+    }
+    if *seq != first {
+        change(connection, &LOG_HEAD_SET, &values![*seq])?;
+    }
+    execute(connection, "commit")?;
+    Ok(results)
+}
+
+/// Applies one write so that a failure leaves nothing of it behind.
+fn apply_one(connection: &Connection, write: &Write) -> Result<Written> {
+    // A statement that fails or finds nothing to change undoes itself.
+    if let [statement] = write.statements.as_slice() {
+        let mut written = Written::default();
+        run(connection, 0, statement, &mut written)?;
+        return Ok(written);
+    }
+    execute(connection, "savepoint one")?;
+    let mut written = Written::default();
+    let outcome = write
+        .statements
+        .iter()
+        .enumerate()
+        .try_for_each(|(place, statement)| run(connection, place, statement, &mut written));
+    if outcome.is_err() && !connection.is_autocommit() {
+        execute(connection, "rollback to one")?;
+    }
+    if !connection.is_autocommit() {
+        execute(connection, "release one")?;
+    }
+    outcome.map(|()| written)
+}
+
+fn run(
+    connection: &Connection,
+    place: usize,
+    statement: &Statement,
+    written: &mut Written,
+) -> Result<()> {
+    if statement.sql.sqlite.is_empty() {
+        return Ok(());
+    }
+    let affected = affect(connection, place, statement, written).map_err(|error| {
+        match (&error, &statement.taken) {
+            (StoreError::Taken, Some(taken)) => StoreError::Refused(taken()),
+            _ => error,
+        }
+    })?;
+    match &statement.expect {
+        Expect::One(probe) if affected != 1 => Err(refuse(connection, probe)),
+        _ => Ok(()),
+    }
+}
+
+/// Runs a statement: how many rows it changed or, when it reads, found.
+fn affect(
+    connection: &Connection,
+    place: usize,
+    statement: &Statement,
+    written: &mut Written,
+) -> Result<usize> {
+    let mut prepared = connection.prepare_cached(statement.sql.sqlite)?;
+    if prepared.column_count() == 0 {
+        return Ok(prepared.execute(params_from_iter(&statement.values))?);
+    }
+    let columns = prepared.column_count();
+    let mut rows = prepared.query(params_from_iter(&statement.values))?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let row = (0..columns)
+            .map(|column| Ok(owned(row.get_ref(column)?)))
+            .collect::<Result<Vec<Value>>>()?;
+        found.push(row);
+    }
+    let affected = found.len();
+    if statement.returns {
+        written.rows.push((place, found));
+    }
+    Ok(affected)
+}
+
+fn owned(value: ValueRef<'_>) -> Value {
+    match value {
+        ValueRef::Integer(int) => Value::Int(int),
+        ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec()),
+        ValueRef::Null | ValueRef::Real(_) => Value::Null,
+    }
+}
+
+fn refuse(connection: &Connection, probe: &Probe) -> StoreError {
+    let found = match &probe.read {
+        None => Ok(None),
+        Some((sql, values)) => first_int(connection, sql, values),
+    };
+    match found {
+        Ok(found) => StoreError::Refused((probe.verdict)(found)),
+        Err(error) => error,
+    }
+}
+
+fn first_int(connection: &Connection, sql: &Sql, values: &[Value]) -> Result<Option<i64>> {
+    let mut prepared = connection.prepare_cached(sql.sqlite)?;
+    let mut rows = prepared.query(params_from_iter(values))?;
+    Ok(match rows.next()? {
+        Some(row) => row.get(0)?,
+        None => None,
+    })
+}
+
+fn change(connection: &Connection, sql: &Sql, values: &[Value]) -> Result<usize> {
+    if sql.sqlite.is_empty() {
+        return Ok(0);
+    }
+    Ok(connection.prepare_cached(sql.sqlite)?.execute(params_from_iter(values))?)
+}
+
+fn execute(connection: &Connection, sql: &str) -> Result<()> {
+    connection.prepare_cached(sql)?.execute([])?;
+    Ok(())
+}

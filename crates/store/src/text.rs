@@ -1,0 +1,365 @@
+//! Text search: tokens and stems are made here, both engines only index them,
+//! and BM25 is computed here with the scope's own statistics, so that the same
+//! text gives the same answer on both.
+//!
+//! A document is in one scope (a user, or a session of nobody). The scope is a
+//! token of the document too, with a mark that no text can produce, so that a
+//! search reads the postings of its own scope only.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use agentry_domain::{MessageId, OrgId, SessionId};
+use rust_stemmers::{Algorithm, Stemmer};
+use unicode_segmentation::UnicodeSegmentation as _;
+
+use crate::counters::{TEXT_DOCUMENTS, TEXT_TOKENS};
+use crate::sql::statements;
+use crate::value::{Columns, Value, values};
+use crate::write::Write;
+use crate::{Result, Store};
+
+/// Different terms of a query that are looked up; further ones are left out.
+pub const QUERY_TERMS_MAX: usize = 32;
+/// Newest matches that are scored.
+pub const CANDIDATES_MAX: u32 = 500;
+/// A hit that holds less than this share of the query's weight is no answer.
+pub const COVERAGE_MIN: f64 = 0.5;
+/// Terms in more than one of this many documents are dropped while rarer remain.
+const COMMON_TERM_ONE_IN: u64 = 10;
+/// BM25's term saturation and length normalisation (Robertson and Zaragoza,
+/// 2009), tuned for conversational turns.
+const BM25_K1: f64 = 0.9;
+const BM25_B: f64 = 0.4;
+/// Begins a scope's token. Not a letter or digit, so no text has such a token;
+/// not ASCII, so FTS5's tokenizer keeps it.
+const SCOPE_MARK: char = '§';
+
+statements! {
+    TEXT_INSERT = sqlite "insert into text_doc (org, id, session, scope, length, tokens) \
+        values ($1, $2, $3, $4, $5, $6)"
+        postgres "insert into text_doc (org, id, session, scope, length, tokens, terms) \
+        values ($1, $2, $3, $4, $5, $6, array_to_tsvector(string_to_array($6, ' ')))";
+    TEXT_INDEX = sqlite "insert into text_index (rowid, tokens) \
+        select doc, tokens from text_doc where org = $1 and id = $2" postgres "";
+    // The scope of a session's documents lasts as long as the session.
+    TEXT_COUNT_SESSION = sqlite "insert into counter (org, kind, key, n) \
+        select org, $1, scope, -count(*) from text_doc where org = $2 and session = $3 \
+        group by org, scope on conflict (org, kind, key) do update set n = n + excluded.n"
+        postgres "insert into counter_change (org, kind, key, n) \
+        select org, $1, scope, -count(*) from text_doc where org = $2 and session = $3 \
+        group by org, scope";
+    TEXT_LENGTH_SESSION = sqlite "insert into counter (org, kind, key, n) \
+        select org, $1, scope, -sum(length) from text_doc where org = $2 and session = $3 \
+        group by org, scope on conflict (org, kind, key) do update set n = n + excluded.n"
+        postgres "insert into counter_change (org, kind, key, n) \
+        select org, $1, scope, -sum(length)::bigint from text_doc \
+        where org = $2 and session = $3 group by org, scope";
+    TEXT_UNINDEX_SESSION = sqlite "delete from text_index where rowid in \
+        (select doc from text_doc where org = $1 and session = $2)" postgres "";
+    TEXT_DELETE_SESSION = "delete from text_doc where org = $1 and session = $2";
+    TEXT_TERM_COUNT = sqlite "select count(*) from (select 1 from text_index \
+        where text_index match $1 limit $2)"
+        postgres "select count(*) from (select 1 from text_doc \
+        where terms @@ $1::text::tsquery limit $2) as counted";
+    TEXT_CANDIDATES = sqlite "select d.id, d.session, d.length, d.tokens from text_index i \
+        join text_doc d on d.doc = i.rowid where text_index match $1 and d.org = $2 \
+        and d.scope = $3 order by i.rowid desc limit $4"
+        postgres "select id, session, length, tokens from text_doc \
+        where terms @@ $1::text::tsquery and org = $2 and scope = $3 order by id desc limit $4";
+}
+
+/// Whose documents a search looks at.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Scope([u8; 16]);
+
+impl Scope {
+    /// Everything said by and to a user of an organisation.
+    pub fn user(org: OrgId, user_id: &str) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"user");
+        hasher.update(&org.to_bytes());
+        hasher.update(user_id.as_bytes());
+        let mut scope = [0; 16];
+        scope.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        Self(scope)
+    }
+
+    /// One session that belongs to nobody.
+    pub fn session(session: SessionId) -> Self {
+        Self(session.to_bytes())
+    }
+
+    fn token(self) -> String {
+        use std::fmt::Write as _;
+        let mut token = String::with_capacity(34);
+        token.push(SCOPE_MARK);
+        for byte in self.0 {
+            let _ = write!(token, "{byte:02x}");
+        }
+        token
+    }
+}
+
+/// A document that matches a query.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hit {
+    /// The message.
+    pub message: MessageId,
+    /// Its session.
+    pub session: SessionId,
+    /// BM25.
+    pub score: f64,
+    /// The share of the query's weight that the document holds, 0 to 1.
+    pub coverage: f64,
+}
+
+impl Write {
+    /// Makes a message findable in a scope.
+    pub fn text_insert(&mut self, id: MessageId, session: SessionId, scope: Scope, content: &str) {
+        let tokens = tokens(content);
+        if tokens.is_empty() {
+            return;
+        }
+        let length = i64::try_from(tokens.len()).unwrap_or(i64::MAX);
+        let text = format!("{} {}", scope.token(), tokens.join(" "));
+        self.add(&TEXT_INSERT, values![self.org, id, session, scope.0, length, text]);
+        self.full_text.push((&TEXT_INDEX, values![self.org, id]));
+        self.count(TEXT_DOCUMENTS, &scope.0, 1);
+        self.count(TEXT_TOKENS, &scope.0, length);
+    }
+
+    /// Forgets everything of a session.
+    pub(crate) fn text_forget_session(&mut self, session: SessionId) {
+        self.add(&TEXT_COUNT_SESSION, values![TEXT_DOCUMENTS, self.org, session]);
+        self.add(&TEXT_LENGTH_SESSION, values![TEXT_TOKENS, self.org, session]);
+        self.add(&TEXT_UNINDEX_SESSION, values![self.org, session]);
+        self.add(&TEXT_DELETE_SESSION, values![self.org, session]);
+    }
+}
+
+/// A candidate, before it is scored.
+pub(crate) struct Candidate {
+    id: MessageId,
+    session: SessionId,
+    length: i64,
+    tokens: String,
+}
+
+pub(crate) fn candidate(row: &mut Columns<'_>) -> Result<Candidate> {
+    Ok(Candidate {
+        id: MessageId::from_bytes(row.id()?),
+        session: SessionId::from_bytes(row.id()?),
+        length: row.int()?,
+        tokens: row.text()?,
+    })
+}
+
+/// A scope's own statistics.
+#[derive(Clone, Copy, Debug)]
+struct Statistics {
+    documents: u64,
+    tokens: u64,
+}
+
+impl Store {
+    /// The documents of a scope that answer a query best, best first, at most
+    /// `limit`.
+    pub async fn text_search(
+        &self,
+        org: OrgId,
+        scope: Scope,
+        query: &str,
+        limit: usize,
+    ) -> Result<Vec<Hit>> {
+        let mut terms = tokens(query);
+        terms.sort_unstable();
+        terms.dedup();
+        terms.truncate(QUERY_TERMS_MAX);
+        let documents = self.counter(org, TEXT_DOCUMENTS, &scope.0).await?;
+        if terms.is_empty() || documents == 0 {
+            return Ok(Vec::new());
+        }
+        let tokens = self.counter(org, TEXT_TOKENS, &scope.0).await?;
+        let statistics = Statistics { documents, tokens };
+        // One more than the bound tells "common" apart from "just rare enough".
+        let count_max = (documents / COMMON_TERM_ONE_IN).max(u64::from(CANDIDATES_MAX)) + 1;
+        let counts: Vec<(&str, Vec<Value>)> = terms
+            .iter()
+            .map(|term| {
+                (term.as_str(), vec![Value::Text(self.match_all(scope, &[term])), int(count_max)])
+            })
+            .collect();
+        let bound = counts.iter().map(|(_, bound)| bound.clone()).collect();
+        let found = self.scan_each(&TEXT_TERM_COUNT, bound, |row| row.int()).await?;
+        let weighed: Vec<(String, u64)> = counts
+            .iter()
+            .zip(found)
+            .map(|((term, _), n)| {
+                ((*term).to_owned(), n.first().copied().unwrap_or(0).unsigned_abs())
+            })
+            .collect();
+        let chosen = choose(&weighed, documents);
+        if chosen.is_empty() {
+            return Ok(Vec::new());
+        }
+        let matching = self.match_all(scope, &chosen);
+        let bound = values![matching, org, scope.0, i64::from(CANDIDATES_MAX)];
+        let candidates = self.scan(&TEXT_CANDIDATES, bound, candidate).await?;
+        Ok(rank(candidates, &weighed, statistics, limit))
+    }
+
+    /// The engine's query for documents of the scope with any of these terms.
+    fn match_all(&self, scope: Scope, terms: &[&String]) -> String {
+        let (quote, and, or) =
+            if self.is_sqlite() { ('"', " AND ", " OR ") } else { ('\'', " & ", " | ") };
+        let any: Vec<String> = terms.iter().map(|term| format!("{quote}{term}{quote}")).collect();
+        format!("{quote}{}{quote}{and}({})", scope.token(), any.join(or))
+    }
+}
+
+fn int(n: u64) -> Value {
+    Value::Int(i64::try_from(n).unwrap_or(i64::MAX))
+}
+
+/// The terms to look for: the rarest, as long as the candidates they bring fit
+/// the bound, and never a common one while a rarer one remains.
+fn choose(weighed: &[(String, u64)], documents: u64) -> Vec<&String> {
+    let mut present: Vec<&(String, u64)> = weighed.iter().filter(|(_, n)| *n > 0).collect();
+    present.sort_by_key(|(_, n)| *n);
+    let mut sum = 0;
+    let mut chosen = Vec::new();
+    for (term, n) in present {
+        let common = *n > (documents / COMMON_TERM_ONE_IN).max(1);
+        let full = sum + n > u64::from(CANDIDATES_MAX);
+        if !chosen.is_empty() && (common || full) {
+            // With few documents every term is "common"; all of them fit then.
+            if full || documents > u64::from(CANDIDATES_MAX) {
+                break;
+            }
+        }
+        sum += n;
+        chosen.push(term);
+    }
+    chosen
+}
+
+/// How much a term tells: BM25's inverse document frequency. A term that the
+/// scope never had counts as one it had once; it cannot tell more than that.
+fn weight(n: u64, documents: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    let (n, documents) = (n.max(1) as f64, documents.max(n) as f64);
+    (1.0 + (documents - n + 0.5) / (n + 0.5)).ln()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+fn rank(
+    candidates: Vec<Candidate>,
+    weighed: &[(String, u64)],
+    statistics: Statistics,
+    limit: usize,
+) -> Vec<Hit> {
+    let weights: HashMap<&str, f64> =
+        weighed.iter().map(|(term, n)| (term.as_str(), weight(*n, statistics.documents))).collect();
+    let whole: f64 = weights.values().sum();
+    let mean = (statistics.tokens as f64 / statistics.documents as f64).max(1.0);
+    let mut hits: Vec<Hit> = candidates
+        .into_iter()
+        .map(|candidate| {
+            let mut frequencies: HashMap<&str, f64> = HashMap::new();
+            for token in candidate.tokens.split(' ') {
+                if let Some((term, _)) = weights.get_key_value(token) {
+                    *frequencies.entry(term).or_default() += 1.0;
+                }
+            }
+            let norm = BM25_K1 * (1.0 - BM25_B + BM25_B * candidate.length as f64 / mean);
+            let score = frequencies
+                .iter()
+                .map(|(term, f)| weights[term] * f * (BM25_K1 + 1.0) / (f + norm))
+                .sum();
+            let held: f64 = frequencies.keys().map(|term| weights[term]).sum();
+            Hit { message: candidate.id, session: candidate.session, score, coverage: held / whole }
+        })
+        .collect();
+    // Equal scores: the newer message, so that the order is the same everywhere.
+    hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(b.message.cmp(&a.message)));
+    hits.truncate(limit);
+    hits
+}
+
+/// English words that carry no content.
+const STOP_WORDS: &[&str] = &[
+    "a", "about", "am", "an", "and", "any", "are", "as", "at", "be", "been", "but", "by", "can",
+    "could", "did", "do", "does", "for", "from", "had", "has", "have", "he", "her", "him", "his",
+    "how", "i", "if", "in", "into", "is", "it", "its", "me", "my", "of", "on", "or", "our", "she",
+    "so", "some", "that", "the", "their", "them", "then", "there", "these", "they", "this",
+    "those", "to", "was", "we", "were", "what", "when", "where", "which", "who", "whom", "whose",
+    "why", "will", "with", "would", "you", "your",
+];
+
+static STEMMER: LazyLock<Stemmer> = LazyLock::new(|| Stemmer::create(Algorithm::English));
+
+/// The terms of a text, in order: words (Unicode, UAX 29) in lower case without
+/// possessives, cut at what is neither letter nor digit, without English stop
+/// words, stemmed for English.
+pub fn tokens(text: &str) -> Vec<String> {
+    let mut tokens = Vec::new();
+    for word in text.unicode_words() {
+        let word = word.to_lowercase();
+        let word = word.strip_suffix("'s").or_else(|| word.strip_suffix("’s")).unwrap_or(&word);
+        for part in word.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty()) {
+            if STOP_WORDS.binary_search(&part).is_err() {
+                tokens.push(STEMMER.stem(part).into_owned());
+            }
+        }
+    }
+    tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_become_terms() {
+        let check = |text: &str, expected: &[&str]| assert_eq!(tokens(text), expected, "{text}");
+        check("What is my dog's name?", &["dog", "name"]);
+        check("The cats were RUNNING, quickly!", &["cat", "run", "quick"]);
+        check("Müller’s café, v2.10 user_id=7", &["müller", "café", "v2", "10", "user", "id", "7"]);
+        check("§00 ' \" & | ( )", &["00"]);
+        check("¿¡…", &[]);
+    }
+
+    #[test]
+    fn stop_words_are_sorted_for_the_search() {
+        assert!(STOP_WORDS.is_sorted());
+    }
+
+    #[test]
+    fn no_text_makes_a_scope_token() {
+        let token = Scope([7; 16]).token();
+        for text in [token.clone(), format!("x{token}y"), format!("\"{token}\"")] {
+            assert!(!tokens(&text).contains(&token));
+        }
+    }
+
+    #[test]
+    fn a_rare_word_weighs_more_and_an_unknown_one_no_more_than_the_rarest() {
+        assert!(weight(1, 1_000) > weight(100, 1_000));
+        assert!((weight(0, 1_000) - weight(1, 1_000)).abs() < f64::EPSILON);
+        assert!(weight(1_000, 1_000) > 0.0);
+    }
+
+    #[test]
+    fn common_terms_are_left_out_while_rarer_remain() {
+        let weighed = |pairs: &[(&str, u64)]| {
+            pairs.iter().map(|(t, n)| ((*t).to_owned(), *n)).collect::<Vec<_>>()
+        };
+        let large = weighed(&[("the", 900), ("dog", 3), ("unknown", 0)]);
+        assert_eq!(choose(&large, 10_000), ["dog"]);
+        let only_common = weighed(&[("all", 9_000)]);
+        assert_eq!(choose(&only_common, 10_000), ["all"]);
+        let small = weighed(&[("a1", 5), ("b1", 9)]);
+        assert_eq!(choose(&small, 10), ["a1", "b1"]);
+    }
+}
