@@ -6,6 +6,7 @@
 pub mod guarded;
 pub mod packages;
 pub mod postgres;
+pub mod powercut;
 pub mod python;
 pub mod shims;
 pub mod surroundings;

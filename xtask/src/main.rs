@@ -1,10 +1,13 @@
 //! `cargo xtask`: the command line of the house. It parses and prints; the
 //! work is in the library beside it.
 
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use xtask::powercut::{Journal, Operation, Replay, Unsynced};
 use xtask::surroundings::{Surroundings, cargo_soak, cargo_test};
 use xtask::{shims, workspace};
 
@@ -38,6 +41,40 @@ enum Task {
     },
     /// Builds the preloaded libraries into target/shims.
     Shims,
+    /// Looks into a journal of the shim `powercut`.
+    #[command(subcommand)]
+    Powercut(Powercut),
+}
+
+#[derive(Subcommand)]
+enum Powercut {
+    /// Lists what was recorded, one record a line.
+    Show {
+        /// The journal.
+        journal: PathBuf,
+    },
+    /// Writes the directory that a power cut would have left, and says how many
+    /// answers had left before it.
+    Replay {
+        /// The journal.
+        journal: PathBuf,
+        /// The recorded directory as it was before the first record; empty
+        /// when this is missing.
+        #[arg(long)]
+        base: Option<PathBuf>,
+        /// The power is cut before this record; after the last when missing.
+        #[arg(long)]
+        at: Option<usize>,
+        /// An empty directory.
+        #[arg(long)]
+        into: PathBuf,
+        /// Keeps some of what was not synced, by chance from this seed.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Tears unsynced writes at sectors.
+        #[arg(long, requires = "seed")]
+        torn: bool,
+    },
 }
 
 fn main() -> Result<ExitCode> {
@@ -52,7 +89,38 @@ fn main() -> Result<ExitCode> {
             shims::build(&workspace::target().join("shims"))?;
             Ok(ExitCode::SUCCESS)
         }
+        Task::Powercut(task) => powercut(task).map(|()| ExitCode::SUCCESS),
     }
+}
+
+fn powercut(task: Powercut) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match task {
+        Powercut::Show { journal } => {
+            for (index, record) in Journal::read(&journal)?.records.iter().enumerate() {
+                let what = match &record.operation {
+                    Operation::Write { offset, data } => {
+                        format!("Write {} bytes at {offset}", data.len())
+                    }
+                    other => format!("{other:?}"),
+                };
+                writeln!(out, "{index} {} {what}", record.path)?;
+            }
+        }
+        Powercut::Replay { journal, base, at, into, seed, torn } => {
+            let journal = Journal::read(&journal)?;
+            let mut replay = Replay::new(&journal, base.as_deref())?;
+            replay.advance_to(at.unwrap_or(journal.records.len()))?;
+            let unsynced = match seed {
+                Some(seed) => Unsynced::Subset { seed, torn },
+                None => Unsynced::Dropped,
+            };
+            std::fs::create_dir_all(&into)?;
+            replay.write_to(&into, unsynced)?;
+            writeln!(out, "{}", replay.acknowledged().len())?;
+        }
+    }
+    Ok(())
 }
 
 /// The exit code of the command becomes ours.

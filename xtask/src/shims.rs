@@ -11,7 +11,7 @@ use crate::packages::install;
 use crate::workspace::{on_path, root, run};
 
 /// Every shim there is; `NAME.c` becomes `NAME.so`.
-pub const NAMES: &[&str] = &["slowsync", "failsync"];
+pub const NAMES: &[&str] = &["powercut", "slowsync", "failsync"];
 
 /// Builds every shim into a directory.
 ///
