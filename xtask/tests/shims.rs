@@ -1,6 +1,7 @@
 //! The shims do to a real program what they promise, and the replay of power
 //! cuts tells a database that syncs from one that does not. The programs are
 //! small Python scripts, because Python makes exactly the calls it is told to.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
