@@ -168,9 +168,9 @@ os.pwrite(a, b'+' * 3000, 700)
         let all_or_nothing = found(seed, false);
         assert!(all_or_nothing == whole || all_or_nothing == vec![b'-'; 4096]);
         if all_or_nothing == whole {
-            kept += 1
+            kept += 1;
         } else {
-            lost += 1
+            lost += 1;
         }
         let sectors = found(seed, true);
         assert_eq!(sectors, found(seed, true), "the seed does not decide");
