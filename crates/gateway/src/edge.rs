@@ -1,0 +1,398 @@
+//! The layer that every request goes through, and the order of its steps. Each
+//! concern has its own file; this one puts them in a row, so that a request pays
+//! for one boxed future and one extension, not for a stack of layers.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use agentry_domain::ports::{Authenticate, Entropy};
+use agentry_domain::runs::RUN_TIMEOUT_MAX;
+use agentry_domain::{Caller, Code, Error, Result};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request};
+use axum::response::Response;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::{Method, StatusCode, Uri};
+use http_body::Body as _;
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use crate::access_log;
+use crate::app::{Alias, App};
+use crate::authenticate::{AccessMode, authenticate, check_origin};
+use crate::body::{self, Streamed};
+use crate::context::{ErrorContext, Failure, RequestContext};
+use crate::metrics::Metrics;
+use crate::operations::{Access, Class, Operation, Table};
+use crate::permits::{Permit, Permits};
+use crate::request_id::{RequestId, RequestIds, X_REQUEST_ID};
+
+/// Writes an error as an answer. `api` supplies it: only it knows the formats.
+pub type Render = fn(&Error, &ErrorContext<'_>) -> Response;
+
+/// The bounds of the edge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EdgeOptions {
+    /// Bytes in a request's body at most.
+    pub body_bytes_max: usize,
+    /// Ordinary requests worked on at once at most; more are 503 `overloaded`.
+    pub requests_in_flight_max: usize,
+    /// Runs and streams open at once at most. Apart from the ordinary ones, so
+    /// that slow models cannot keep a read from being served.
+    pub streams_in_flight_max: usize,
+    /// What `Retry-After` says on 503 `overloaded`.
+    pub overload_retry_after: Duration,
+    /// A probe must be answered within this.
+    pub probe_within: Duration,
+    /// An ordinary request must be answered, and a stream begun, within this.
+    pub request_within: Duration,
+    /// A run must be answered, and its stream ended, within this. More than the
+    /// longest time-out of a run, so that the run ends by its own rule and the
+    /// caller hears `run_timed_out`.
+    pub run_within: Duration,
+    /// A stream ends after this; its client resumes.
+    pub stream_age_max: Duration,
+}
+
+impl Default for EdgeOptions {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 1_024 * 1_024,
+            requests_in_flight_max: 2_048,
+            streams_in_flight_max: 4_096,
+            overload_retry_after: Duration::from_secs(1),
+            probe_within: Duration::from_secs(5),
+            request_within: Duration::from_secs(30),
+            run_within: RUN_TIMEOUT_MAX.saturating_add(Duration::from_secs(30)),
+            stream_age_max: Duration::from_secs(24 * 3_600),
+        }
+    }
+}
+
+impl EdgeOptions {
+    /// How long until the answer must have begun.
+    fn deadline(&self, class: Class) -> Duration {
+        match class {
+            Class::Probe => self.probe_within,
+            Class::Request | Class::Stream => self.request_within,
+            Class::Run => self.run_within,
+        }
+    }
+
+    /// How long until a streamed answer must have ended, from the request's head.
+    fn age_max(&self, class: Class) -> Duration {
+        match class {
+            Class::Probe | Class::Request | Class::Run => self.deadline(class),
+            Class::Stream => self.stream_age_max,
+        }
+    }
+}
+
+/// What the edge is made of.
+pub struct Edge {
+    /// Its bounds.
+    pub options: EdgeOptions,
+    /// How callers prove who they are.
+    pub mode: AccessMode,
+    /// Who a credential belongs to.
+    pub authenticate: Arc<dyn Authenticate>,
+    /// Where requests are counted.
+    pub metrics: Metrics,
+    /// How errors are written.
+    pub render: Render,
+}
+
+impl std::fmt::Debug for Edge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Edge").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Edge {
+    /// Puts the edge around a router: its table says what each operation needs,
+    /// `aliases` which other paths lead to one.
+    pub fn around(
+        self,
+        router: Router,
+        table: Table,
+        aliases: &[Alias],
+        entropy: &dyn Entropy,
+    ) -> App {
+        let Self { options, mode, authenticate, metrics, render } = self;
+        let [a, b, c, d, e, f, g, h, ..] = entropy.secret();
+        let shared = Arc::new(Shared {
+            requests: Permits::new(options.requests_in_flight_max),
+            streams: Permits::new(options.streams_in_flight_max),
+            ids: RequestIds::new(u64::from_be_bytes([a, b, c, d, e, f, g, h])),
+            options,
+            mode,
+            authenticate,
+            metrics,
+            render,
+            table,
+        });
+        let router = router
+            .fallback(not_found)
+            .method_not_allowed_fallback(method_not_allowed)
+            .layer(EdgeLayer(shared));
+        App::new(router, aliases)
+    }
+}
+
+async fn not_found(uri: Uri) -> Failure {
+    Failure::from(Error::not_found("path", uri.path()))
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
+    Failure::from(Error::new(
+        Code::MethodNotAllowed,
+        format!("{} does not serve {method}; see the header Allow", uri.path()),
+    ))
+}
+
+struct Shared {
+    options: EdgeOptions,
+    mode: AccessMode,
+    authenticate: Arc<dyn Authenticate>,
+    metrics: Metrics,
+    render: Render,
+    table: Table,
+    requests: Permits,
+    streams: Permits,
+    ids: RequestIds,
+}
+
+#[derive(Clone)]
+struct EdgeLayer(Arc<Shared>);
+
+impl<I> Layer<I> for EdgeLayer {
+    type Service = EdgeService<I>;
+
+    fn layer(&self, inner: I) -> EdgeService<I> {
+        EdgeService { shared: Arc::clone(&self.0), inner }
+    }
+}
+
+#[derive(Clone)]
+struct EdgeService<I> {
+    shared: Arc<Shared>,
+    inner: I,
+}
+
+impl<I> Service<Request> for EdgeService<I>
+where
+    I: Service<Request, Response = Response, Error = std::convert::Infallible>
+        + Clone
+        + Send
+        + 'static,
+    I::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = std::convert::Infallible;
+    type Future = BoxFuture<'static, Result<Response, Self::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let ready = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, ready);
+        let flight = Flight::begin(&self.shared, &request);
+        Box::pin(async move { Ok(serve(flight, inner, request).await) })
+    }
+}
+
+/// One request under way. Dropping it, whether its answer ended or its client
+/// went away, counts and logs the request and gives its permit back.
+struct Flight {
+    shared: Arc<Shared>,
+    operation: Option<usize>,
+    method: Method,
+    uri: Uri,
+    request_id: RequestId,
+    started: Instant,
+    status: Option<StatusCode>,
+    permit: Option<Permit>,
+}
+
+impl Flight {
+    fn begin(shared: &Arc<Shared>, request: &Request) -> Self {
+        let operation = request
+            .extensions()
+            .get::<MatchedPath>()
+            .and_then(|path| shared.table.find(request.method(), path.as_str()));
+        shared.metrics.in_flight().inc();
+        Self {
+            shared: Arc::clone(shared),
+            operation,
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            request_id: shared.ids.identify(request.headers()),
+            started: Instant::now(),
+            status: None,
+            permit: None,
+        }
+    }
+
+    fn operation(&self) -> Option<&Operation> {
+        self.operation.and_then(|index| self.shared.table.get(index))
+    }
+
+    fn class(&self) -> Class {
+        self.operation().map_or(Class::Request, |operation| operation.rule.class)
+    }
+
+    fn render(&self, error: &Error) -> Response {
+        self.shared.metrics.error(error.code);
+        let context = ErrorContext { request_id: &self.request_id, path: self.uri.path() };
+        (self.shared.render)(error, &context)
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.shared.metrics.in_flight().dec();
+        let elapsed = self.started.elapsed();
+        let operation = self.operation();
+        operation
+            .map_or(self.shared.table.unmatched(), |operation| &operation.metrics)
+            .observe(self.status, elapsed);
+        access_log::write(&access_log::Line {
+            method: &self.method,
+            path: self.uri.path(),
+            route: operation.map_or("unmatched", |operation| &operation.rule.path),
+            status: self.status,
+            elapsed,
+            request_id: &self.request_id,
+        });
+    }
+}
+
+/// The steps: the answer is made under a deadline and with panics caught, its
+/// error rendered, its id set; then the flight ends with the answer's body.
+async fn serve<I>(mut flight: Flight, inner: I, request: Request) -> Response
+where
+    I: Service<Request, Response = Response, Error = std::convert::Infallible>,
+{
+    let class = flight.class();
+    let within = flight.shared.options.deadline(class);
+    let deadline = flight.started + within;
+    let answering = std::panic::AssertUnwindSafe(answer(&mut flight, inner, request, deadline));
+    let outcome = match tokio::time::timeout_at(deadline, answering.catch_unwind()).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => Err(Error::internal(panic_text(panic.as_ref()))),
+        Err(_elapsed) => Err(Error::new(
+            Code::DeadlineExceeded,
+            format!("there was no answer within {} ms", within.as_millis()),
+        )),
+    };
+    let mut response = match outcome {
+        Ok(mut response) => match response.extensions_mut().remove::<Failure>() {
+            None => response,
+            Some(Failure(error)) => flight.render(&error),
+        },
+        Err(error) => flight.render(&error),
+    };
+    response.headers_mut().insert(X_REQUEST_ID, flight.request_id.header());
+    flight.status = Some(response.status());
+    // A body that is whole in memory is done with; only a streamed one keeps
+    // its permit and its place in the metrics until it ends.
+    if response.body().size_hint().exact().is_some() {
+        return response;
+    }
+    let until = flight.started + flight.shared.options.age_max(class);
+    response.map(|body| Streamed::wrap(body, until, flight))
+}
+
+async fn answer<I>(
+    flight: &mut Flight,
+    mut inner: I,
+    mut request: Request,
+    deadline: Instant,
+) -> Result<Response>
+where
+    I: Service<Request, Response = Response, Error = std::convert::Infallible>,
+{
+    let caller = match admit(flight, &mut request).await {
+        Ok(caller) => caller,
+        Err(error) => {
+            let (parts, body) = request.into_parts();
+            body::discard(body, &parts.headers).await;
+            return Err(error);
+        }
+    };
+    let request_id = flight.request_id.clone();
+    request.extensions_mut().insert(RequestContext { request_id, deadline, caller });
+    match inner.call(request).await {
+        Ok(response) => Ok(response),
+        Err(infallible) => match infallible {},
+    }
+}
+
+/// Everything that may refuse a request before its handler sees it, in order.
+async fn admit(flight: &mut Flight, request: &mut Request) -> Result<Option<Caller>> {
+    let shared = Arc::clone(&flight.shared);
+    check_origin(shared.mode, request.headers(), request.uri())?;
+    // An unknown path or method is answered as such, without a key.
+    let Some(rule) = flight.operation().map(|operation| &operation.rule) else { return Ok(None) };
+    let access = rule.access;
+    let class = rule.class;
+    let caller = match access {
+        Access::Open => None,
+        Access::Needs(_) => {
+            Some(authenticate(shared.mode, shared.authenticate.as_ref(), request.headers()).await?)
+        }
+    };
+    flight.permit = shared.permit(class)?;
+    let body = std::mem::replace(request.body_mut(), Body::empty());
+    match body::limit(body, shared.options.body_bytes_max) {
+        Ok(body) => *request.body_mut() = body,
+        Err(refused) => {
+            *request.body_mut() = refused.body;
+            return Err(refused.error);
+        }
+    }
+    if let (Access::Needs(permission), Some(caller)) = (access, &caller)
+        && !caller.role.allows(permission)
+    {
+        return Err(Error::new(
+            Code::Forbidden,
+            format!("the role {} does not allow this", caller.role.as_str()),
+        ));
+    }
+    Ok(caller)
+}
+
+impl Shared {
+    fn permit(&self, class: Class) -> Result<Option<Permit>> {
+        let (permits, bound) = match class {
+            Class::Probe => return Ok(None),
+            Class::Request => (&self.requests, "requests_in_flight_max"),
+            Class::Run | Class::Stream => (&self.streams, "streams_in_flight_max"),
+        };
+        match permits.take() {
+            Some(permit) => Ok(Some(permit)),
+            None => Err(Error::new(
+                Code::Overloaded,
+                format!("{bound} ({}) is reached; try again", permits.max()),
+            )
+            .retry_after(self.options.overload_retry_after)),
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    format!("panic: {text}")
+}
+
+#[cfg(test)]
+mod tests;
