@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::Code;
-use crate::ids::{AgentId, RunId, SessionId};
+use crate::ids::{AgentId, MessageId, RunId, SessionId};
 use crate::sessions::MessageRole;
 use crate::time::Timestamp;
 
@@ -152,6 +152,8 @@ pub struct Run {
     pub user_id: Option<String>,
     /// Where it is.
     pub status: RunStatus,
+    /// The message that the input became in the session; none while it waits.
+    pub message: Option<MessageId>,
     /// What was asked.
     pub request: RunRequest,
     /// A JSON object of the client's.

@@ -15,12 +15,12 @@ use crate::write::{Probe, Write};
 use crate::{Result, Store, StoreError};
 
 statements! {
-    RUN_INSERT = "insert into run (org, id, agent, session, user_id, status, input, \
-        message_limit, given, system_prompt, context, parameters, timeout_ms, model, metadata, \
+    RUN_INSERT = "insert into run (org, id, agent, session, user_id, status, message, \
+        input, message_limit, given, system_prompt, context, parameters, timeout_ms, model, metadata, \
         attempt, created_at, started_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, \
-        $12, $13, $14, $15, $16, $17, $18)";
-    RUN_START = "update run set status = $1, attempt = $2, started_at = $3 \
-        where org = $4 and id = $5 and finished_at is null";
+        $12, $13, $14, $15, $16, $17, $18, $19)";
+    RUN_START = "update run set status = $1, attempt = $2, started_at = $3, message = $4 \
+        where org = $5 and id = $6 and finished_at is null";
     RUN_FINISH = "update run set status = $1, reply = $2, error_code = $3, error_detail = $4, \
         input_tokens = $5, output_tokens = $6, started_at = $7, finished_at = $8 \
         where org = $9 and id = $10 and finished_at is null";
@@ -31,25 +31,25 @@ statements! {
         postgres "insert into counter_change (org, kind, key, n) \
         select org, $1, ''::bytea, -count(*) from run where org = $2 and session = $3 \
         group by org";
-    RUN_GET = "select id, agent, session, user_id, status, input, message_limit, given, \
+    RUN_GET = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
         from run where org = $1 and id = $2";
-    RUN_LIST_DESC = "select id, agent, session, user_id, status, input, message_limit, given, \
+    RUN_LIST_DESC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
         from run where org = $1 and id < $2 order by id desc limit $3 offset $4";
-    RUN_LIST_ASC = "select id, agent, session, user_id, status, input, message_limit, given, \
+    RUN_LIST_ASC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
         from run where org = $1 and id > $2 order by id limit $3 offset $4";
-    RUN_FILTER_DESC = "select id, agent, session, user_id, status, input, message_limit, given, \
+    RUN_FILTER_DESC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
         from run where org = $1 and id < $2 and (agent = $3 or $3 is null) \
         and (user_id = $4 or $4 is null) and (status = $5 or $5 is null) \
         order by id desc limit $6 offset $7";
-    RUN_FILTER_ASC = "select id, agent, session, user_id, status, input, message_limit, given, \
+    RUN_FILTER_ASC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
         from run where org = $1 and id > $2 and (agent = $3 or $3 is null) \
@@ -58,13 +58,13 @@ statements! {
     RUN_FILTER_COUNT = "select count(*) from (select 1 from run where org = $1 \
         and (agent = $2 or $2 is null) and (user_id = $3 or $3 is null) \
         and (status = $4 or $4 is null) limit $5) as counted";
-    RUN_SESSION_DESC = "select id, agent, session, user_id, status, input, message_limit, given, \
+    RUN_SESSION_DESC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
         from run where org = $1 and session = $2 and id < $3 and (agent = $4 or $4 is null) \
         and (user_id = $5 or $5 is null) and (status = $6 or $6 is null) \
         order by id desc limit $7 offset $8";
-    RUN_SESSION_ASC = "select id, agent, session, user_id, status, input, message_limit, given, \
+    RUN_SESSION_ASC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
         from run where org = $1 and session = $2 and id > $3 and (agent = $4 or $4 is null) \
@@ -119,6 +119,7 @@ impl Write {
                 run.session,
                 run.user_id.as_ref(),
                 run.status.as_str(),
+                run.message,
                 &request.input,
                 request.message_limit.map_or(Value::Null, Value::from),
                 given_to_json(&request.messages).as_ref(),
@@ -136,10 +137,20 @@ impl Write {
         self.count(RUNS, &[], 1);
     }
 
-    /// Marks a run as begun, for the `attempt`th time.
-    pub fn run_begin(&mut self, id: RunId, attempt: i64, at: Timestamp) {
-        let status = RunStatus::Running.as_str();
-        self.add(&RUN_START, values![status, attempt, at, self.org, id]).expect_one(over(id));
+    /// Stores that a run was begun, and how often.
+    pub fn run_begin(&mut self, run: &Run) {
+        self.add(
+            &RUN_START,
+            values![
+                run.status.as_str(),
+                run.attempt,
+                run.started_at,
+                run.message,
+                self.org,
+                run.id
+            ],
+        )
+        .expect_one(over(run.id));
     }
 
     /// Stores how a run ended.
@@ -215,6 +226,7 @@ fn run(row: &mut Columns<'_>) -> Result<Run> {
     let user_id = row.opt_text()?;
     let status =
         RunStatus::parse(&row.text()?).ok_or_else(|| StoreError::unreadable("a run's status"))?;
+    let message = row.opt_id()?.map(MessageId::from_bytes);
     let request = RunRequest {
         input: row.text()?,
         message_limit: row.opt_int()?.and_then(|limit| u32::try_from(limit).ok()),
@@ -235,6 +247,7 @@ fn run(row: &mut Columns<'_>) -> Result<Run> {
         session,
         user_id,
         status,
+        message,
         request,
         metadata,
         reply,

@@ -78,6 +78,7 @@ create table run (
     session blob not null,
     user_id text,
     status text not null,
+    message blob,
     input text not null,
     message_limit integer,
     given text,
