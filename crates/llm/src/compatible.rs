@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentry_domain::Result;
+use agentry_domain::{Code, Result};
 use agentry_outbound::{Client, Failure, PostJson, Reply, Url};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,6 +22,10 @@ use http::{HeaderMap, HeaderValue, header};
 
 use self::answer::Answer;
 use crate::model::{Model, ModelEvent, ModelRequest};
+
+/// How long to wait for the body's end behind the answer's end. It comes at
+/// once as a rule, and without it the connection cannot be used again.
+const BODY_END_WAIT: Duration = Duration::from_millis(200);
 
 /// Where a provider is and how to talk to it.
 pub(crate) struct Endpoint {
@@ -148,13 +152,23 @@ fn events(
         while streaming.ready.is_empty() && !streaming.answer.is_over() {
             let chunk = streaming.chunks.next().await;
             streaming.take(chunk);
+            if matches!(streaming.ready.back(), Some(Ok(ModelEvent::Finished(_)))) {
+                streaming.reach_body_end().await;
+            }
         }
         streaming.ready.pop_front().map(|event| (event, streaming))
     })
+    .fuse()
     .boxed()
 }
 
 impl Streaming {
+    async fn reach_body_end(&mut self) {
+        let end = async { while let Some(Ok(_)) = self.chunks.next().await {} };
+        // Past the wait the connection is given up, and the reply is as good.
+        let _ = tokio::time::timeout(BODY_END_WAIT, end).await;
+    }
+
     /// Reads one piece of the body, or its end, into `ready`. A failure is
     /// queued behind what came whole before it, so that no text is lost.
     fn take(&mut self, chunk: Option<Result<Bytes, Failure>>) {
@@ -182,7 +196,11 @@ impl Streaming {
             }
             None => {
                 if let Some(data) = decoder.finish() {
-                    queue(answer.read(endpoint, &data), answer);
+                    match answer.read(endpoint, &data) {
+                        // Half an event: what came before it decides.
+                        Err(error) if error.code == Code::ModelBadResponse => {}
+                        outcome => queue(outcome, answer),
+                    }
                 }
                 if !answer.is_over() {
                     queue(answer.cut(|| failures::incomplete(endpoint)), answer);

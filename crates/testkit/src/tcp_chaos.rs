@@ -18,8 +18,14 @@ const BUFFER_BYTES: usize = 16 * 1024;
 pub struct TcpChaos {
     address: SocketAddr,
     control: Arc<watch::Sender<Control>>,
-    open: Arc<watch::Sender<usize>>,
+    counts: Arc<watch::Sender<Counts>>,
     tasks: Tasks,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    made: usize,
+    open: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,28 +45,10 @@ impl TcpChaos {
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port is found");
         let address = listener.local_addr().expect("a bound socket has an address");
         let control = Arc::new(watch::Sender::new(Control::default()));
-        let open = Arc::new(watch::Sender::new(0));
+        let counts = Arc::new(watch::Sender::new(Counts::default()));
         let tasks = Tasks::default();
-        let (accepting, accepting_control, accepting_open) =
-            (tasks.clone(), control.clone(), open.clone());
-        tasks.spawn(async move {
-            let stopping = accepting.stopping().clone();
-            while let Some(Ok((client, _))) = stopping.run_until_cancelled(listener.accept()).await
-            {
-                if accepting_control.borrow().refusing {
-                    continue;
-                }
-                let control = accepting_control.subscribe();
-                let open = accepting_open.clone();
-                let stopping = stopping.clone();
-                accepting.spawn(async move {
-                    open.send_modify(|open| *open += 1);
-                    stopping.run_until_cancelled(pass(client, upstream, control)).await;
-                    open.send_modify(|open| *open -= 1);
-                });
-            }
-        });
-        Self { address, control, open, tasks }
+        tasks.spawn(accept(listener, upstream, control.clone(), counts.clone(), tasks.clone()));
+        Self { address, control, counts, tasks }
     }
 
     /// Where clients connect.
@@ -91,17 +79,47 @@ impl TcpChaos {
         });
     }
 
+    /// How many connections were passed on since the start.
+    pub fn connections_made(&self) -> usize {
+        self.counts.borrow().made
+    }
+
     /// Waits until exactly so many connections are open.
     pub async fn wait_open(&self, count: usize) {
-        let mut open = self.open.subscribe();
-        let waited = tokio::time::timeout(WAIT_MAX, open.wait_for(|open| *open == count)).await;
-        assert!(waited.is_ok(), "waited in vain for {count} open connections");
+        let mut counts = self.counts.subscribe();
+        let waiting = counts.wait_for(|counts| counts.open == count);
+        let waited = tokio::time::timeout(WAIT_MAX, waiting).await.is_ok();
+        assert!(waited, "waited in vain for {count} open connections");
     }
 }
 
 impl Drop for TcpChaos {
     fn drop(&mut self) {
         self.tasks.stopping().cancel();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    upstream: SocketAddr,
+    control: Arc<watch::Sender<Control>>,
+    counts: Arc<watch::Sender<Counts>>,
+    tasks: Tasks,
+) {
+    let stopping = tasks.stopping().clone();
+    while let Some(Ok((client, _))) = stopping.run_until_cancelled(listener.accept()).await {
+        if control.borrow().refusing {
+            continue;
+        }
+        let (control, counts, stopping) = (control.subscribe(), counts.clone(), stopping.clone());
+        counts.send_modify(|counts| {
+            counts.made += 1;
+            counts.open += 1;
+        });
+        tasks.spawn(async move {
+            stopping.run_until_cancelled(pass(client, upstream, control)).await;
+            counts.send_modify(|counts| counts.open -= 1);
+        });
     }
 }
 

@@ -58,8 +58,11 @@ impl Decoder {
     /// it; here it may be the `[DONE]` of a server that ends without an empty
     /// line, and half a JSON document is told from a whole one by its reader.
     pub(crate) fn finish(&mut self) -> Option<String> {
-        self.end_line().ok()?;
-        self.end_line().ok()?
+        match self.end_line().ok()? {
+            Some(data) => Some(data),
+            // That ended a line; this ends the event.
+            None => self.end_line().ok()?,
+        }
     }
 
     fn end_line(&mut self) -> Result<Option<String>, BadStream> {
