@@ -25,6 +25,8 @@ const QUOTES_MAX: usize = 3;
 const FURTHER_COVERAGE_SHARE: f64 = 0.9;
 /// Characters of one quotation.
 const QUOTE_CHARS_MAX: usize = 600;
+/// Bytes of the conversation that are searched, the newest.
+const HISTORY_BYTES_MAX: usize = 256 * 1024;
 /// Words in one piece of the streamed reply.
 const DELTA_WORDS: usize = 4;
 
@@ -103,16 +105,21 @@ fn in_passages(input: &str, terms: &Terms, recalled: &[Passage]) -> Vec<Found> {
 /// Searches the conversation itself, newest first among equals. Replies are
 /// left out: they may be quotations of what is searched here anyway.
 fn in_history(input: &str, terms: &Terms, history: &[ChatMessage]) -> Vec<Found> {
+    let mut bytes = 0;
     let said: Vec<(&ChatMessage, Stems)> = history
         .iter()
+        .rev()
         .filter(|message| message.role == MessageRole::User)
+        .take_while(|message| {
+            bytes += message.content.len();
+            bytes <= HISTORY_BYTES_MAX
+        })
         .map(|message| (message, Stems::of(&message.content)))
         .collect();
     let texts: Vec<&Stems> = said.iter().map(|(_, stems)| stems).collect();
     let weighted = terms.weighted_by(&texts);
     let mut found: Vec<Found> = said
         .iter()
-        .rev()
         .map(|(message, stems)| (message, weighted.coverage(stems)))
         .filter(|(message, coverage)| {
             *coverage >= COVERAGE_MIN && says_something(&message.content, input, terms)
@@ -285,6 +292,15 @@ mod tests {
         assert!(answer.contains("earlier in this conversation"), "{answer}");
         assert!(!answer.contains("Lisbon"), "{answer}");
         assert!(!answer.contains("The car is parked"), "{answer}");
+    }
+
+    #[test]
+    fn the_newest_of_what_answers_equally_comes_first() {
+        let history =
+            [user("The code is one."), user("The code is two."), user("What is the code?")];
+        let answer = reply(&history, &[]);
+        let at = |text: &str| answer.find(text).unwrap();
+        assert!(at("two") < at("one"), "{answer}");
     }
 
     #[test]

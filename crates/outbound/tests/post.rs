@@ -101,18 +101,18 @@ async fn each_wait_has_its_own_failure() {
     let client = client(&Options::default());
     let slow = || Behaviour { end: End::HangAfter(1), ..Behaviour::raw("text/plain", &[b"x"]) };
 
-    server.next(Behaviour::silence());
+    server.by_default(Behaviour::silence());
     let patience = PostJson { first_byte_timeout: Some(SOON), ..chat(&server) };
     let failed = failure(&client, patience).await;
     assert!(matches!(failed, Failure::FirstByteTimeout { after: SOON }), "{failed:?}");
 
-    server.next(slow());
+    server.by_default(slow());
     let patience = PostJson { idle_timeout: Some(SOON), ..chat(&server) };
     let failed = failure(&client, patience).await;
     assert!(matches!(failed, Failure::IdleTimeout { after: SOON }), "{failed:?}");
 
     for behaviour in [Behaviour::silence(), slow()] {
-        server.next(behaviour);
+        server.by_default(behaviour);
         let deadline = Instant::now() + Duration::from_millis(200);
         let failed = failure(&client, PostJson { deadline, ..chat(&server) }).await;
         assert!(matches!(failed, Failure::Deadline), "{failed:?}");

@@ -8,7 +8,17 @@ const INTERROGATIVES: &[&str] = &[
     "who", "whom", "whose", "what", "when", "where", "which", "why", "how", "who's", "what's",
     "when's", "where's", "how's", "whats", "wheres",
 ];
-/// What a request to be told something begins with, and the word after it.
+/// What begins a question when one of [`ASKED_ABOUT`] follows; alone it may be
+/// a name ("Will works here.") or an order ("Have a nice day.").
+const QUESTION_VERBS: &[&str] = &[
+    "am", "are", "can", "could", "did", "do", "does", "had", "has", "have", "is", "may", "shall",
+    "should", "was", "were", "will", "would",
+];
+const ASKED_ABOUT: &[&str] = &[
+    "he", "her", "his", "i", "it", "its", "my", "our", "she", "that", "the", "their", "there",
+    "these", "they", "this", "those", "we", "you", "your",
+];
+/// What a request to be told something begins with.
 const REQUESTS: &[(&str, &str)] = &[
     ("tell", "me"),
     ("remind", "me"),
@@ -18,10 +28,9 @@ const REQUESTS: &[(&str, &str)] = &[
     ("list", "all"),
     ("please", "tell"),
     ("please", "remind"),
-    ("do", "you"),
-    ("did", "i"),
-    ("can", "you"),
-    ("could", "you"),
+    ("please", "show"),
+    ("please", "give"),
+    ("please", "list"),
 ];
 const QUESTION_MARKS: &[char] = &['?', '\u{ff1f}', '\u{61f}'];
 const STATEMENT_ENDS: &[char] = &['.', '!', '\u{3002}'];
@@ -53,11 +62,14 @@ fn is_question(sentence: &str) -> bool {
     let mut words = sentence.unicode_words().map(str::to_lowercase);
     let (Some(first), second) = (words.next(), words.next()) else { return false };
     let second = second.unwrap_or_default();
-    if REQUESTS.contains(&(first.as_str(), second.as_str())) {
+    let (first, second) = (first.as_str(), second.as_str());
+    if REQUESTS.contains(&(first, second))
+        || (QUESTION_VERBS.contains(&first) && ASKED_ABOUT.contains(&second))
+    {
         return true;
     }
     // "When I was ten, we lived in Rome." begins like a question and is none.
-    INTERROGATIVES.contains(&first.as_str()) && !sentence.ends_with(STATEMENT_ENDS)
+    INTERROGATIVES.contains(&first) && !sentence.ends_with(STATEMENT_ENDS)
 }
 
 #[cfg(test)]
@@ -72,6 +84,8 @@ mod tests {
             "It is where?",
             "Hello. Where is it?",
             "Tell me where it is.",
+            "is my dog called Rex",
+            "Do you know where it is.",
             "What's the plan",
             "(Really?)",
             "どこですか？",
@@ -84,6 +98,8 @@ mod tests {
             "Whatever you say",
             "",
             "Will works here.",
+            "Have a nice day",
+            "Please remember that it is here.",
         ] {
             assert!(!asks(statement), "{statement}");
         }

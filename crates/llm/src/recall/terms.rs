@@ -18,6 +18,9 @@ const STOP_WORDS: &[&str] = &[
     "why", "will", "with", "would", "you", "your", "yours",
 ];
 
+/// Different terms of one question that are looked for.
+const TERMS_MAX: usize = 256;
+
 /// The stems of a text's words.
 #[derive(Debug)]
 pub(super) struct Stems(HashSet<String>);
@@ -37,6 +40,7 @@ impl Terms {
         let mut terms: Vec<String> = stems(text).collect();
         terms.sort_unstable();
         terms.dedup();
+        terms.truncate(TERMS_MAX);
         Self(terms)
     }
 
