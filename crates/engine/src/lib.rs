@@ -1,1 +1,139 @@
+//! The use cases: agents, sessions, runs and keys, and the workers that carry
+//! runs out. Rules are here; the store saves what it is given, and the edge
+//! only converts.
 
+mod agents;
+mod held;
+mod json_patch;
+mod keys;
+mod live;
+mod recall;
+mod runs;
+mod sessions;
+mod workers;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentry_domain::log::{EntityKind, LogEntry};
+use agentry_domain::ports::{Clock, Entropy};
+use agentry_domain::tasks::Tasks;
+use agentry_domain::{Caller, Result, Timestamp, WorkerId};
+use agentry_llm::Models;
+use agentry_store::Store;
+use tokio::sync::{Notify, Semaphore};
+
+pub use agentry_store::{AgentFilter, RunFilter, SessionFilter};
+pub use agents::{AgentChange, AgentNew, MemoryChange};
+pub use json_patch::JsonPatch;
+pub use live::{RunEvent, RunEvents, RunHandle};
+pub use runs::{AgentRef, RunNew, SessionRef};
+pub use sessions::{MessageNew, SessionChange, SessionNew};
+
+/// The bounds of the use cases.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Runs that one session may have at once, waiting and running.
+    pub session_queue_runs_max: u32,
+    /// Runs that this process carries out at once.
+    pub runs_executing_max: usize,
+    /// How long this process's claims last when it falls silent.
+    pub lease: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            session_queue_runs_max: 1_000,
+            runs_executing_max: 2_000,
+            lease: Duration::from_secs(15),
+        }
+    }
+}
+
+/// What the use cases work with.
+pub struct Parts {
+    /// Durable state.
+    pub store: Arc<Store>,
+    /// The model providers.
+    pub models: Models,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Makes ids and secrets.
+    pub entropy: Arc<dyn Entropy>,
+    /// Owns what runs in the background.
+    pub tasks: Tasks,
+    /// The bounds.
+    pub options: Options,
+}
+
+/// The use cases. A cheap handle; clones share everything.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    store: Arc<Store>,
+    models: Models,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    tasks: Tasks,
+    options: Options,
+    worker: WorkerId,
+    live: live::Live,
+    held: held::HeldJobs,
+    /// Places for runs in this process.
+    places: Arc<Semaphore>,
+    /// A job may have become claimable.
+    claimable: Notify,
+    callers: keys::Callers,
+}
+
+impl Engine {
+    /// Puts the use cases together. [`Engine::start_workers`] begins the work.
+    pub fn new(parts: Parts) -> Self {
+        let worker = parts.entropy.uuid(parts.clock.now());
+        Self(Arc::new(Inner {
+            places: Arc::new(Semaphore::new(parts.options.runs_executing_max)),
+            store: parts.store,
+            models: parts.models,
+            clock: parts.clock,
+            entropy: parts.entropy,
+            tasks: parts.tasks,
+            options: parts.options,
+            worker: WorkerId::from_uuid(worker),
+            live: live::Live::default(),
+            held: held::HeldJobs::default(),
+            claimable: Notify::new(),
+            callers: keys::Callers::default(),
+        }))
+    }
+
+    /// The models that are configured, as `provider/model`.
+    pub fn model_names(&self) -> Vec<String> {
+        self.0.models.names()
+    }
+
+    /// Whether the storage answers.
+    pub async fn ping(&self) -> Result<()> {
+        Ok(self.0.store.ping().await?)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    fn uuid(&self, now: Timestamp) -> uuid::Uuid {
+        self.0.entropy.uuid(now)
+    }
+}
+
+/// An entry of the log about something a caller did.
+fn entry(
+    caller: &Caller,
+    at: Timestamp,
+    kind: &'static str,
+    entity: EntityKind,
+    id: [u8; 16],
+) -> LogEntry {
+    LogEntry { at, kind, entity, id, actor: caller.key, data: "{}".to_owned() }
+}

@@ -61,6 +61,10 @@ statements! {
         cast(unixepoch('subsec') * 1000000 as integer) and id <> $2"
         postgres "delete from worker where until + $1 < \
         (extract(epoch from clock_timestamp()) * 1000000)::bigint and id <> $2";
+    JOB_CLAIMED_BY = "select org, id, lane, worker, fence, attempts from job \
+        where worker = $1 and claimed = 1";
+    JOB_RELEASE = "update job set claimed = 0 where org = $1 and id = $2 and worker = $3 \
+        and fence = $4 and claimed = 1";
     JOB_OLDEST = "select next_at from job where head = 1 and claimed = 0 order by next_at limit 1";
 }
 
@@ -174,6 +178,28 @@ impl Store {
                 _ => Err(StoreError::unreadable("a claimed job")),
             })
             .collect()
+    }
+
+    /// What this process has claimed, as the store sees it.
+    pub async fn job_claimed_by(&self, worker: WorkerId) -> Result<Vec<ClaimedJob>> {
+        self.scan(&JOB_CLAIMED_BY, values![worker], |row| {
+            Ok(ClaimedJob {
+                org: OrgId::from_bytes(row.id()?),
+                id: JobId::from_bytes(row.id()?),
+                lane: row.id()?,
+                worker: WorkerId::from_bytes(row.id()?),
+                fence: row.int()?,
+                attempts: row.int()?,
+            })
+        })
+        .await
+    }
+
+    /// Gives a claim up, so that any process may take the job.
+    pub async fn job_release(&self, job: &ClaimedJob) -> Result<()> {
+        let mut write = Write::new(job.org);
+        write.add(&JOB_RELEASE, values![job.org, job.id, job.worker, job.fence]);
+        self.write(write).await.map(|_| ())
     }
 
     /// When the oldest claimable job is due; none when there is none.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use agentry_domain::runs::{GivenMessage, Run, RunError, RunRequest, RunStatus, Usage};
 use agentry_domain::sessions::MessageRole;
-use agentry_domain::{AgentId, Code, Error, OrgId, Page, PageRequest, RunId, SessionId, Timestamp};
+use agentry_domain::{AgentId, Code, Error, MessageId, OrgId, Page, PageRequest, RunId, SessionId};
 
 use crate::counters::RUNS;
 use crate::lists::{cursor, list_page};

@@ -1,0 +1,159 @@
+//! What a run tells whoever waits for it in this process. The listener is a
+//! hint: the run's end is in the store, and whoever missed it reads it there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use agentry_domain::runs::Run;
+use agentry_domain::{Code, Error, OrgId, Result, RunId, SessionId};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+/// Pieces of a reply that wait for a slow reader; when more come, it is told
+/// that it lagged and gets the whole reply at the end.
+pub(crate) const RUN_EVENTS_WAITING_MAX: usize = 1_024;
+
+/// Something that happened in a run.
+#[derive(Clone, Debug)]
+pub enum RunEvent {
+    /// It was begun.
+    Started {
+        /// The run.
+        run: RunId,
+        /// Its session.
+        session: SessionId,
+    },
+    /// A piece of the reply.
+    Delta(Arc<str>),
+    /// The reader was too slow and missed pieces; the end has the whole reply.
+    Lagged,
+    /// It ended; the run has the whole reply.
+    Finished(Box<Run>),
+}
+
+/// The executing side of a listener.
+pub(crate) struct Speaker {
+    events: mpsc::Sender<RunEvent>,
+    finished: oneshot::Sender<Outcome>,
+    lagged: bool,
+}
+
+/// How a run ended, and whether the listener missed pieces of it.
+struct Outcome {
+    run: Result<Run>,
+    lagged: bool,
+}
+
+/// A run's events, as they happen, and then its end.
+pub struct RunEvents {
+    events: mpsc::Receiver<RunEvent>,
+    finished: Option<oneshot::Receiver<Outcome>>,
+    /// The end, while the news that pieces are missing goes before it.
+    held: Option<Result<Run>>,
+}
+
+/// A run that was accepted, and what comes of it.
+pub struct RunHandle {
+    /// The run as it was accepted.
+    pub run: Run,
+    /// What happens in it.
+    pub events: RunEvents,
+}
+
+/// A connected pair.
+pub(crate) fn listener() -> (Speaker, RunEvents) {
+    let (events, events_of) = mpsc::channel(RUN_EVENTS_WAITING_MAX);
+    let (finished, finished_of) = oneshot::channel();
+    (
+        Speaker { events, finished, lagged: false },
+        RunEvents { events: events_of, finished: Some(finished_of), held: None },
+    )
+}
+
+impl Speaker {
+    pub(crate) fn say(&mut self, event: RunEvent) {
+        if self.lagged {
+            return;
+        }
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.events.try_send(event) {
+            self.lagged = true;
+        }
+    }
+
+    /// Tells how it ended. The listener may have gone; the store has it all.
+    pub(crate) fn finish(self, run: Result<Run>) {
+        let _ = self.finished.send(Outcome { run, lagged: self.lagged });
+    }
+
+    /// Whether anyone still listens.
+    pub(crate) fn is_heard(&self) -> bool {
+        !self.finished.is_closed()
+    }
+}
+
+impl RunHandle {
+    /// Waits for the end of the run, whatever its outcome. An error says that
+    /// the outcome could not be stored.
+    pub async fn finished(self) -> Result<Run> {
+        // Nobody reads the pieces; without a receiver they cost nothing.
+        drop(self.events.events);
+        match self.events.finished {
+            Some(finished) => finished.await.map_or_else(|_| Err(stopped()), |outcome| outcome.run),
+            None => Err(stopped()),
+        }
+    }
+}
+
+impl futures::Stream for RunEvents {
+    type Item = Result<RunEvent>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Self::Item>> {
+        match self.events.poll_recv(context) {
+            Poll::Ready(Some(event)) => return Poll::Ready(Some(Ok(event))),
+            Poll::Ready(None) => {}
+            Poll::Pending => return Poll::Pending,
+        }
+        if let Some(run) = self.held.take() {
+            return Poll::Ready(Some(run.map(|run| RunEvent::Finished(Box::new(run)))));
+        }
+        let Some(finished) = &mut self.finished else { return Poll::Ready(None) };
+        let outcome = std::task::ready!(std::pin::Pin::new(finished).poll(context));
+        self.finished = None;
+        let Outcome { run, lagged } =
+            outcome.unwrap_or_else(|_| Outcome { run: Err(stopped()), lagged: false });
+        if lagged {
+            self.held = Some(run);
+            return Poll::Ready(Some(Ok(RunEvent::Lagged)));
+        }
+        Poll::Ready(Some(run.map(|run| RunEvent::Finished(Box::new(run)))))
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(Code::ShuttingDown, "the server stopped; the run goes on when it starts again")
+}
+
+/// Listeners of runs that wait in their session's queue.
+#[derive(Default)]
+pub(crate) struct Live(Mutex<HashMap<RunId, (OrgId, Speaker)>>);
+
+impl Live {
+    pub(crate) fn register(&self, org: OrgId, run: RunId, speaker: Speaker) {
+        self.0.lock().insert(run, (org, speaker));
+    }
+
+    pub(crate) fn take(&self, run: RunId) -> Option<Speaker> {
+        self.0.lock().remove(&run).map(|(_, speaker)| speaker)
+    }
+
+    /// The runs that someone still waits for; the others are forgotten.
+    pub(crate) fn waiting(&self) -> Vec<(OrgId, RunId)> {
+        let mut waiting = self.0.lock();
+        waiting.retain(|_, (_, speaker)| speaker.is_heard());
+        waiting.iter().map(|(run, (org, _))| (*org, *run)).collect()
+    }
+}

@@ -1,0 +1,333 @@
+//! Runs: accepting them, and carrying them out.
+//!
+//! A run is a job in its session's lane. When the session is idle the write
+//! that accepts the run also claims the job for this process, so that a run is
+//! two commits: accepted, finished. Otherwise it waits, and the write that ends
+//! the run before it promotes it. The user's message enters the session when
+//! the run begins, which is before the model is called.
+
+mod carry_out;
+
+use std::time::Duration;
+
+use agentry_domain::agents::{Agent, FIRST_AGENT_NAME};
+use agentry_domain::log::EntityKind;
+use agentry_domain::runs::{
+    RUN_TIMEOUT_DEFAULT, RUN_TIMEOUT_MAX, Run, RunRequest, RunStatus, Usage,
+};
+use agentry_domain::sessions::{Message, MessageRole, Session, SessionStatus};
+use agentry_domain::{
+    AgentId, Caller, Code, Error, Fault, JobId, MessageId, Page, PageRequest, Result, RunId,
+    SessionId, Timestamp,
+};
+use agentry_store::sessions::session_missing;
+use agentry_store::{ClaimedJob, RunFilter, Write};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::held::Held;
+use crate::live::{RunEvents, RunHandle, listener};
+use crate::sessions::{SessionNew, scope, session_from, store_message};
+use crate::{Engine, entry};
+
+/// How often a run is offered to a lane that turns from idle to busy and back
+/// while it is offered.
+const LANE_TRIES_MAX: u32 = 16;
+/// How long a caller waits before trying again when this process is full.
+const RETRY_FULL: Duration = Duration::from_secs(1);
+
+/// Which agent carries a run out.
+#[derive(Clone, Debug)]
+pub enum AgentRef {
+    /// This one.
+    Id(AgentId),
+    /// The one with this name or id.
+    Name(String),
+    /// The first agent, with this model in place of its own.
+    Model(String),
+}
+
+/// In which session a run takes place.
+#[derive(Clone, Debug)]
+pub enum SessionRef {
+    /// A new one of its own.
+    None,
+    /// This one, which must exist.
+    Id(SessionId),
+    /// The user's session of this name, made when it is missing.
+    Name(String),
+}
+
+/// A run that a client asks for.
+#[derive(Clone, Debug)]
+pub struct RunNew {
+    /// Who carries it out.
+    pub agent: AgentRef,
+    /// Where.
+    pub session: SessionRef,
+    /// The label of a session that is made for it.
+    pub origin: Option<String>,
+    /// The caller's id of the user.
+    pub user_id: Option<String>,
+    /// What is asked.
+    pub request: RunRequest,
+    /// A JSON object.
+    pub metadata: String,
+}
+
+/// A session for a run: there already, or to be made with it.
+struct Place {
+    session: Session,
+    is_new: bool,
+}
+
+/// A run that is on disk.
+enum Stored {
+    /// This process has begun it.
+    Begun { run: Run, agent: Agent, job: ClaimedJob, held: Held },
+    /// It waits in its session's queue.
+    Queued { run: Run, events: RunEvents },
+}
+
+impl Engine {
+    /// Accepts a run. When this returns, the run is on disk and will be carried
+    /// out, whatever happens to this process or to whoever asked.
+    pub async fn run_start(&self, caller: &Caller, new: RunNew) -> Result<RunHandle> {
+        let permit = self.place()?;
+        let (accepted, acceptance) = oneshot::channel();
+        let (engine, caller) = (self.clone(), *caller);
+        // A task of its own: a client that goes away while the run is being
+        // stored must not leave a run that is stored and not carried out.
+        self.0.tasks.spawn(async move {
+            engine.accept(caller, new, accepted).await;
+            drop(permit);
+        });
+        acceptance.await.unwrap_or_else(|_| Err(Error::internal("accepting a run panicked")))
+    }
+
+    async fn accept(
+        &self,
+        caller: Caller,
+        new: RunNew,
+        accepted: oneshot::Sender<Result<RunHandle>>,
+    ) {
+        match self.store_run(&caller, new).await {
+            Err(error) => {
+                let _ = accepted.send(Err(error));
+            }
+            Ok(Stored::Queued { run, events }) => {
+                let _ = accepted.send(Ok(RunHandle { run, events }));
+            }
+            Ok(Stored::Begun { run, agent, job, held }) => {
+                let (speaker, events) = listener();
+                let _ = accepted.send(Ok(RunHandle { run: run.clone(), events }));
+                self.carry_out(caller, job, run, Some(agent), Some(speaker)).await;
+                drop(held);
+            }
+        }
+    }
+
+    async fn store_run(&self, caller: &Caller, new: RunNew) -> Result<Stored> {
+        let agent = self.run_agent(caller, &new.agent).await?;
+        let mut request = new.request.clone();
+        if let AgentRef::Model(model) = &new.agent {
+            self.0.models.resolve(model)?;
+            request.model = Some(model.clone());
+        }
+        for _ in 0..LANE_TRIES_MAX {
+            let place = self.run_place(caller, &new).await?;
+            let user_id = user_of(&place.session, new.user_id.as_deref())?;
+            let now = self.now();
+            let run = Run {
+                id: RunId::from_uuid(self.uuid(now)),
+                agent: agent.id,
+                session: place.session.id,
+                user_id,
+                status: RunStatus::Running,
+                message: Some(MessageId::from_uuid(self.uuid(now))),
+                request: request.clone(),
+                metadata: new.metadata.clone(),
+                reply: None,
+                error: None,
+                usage: Usage::default(),
+                attempt: 1,
+                created_at: now,
+                started_at: Some(now),
+                finished_at: None,
+            };
+            let held = self.0.held.hold(JobId::from_bytes(run.id.to_bytes()));
+            match self.begin_now(caller, &agent, &place, &run).await {
+                Ok(job) => return Ok(Stored::Begun { run, agent, job, held }),
+                // Another run made the session of this name first.
+                Err(error) if error.code == Code::AlreadyExists => continue,
+                // The session has work.
+                Err(error) if error.code == Code::Conflict => {}
+                Err(error) => return Err(error),
+            }
+            let run = Run {
+                status: RunStatus::Queued,
+                message: None,
+                attempt: 0,
+                started_at: None,
+                ..run
+            };
+            match self.enqueue(caller, &run).await {
+                Ok(events) => return Ok(Stored::Queued { run, events }),
+                // The work in the session ended meanwhile.
+                Err(error) if error.code == Code::Conflict => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::new(Code::Overloaded, "the session changes too fast to add a run to it")
+            .retry_after(RETRY_FULL))
+    }
+
+    /// The run with this id.
+    pub async fn run_get(&self, caller: &Caller, id: RunId) -> Result<Run> {
+        self.0.store.run_get(caller.org, id).await?.ok_or_else(|| Error::not_found("run", id))
+    }
+
+    /// A page of runs.
+    pub async fn run_list(
+        &self,
+        caller: &Caller,
+        filter: RunFilter,
+        page: PageRequest,
+    ) -> Result<Page<Run>> {
+        Ok(self.0.store.run_list(caller.org, &filter, &page).await?)
+    }
+
+    fn place(&self) -> Result<OwnedSemaphorePermit> {
+        let max = self.0.options.runs_executing_max;
+        std::sync::Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| {
+            Error::new(
+                Code::Overloaded,
+                format!("this process carries out {max} runs already (runs_executing_max)"),
+            )
+            .retry_after(RETRY_FULL)
+        })
+    }
+
+    async fn run_agent(&self, caller: &Caller, agent: &AgentRef) -> Result<Agent> {
+        match agent {
+            AgentRef::Id(id) => self.agent_get(caller, *id).await,
+            AgentRef::Name(name) => self.agent_find(caller, name).await,
+            AgentRef::Model(_) => self.agent_find(caller, FIRST_AGENT_NAME).await,
+        }
+    }
+
+    async fn run_place(&self, caller: &Caller, new: &RunNew) -> Result<Place> {
+        let user_id = new.user_id.as_deref();
+        let found = match &new.session {
+            SessionRef::None => None,
+            SessionRef::Id(id) => {
+                let found = self.0.store.session_get(caller.org, *id).await?;
+                Some(found.ok_or_else(|| session_missing(*id))?)
+            }
+            SessionRef::Name(name) => {
+                self.0.store.session_of_user(caller.org, user_id, name).await?
+            }
+        };
+        if let Some(session) = found {
+            return Ok(Place { session, is_new: false });
+        }
+        let name = match &new.session {
+            SessionRef::Name(name) => Some(name.clone()),
+            SessionRef::None | SessionRef::Id(_) => None,
+        };
+        let now = self.now();
+        let session = SessionNew {
+            name,
+            user_id: new.user_id.clone(),
+            origin: new.origin.clone(),
+            status: SessionStatus::default(),
+            metadata: "{}".to_owned(),
+        };
+        let id = SessionId::from_uuid(self.uuid(now));
+        Ok(Place { session: session_from(session, id, now), is_new: true })
+    }
+
+    /// Stores a run in an idle session as begun by this process.
+    async fn begin_now(
+        &self,
+        caller: &Caller,
+        agent: &Agent,
+        place: &Place,
+        run: &Run,
+    ) -> Result<ClaimedJob> {
+        let mut write = Write::new(caller.org);
+        if place.is_new {
+            write.session_insert(&place.session);
+            let id = run.session.to_bytes();
+            write.log(entry(caller, run.created_at, "session.created", EntityKind::Session, id));
+        } else {
+            write.session_exists(run.session);
+        }
+        let job = JobId::from_bytes(run.id.to_bytes());
+        let lane = run.session.to_bytes();
+        write.job_begin(job, lane, self.0.worker, run.created_at);
+        write.run_insert(run);
+        write.log(entry(caller, run.created_at, "run.created", EntityKind::Run, run.id.to_bytes()));
+        store_input(&mut write, caller, run, agent.memory.remember, run.created_at);
+        self.0.store.write(write).await?;
+        Ok(ClaimedJob {
+            org: caller.org,
+            id: job,
+            lane,
+            worker: self.0.worker,
+            fence: 1,
+            attempts: 1,
+        })
+    }
+
+    /// Stores a run at the end of a busy session's queue.
+    async fn enqueue(&self, caller: &Caller, run: &Run) -> Result<RunEvents> {
+        let mut write = Write::new(caller.org);
+        write.session_exists(run.session);
+        let job = JobId::from_bytes(run.id.to_bytes());
+        let depth_max = self.0.options.session_queue_runs_max;
+        write.job_enqueue(job, run.session.to_bytes(), self.0.worker, depth_max, run.created_at);
+        write.run_insert(run);
+        write.log(entry(caller, run.created_at, "run.created", EntityKind::Run, run.id.to_bytes()));
+        // Listens before the write, so that no end can come in between.
+        let (speaker, events) = listener();
+        self.0.live.register(caller.org, run.id, speaker);
+        if let Err(error) = self.0.store.write(write).await {
+            self.0.live.take(run.id);
+            return Err(error.into());
+        }
+        Ok(events)
+    }
+}
+
+/// Whose run it is: the session's user, who must not be another one.
+fn user_of(session: &Session, given: Option<&str>) -> Result<Option<String>> {
+    match (session.user_id.as_deref(), given) {
+        (Some(owner), Some(given)) if owner != given => Err(Error::invalid(vec![Fault::new(
+            "/user_id",
+            "not_the_sessions_user",
+            "the session belongs to another user",
+        )])),
+        (owner, given) => Ok(owner.or(given).map(str::to_owned)),
+    }
+}
+
+/// Adds a run's input to its session.
+fn store_input(write: &mut Write, caller: &Caller, run: &Run, remember: bool, at: Timestamp) {
+    let Some(id) = run.message else { return };
+    let message = Message {
+        id,
+        session: run.session,
+        run: Some(run.id),
+        role: MessageRole::User,
+        content: run.request.input.clone(),
+        metadata: "{}".to_owned(),
+        created_at: at,
+    };
+    let scope = scope(caller, run.user_id.as_deref(), run.session);
+    store_message(write, caller, &message, remember.then_some(scope));
+}
+
+/// How long a run may take.
+fn timeout(request: &RunRequest) -> Duration {
+    request.timeout.unwrap_or(RUN_TIMEOUT_DEFAULT).min(RUN_TIMEOUT_MAX)
+}

@@ -1,0 +1,336 @@
+//! Carrying a run out: history, recall, the model, and the finishing write.
+//! No database connection is held while the model answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentry_domain::agents::Agent;
+use agentry_domain::log::EntityKind;
+use agentry_domain::runs::{MESSAGE_LIMIT_DEFAULT, RUN_ATTEMPTS_MAX, Run, RunError, RunStatus};
+use agentry_domain::sessions::{Message, MessageRole};
+use agentry_domain::{Caller, Code, Error, MessageId, Result, RunId};
+use agentry_llm::{ChatMessage, Model, ModelEvent, ModelRequest};
+use agentry_store::{ClaimedJob, Write};
+use futures::StreamExt as _;
+use tokio::time::Instant;
+
+use super::{store_input, timeout};
+use crate::live::{RunEvent, Speaker};
+use crate::recall::Recall;
+use crate::sessions::{scope, store_message};
+use crate::{Engine, entry};
+
+/// The first wait before the outcome of a run is stored again, when the storage
+/// failed; it doubles up to [`STORE_AGAIN_MAX`].
+const STORE_AGAIN_FIRST: Duration = Duration::from_millis(100);
+/// The longest wait between two tries.
+const STORE_AGAIN_MAX: Duration = Duration::from_secs(5);
+
+/// What became of a run.
+#[derive(Default)]
+struct Outcome {
+    /// What the model said, up to its end or its failure.
+    text: String,
+    usage: agentry_domain::runs::Usage,
+    error: Option<Error>,
+    /// Whether the text only repeats memory.
+    quotes: bool,
+}
+
+impl Engine {
+    /// Carries out a run that was claimed from the queue.
+    pub(crate) async fn carry_out_claimed(&self, job: ClaimedJob) {
+        let _held = self.0.held.hold(job.id);
+        let id = RunId::from_bytes(job.id.to_bytes());
+        let speaker = self.0.live.take(id);
+        // The store's rows name no key; the entries of the log that follow are
+        // the server's own doing.
+        let caller = Caller { org: job.org, ..self.anyone() };
+        let mut wait = STORE_AGAIN_FIRST;
+        loop {
+            match self.begin_claimed(&caller, &job, id).await {
+                Ok((run, agent)) if run.status.is_final() => {
+                    drop(agent);
+                    return self.store_outcome(&caller, &job, run, None, false, speaker).await;
+                }
+                Ok((run, agent)) => {
+                    return self.carry_out(caller, job, run, agent, speaker).await;
+                }
+                Err(error) => {
+                    let again = error.code.retryable() && error.code != Code::ShuttingDown;
+                    tracing::error!(run = %id, again, error = %error.chain(),
+                        "a claimed run could not be begun");
+                    if !again {
+                        if let Some(speaker) = speaker {
+                            speaker.finish(Err(error));
+                        }
+                        return;
+                    }
+                }
+            }
+            if !self.wait_to_store_again(&mut wait).await {
+                return;
+            }
+        }
+    }
+
+    /// Marks a claimed run as begun. One that was begun too often comes back
+    /// with its last status, yet to be stored.
+    async fn begin_claimed(
+        &self,
+        caller: &Caller,
+        job: &ClaimedJob,
+        id: RunId,
+    ) -> Result<(Run, Option<Agent>)> {
+        let run = self.0.store.run_get(job.org, id).await?;
+        let mut run = run.ok_or_else(|| Error::internal("a job without its run"))?;
+        if !run.status.may_become(RunStatus::Running) {
+            return Err(Error::internal("a job whose run has ended"));
+        }
+        if job.attempts > RUN_ATTEMPTS_MAX {
+            run.status = RunStatus::Interrupted;
+            run.error = Some(RunError {
+                code: Code::RunInterrupted,
+                detail: format!("the run was begun {RUN_ATTEMPTS_MAX} times and never ended"),
+            });
+            return Ok((run, None));
+        }
+        let agent = self.0.store.agent_get(job.org, run.agent).await?;
+        let now = self.now();
+        let is_first = run.message.is_none();
+        run.status = RunStatus::Running;
+        run.attempt = job.attempts;
+        run.started_at = run.started_at.or(Some(now));
+        run.message = run.message.or_else(|| Some(MessageId::from_uuid(self.uuid(now))));
+        let mut write = Write::new(job.org);
+        write.job_held(job);
+        write.run_begin(&run);
+        if is_first {
+            let remember = agent.as_ref().is_some_and(|agent| agent.memory.remember);
+            store_input(&mut write, caller, &run, remember, now);
+        }
+        write.log(entry(caller, now, "run.started", EntityKind::Run, run.id.to_bytes()));
+        self.0.store.write(write).await?;
+        Ok((run, agent))
+    }
+
+    /// Waits before the storage is tried again, longer each time; `false` when
+    /// this process stops.
+    async fn wait_to_store_again(&self, wait: &mut Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(*wait) => {
+                *wait = (*wait * 2).min(STORE_AGAIN_MAX);
+                true
+            }
+            () = self.0.tasks.stopping().cancelled() => false,
+        }
+    }
+
+    /// Carries out a run that this process has begun, and stores how it ended.
+    pub(crate) async fn carry_out(
+        &self,
+        caller: Caller,
+        job: ClaimedJob,
+        mut run: Run,
+        agent: Option<Agent>,
+        mut speaker: Option<Speaker>,
+    ) {
+        if let Some(speaker) = &mut speaker {
+            speaker.say(RunEvent::Started { run: run.id, session: run.session });
+        }
+        let deadline = Instant::now() + timeout(&run.request);
+        let mut outcome = Outcome::default();
+        let remember = agent.as_ref().is_some_and(|agent| agent.memory.remember);
+        let ended = match &agent {
+            None => Ok(Err(Error::not_found("agent", run.agent))),
+            Some(agent) => {
+                let answer =
+                    self.answer(&caller, agent, &run, deadline, &mut speaker, &mut outcome);
+                tokio::time::timeout_at(deadline, answer).await
+            }
+        };
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => outcome.error = Some(error),
+            Err(_) => {
+                let limit = timeout(&run.request).as_millis();
+                outcome.error = Some(Error::new(
+                    Code::RunTimedOut,
+                    format!("the run took longer than its {limit} ms (timeout_ms)"),
+                ));
+            }
+        }
+        run.usage = outcome.usage;
+        match outcome.error {
+            None => {
+                run.status = RunStatus::Succeeded;
+                run.reply = Some(outcome.text);
+            }
+            Some(error) => {
+                tracing::info!(run = %run.id, error = %error.chain(), "a run did not succeed");
+                run.status = match error.code {
+                    Code::RunTimedOut => RunStatus::TimedOut,
+                    _ => RunStatus::Failed,
+                };
+                run.error = Some(RunError { code: error.code, detail: error.detail.into_owned() });
+            }
+        }
+        let reply = run.reply.is_some().then(|| MessageId::from_uuid(self.uuid(self.now())));
+        self.store_outcome(&caller, &job, run, reply, remember && !outcome.quotes, speaker).await;
+    }
+
+    async fn answer(
+        &self,
+        caller: &Caller,
+        agent: &Agent,
+        run: &Run,
+        deadline: Instant,
+        speaker: &mut Option<Speaker>,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        let model = self.0.models.resolve(run.request.model.as_ref().unwrap_or(&agent.model))?;
+        outcome.quotes = model.quotes();
+        let request = self.model_request(caller, agent, run, deadline, &model).await?;
+        let mut events = model.respond(request).await?;
+        while let Some(event) = events.next().await {
+            match event? {
+                ModelEvent::Delta(text) => {
+                    outcome.text.push_str(&text);
+                    if let Some(speaker) = speaker {
+                        speaker.say(RunEvent::Delta(text.into()));
+                    }
+                }
+                ModelEvent::Usage(usage) => outcome.usage = usage,
+                ModelEvent::Finished(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn model_request(
+        &self,
+        caller: &Caller,
+        agent: &Agent,
+        run: &Run,
+        deadline: Instant,
+        model: &Arc<dyn Model>,
+    ) -> Result<ModelRequest> {
+        let request = &run.request;
+        let history = match run.message {
+            None => Vec::new(),
+            Some(input) => {
+                let limit = request.message_limit.unwrap_or(MESSAGE_LIMIT_DEFAULT);
+                self.0.store.message_history(caller.org, run.session, input, limit).await?
+            }
+        };
+        let recalled = if agent.memory.recall {
+            let recall = Recall {
+                scope: scope(caller, run.user_id.as_deref(), run.session),
+                query: &request.input,
+                asked_in: run.message,
+                limit: agent.memory.limit as usize,
+                // One that quotes wants the best hits, wherever they are; a
+                // language model has the conversation before it already.
+                shown: if model.quotes() { &[] } else { &history },
+            };
+            self.recall(caller, recall).await?
+        } else {
+            Vec::new()
+        };
+        let said = history.into_iter().map(|message| (message.role, message.content));
+        let given = request.messages.iter().map(|given| (given.role, given.content.clone()));
+        let input = (MessageRole::User, request.input.clone());
+        let messages = said
+            .chain(given)
+            .chain([input])
+            .map(|(role, content)| ChatMessage { role, content })
+            .collect();
+        let parameters = match &request.parameters {
+            Some(text) => serde_json::from_str(text).map_err(Error::internal)?,
+            None => serde_json::Map::new(),
+        };
+        Ok(ModelRequest {
+            instructions: request.system_prompt.as_ref().unwrap_or(&agent.instructions).clone(),
+            context: request.context.clone(),
+            recalled,
+            messages,
+            parameters,
+            deadline,
+        })
+    }
+
+    /// The finishing write: the run, its reply, the end of its job and the
+    /// promotion of the next, together. When the storage fails, the listener
+    /// hears of it, and the write is tried until it succeeds, this process
+    /// stops, or the job is another's.
+    async fn store_outcome(
+        &self,
+        caller: &Caller,
+        job: &ClaimedJob,
+        mut run: Run,
+        reply: Option<MessageId>,
+        remember: bool,
+        mut speaker: Option<Speaker>,
+    ) {
+        run.finished_at = Some(self.now());
+        let mut wait = STORE_AGAIN_FIRST;
+        loop {
+            let (write, promoted) = finishing_write(caller, job, &run, reply, remember);
+            match self.0.store.write(write).await.map_err(Error::from) {
+                Ok(written) => {
+                    if written.promoted(promoted) {
+                        self.0.claimable.notify_one();
+                    }
+                    if let Some(speaker) = speaker {
+                        speaker.finish(Ok(run));
+                    }
+                    return;
+                }
+                Err(error) => {
+                    let again = error.code.retryable() && error.code != Code::ShuttingDown;
+                    tracing::error!(run = %run.id, again, error = %error.chain(),
+                        "the outcome of a run could not be stored");
+                    if let Some(speaker) = speaker.take() {
+                        speaker.finish(Err(error));
+                    }
+                    if !again {
+                        return;
+                    }
+                }
+            }
+            if !self.wait_to_store_again(&mut wait).await {
+                return;
+            }
+        }
+    }
+}
+
+fn finishing_write(
+    caller: &Caller,
+    job: &ClaimedJob,
+    run: &Run,
+    reply: Option<MessageId>,
+    remember: bool,
+) -> (Write, usize) {
+    let at = run.finished_at.unwrap_or(run.created_at);
+    let mut write = Write::new(caller.org);
+    let promoted = write.job_end(job);
+    write.run_finish(run);
+    if let (Some(id), Some(content)) = (reply, &run.reply) {
+        let message = Message {
+            id,
+            session: run.session,
+            run: Some(run.id),
+            role: MessageRole::Assistant,
+            content: content.clone(),
+            metadata: "{}".to_owned(),
+            created_at: at,
+        };
+        let scope = scope(caller, run.user_id.as_deref(), run.session);
+        store_message(&mut write, caller, &message, remember.then_some(scope));
+    }
+    let mut finished = entry(caller, at, "run.finished", EntityKind::Run, run.id.to_bytes());
+    finished.data = format!(r#"{{"status":"{}"}}"#, run.status.as_str());
+    write.log(finished);
+    (write, promoted)
+}

@@ -1,0 +1,140 @@
+//! The workers: they claim runs that wait in queues, keep this process's lease,
+//! and tell listeners about runs that another process carried out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentry_domain::Result;
+
+use crate::Engine;
+
+/// Jobs that are claimed in one go.
+const CLAIMED_AT_ONCE_MAX: usize = 64;
+/// How long until jobs are looked for without a hint that there are some.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How often runs that wait here and may end elsewhere are looked up. Only with
+/// a store that several processes share.
+const LOOK_ELSEWHERE: Duration = Duration::from_millis(200);
+
+impl Engine {
+    /// Takes over what an earlier process left, and starts the workers; they
+    /// end when the tasks stop.
+    pub async fn start_workers(&self) -> Result<()> {
+        let reclaimed = self.0.store.worker_beat(self.0.worker, self.0.options.lease).await?;
+        if reclaimed > 0 {
+            tracing::info!(jobs = reclaimed, "jobs of an earlier process were taken over");
+        }
+        let engine = self.clone();
+        self.0.tasks.spawn(async move { engine.claim_jobs().await });
+        let engine = self.clone();
+        self.0.tasks.spawn(async move { engine.keep_lease().await });
+        if !self.0.store.is_sqlite() {
+            let engine = self.clone();
+            self.0.tasks.spawn(async move { engine.look_elsewhere().await });
+        }
+        Ok(())
+    }
+
+    async fn claim_jobs(&self) {
+        let stopping = self.0.tasks.stopping().clone();
+        while !stopping.is_cancelled() {
+            match self.claim_some().await {
+                // There may be more than one go takes.
+                Ok(CLAIMED_AT_ONCE_MAX) => continue,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(error = %error.chain(), "jobs could not be claimed");
+                }
+            }
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = self.0.claimable.notified() => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
+        }
+    }
+
+    async fn claim_some(&self) -> Result<usize> {
+        let mut permits = Vec::new();
+        while permits.len() < CLAIMED_AT_ONCE_MAX {
+            match Arc::clone(&self.0.places).try_acquire_owned() {
+                Ok(permit) => permits.push(permit),
+                Err(_) => break,
+            }
+        }
+        // A look that finds nothing costs a read, not a commit.
+        let due = self.0.store.job_oldest().await?.is_some_and(|at| at <= self.now());
+        if permits.is_empty() || !due {
+            return Ok(0);
+        }
+        let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
+        let jobs = self.0.store.job_claim(self.0.worker, self.now(), limit).await?;
+        let claimed = jobs.len();
+        for (job, permit) in jobs.into_iter().zip(permits) {
+            let engine = self.clone();
+            self.0.tasks.spawn(async move {
+                engine.carry_out_claimed(job).await;
+                drop(permit);
+            });
+        }
+        Ok(claimed)
+    }
+
+    async fn keep_lease(&self) {
+        let stopping = self.0.tasks.stopping().clone();
+        let beat = self.0.options.lease / 3;
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(beat) => {}
+            }
+            if let Err(error) = self.beat().await {
+                tracing::error!(error = %error.chain(), "the lease could not be renewed");
+            }
+        }
+    }
+
+    async fn beat(&self) -> Result<()> {
+        let taken_over = self.0.store.worker_beat(self.0.worker, self.0.options.lease).await?;
+        if taken_over > 0 {
+            tracing::info!(jobs = taken_over, "jobs of a silent process were taken over");
+            self.0.claimable.notify_one();
+        }
+        for job in self.0.held.lost(self.0.store.job_claimed_by(self.0.worker).await?) {
+            tracing::warn!(job = %job.id, "a claimed job was in nobody's hands");
+            self.0.store.job_release(&job).await?;
+            self.0.claimable.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn look_elsewhere(&self) {
+        let stopping = self.0.tasks.stopping().clone();
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(LOOK_ELSEWHERE) => {}
+            }
+            for (org, id) in self.0.live.waiting() {
+                match self.0.store.run_get(org, id).await {
+                    Ok(Some(run)) if run.status.is_final() => {
+                        if let Some(speaker) = self.0.live.take(id) {
+                            speaker.finish(Ok(run));
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        let error = agentry_domain::Error::from(error);
+                        tracing::warn!(error = %error.chain(), "a waiting run could not be read");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says that this process stops, so that what it has claimed need not wait
+    /// for its lease to end. Call it when the tasks have ended.
+    pub async fn stop_workers(&self) -> Result<()> {
+        Ok(self.0.store.worker_gone(self.0.worker).await?)
+    }
+}
