@@ -1,1 +1,3 @@
+//! The HTTP surfaces.
 
+pub mod fields;

@@ -1,0 +1,538 @@
+//! Reading a request's fields, and describing them. A resource writes down its
+//! fields once, as a function over [`Fields`]; run on a body or a query it
+//! reads them and collects every fault, run on a description it yields the
+//! OpenAPI schema. So the document cannot promise what the reader refuses.
+//!
+//! ```text
+//! impl FromFields for Thing {
+//!     fn read(fields: &mut Fields) -> Self {
+//!         Self {
+//!             name: fields.text("name", 1..=200).about("What people call it.").required(),
+//!             limit: fields.integer("limit", 1..=50).or(5),
+//!         }
+//!     }
+//! }
+//! ```
+//!
+//! A faulty field yields a placeholder and the reading goes on; the caller sees
+//! the value only when there was no fault at all. `null` means the same as
+//! absence, except in a merge patch (RFC 7396), where it resets the field.
+//! Unknown fields are ignored. The kinds of fields are in [`kinds`].
+
+pub mod kinds;
+#[cfg(test)]
+mod tests;
+
+use std::ops::RangeInclusive;
+
+use agentry_domain::{Code, Error, Fault, Result};
+use serde_json::{Map, Value};
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::{RefOr, Required};
+
+use kinds::{
+    AnyJson, Boolean, Choice, ExternalId, FreeObject, Integer, Items, Kind, MergePatch, Named,
+    Nested, Text,
+};
+
+/// What the faults of something known but not built yet are called.
+const NOT_SUPPORTED_YET: &str = "not_supported_yet";
+
+/// Something that is read field by field.
+pub trait FromFields: Sized {
+    /// Reads or describes it; see the module.
+    fn read(fields: &mut Fields) -> Self;
+}
+
+/// The fields of one JSON object or one query string.
+pub struct Fields {
+    source: Source,
+    at: String,
+    faults: Vec<Fault>,
+}
+
+enum Source {
+    /// A JSON object.
+    Body(Map<String, Value>),
+    /// A query string: every value is text.
+    Query(Map<String, Value>),
+    /// Nothing is read; the fields are written down.
+    Description(Vec<Described>),
+}
+
+/// A field in a description.
+struct Described {
+    name: &'static str,
+    schema: Schema,
+    required: bool,
+}
+
+/// Reads a JSON object; every fault of it in one error.
+pub fn read_body<T: FromFields>(object: Map<String, Value>, faults: Vec<Fault>) -> Result<T> {
+    let fields = Fields { source: Source::Body(object), at: String::new(), faults };
+    fields.read_all()
+}
+
+/// Reads a query's pairs; the last of several with the same name counts.
+pub fn read_query<T: FromFields>(pairs: Vec<(String, String)>) -> Result<T> {
+    let mut faults = Vec::new();
+    let mut map = Map::new();
+    for (name, value) in pairs {
+        if value.contains('\0') {
+            faults.push(nul_fault(name.clone()));
+        }
+        map.insert(name, Value::String(value));
+    }
+    Fields { source: Source::Query(map), at: String::new(), faults }.read_all()
+}
+
+/// The schema of a body.
+pub fn schema<T: FromFields>() -> RefOr<Schema> {
+    RefOr::T(object_schema(&|fields| {
+        T::read(fields);
+    }))
+}
+
+/// The parameters of a query.
+pub fn parameters<T: FromFields>() -> Vec<Parameter> {
+    let mut fields = Fields::description();
+    T::read(&mut fields);
+    fields
+        .described()
+        .into_iter()
+        .map(|Described { name, mut schema, required }| {
+            let description = take_description(&mut schema);
+            ParameterBuilder::new()
+                .name(name)
+                .parameter_in(ParameterIn::Query)
+                .required(if required { Required::True } else { Required::False })
+                .description(description)
+                .schema(Some(RefOr::T(schema)))
+                .build()
+        })
+        .collect()
+}
+
+/// The fault of a text that holds U+0000, which PostgreSQL cannot store.
+pub fn nul_fault(pointer: String) -> Fault {
+    Fault::new(pointer, "nul", "must not contain U+0000")
+}
+
+fn object_schema(read: &dyn Fn(&mut Fields)) -> Schema {
+    let mut fields = Fields::description();
+    read(&mut fields);
+    let mut object = ObjectBuilder::new();
+    for Described { name, schema, required } in fields.described() {
+        object = object.property(name, RefOr::T(schema));
+        if required {
+            object = object.required(name);
+        }
+    }
+    Schema::Object(object.build())
+}
+
+fn take_description(schema: &mut Schema) -> Option<String> {
+    match schema {
+        Schema::Object(object) => object.description.take(),
+        Schema::Array(array) => array.description.take(),
+        _ => None,
+    }
+}
+
+impl Fields {
+    fn description() -> Self {
+        Self { source: Source::Description(Vec::new()), at: String::new(), faults: Vec::new() }
+    }
+
+    fn described(self) -> Vec<Described> {
+        match self.source {
+            Source::Description(described) => described,
+            Source::Body(_) | Source::Query(_) => Vec::new(),
+        }
+    }
+
+    fn read_all<T: FromFields>(mut self) -> Result<T> {
+        let value = T::read(&mut self);
+        match finish(self.faults) {
+            None => Ok(value),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Text of this many characters.
+    pub fn text(&mut self, name: &'static str, chars: RangeInclusive<usize>) -> Field<'_, Text> {
+        self.field(name, Text { chars })
+    }
+
+    /// A caller's own id: text of 1 to [`kinds::EXTERNAL_ID_CHARS_MAX`] characters, or an
+    /// integer, which is kept as text.
+    pub fn external_id(&mut self, name: &'static str) -> Field<'_, ExternalId> {
+        self.field(name, ExternalId)
+    }
+
+    /// An integer in this range.
+    pub fn integer(
+        &mut self,
+        name: &'static str,
+        range: RangeInclusive<i64>,
+    ) -> Field<'_, Integer> {
+        self.field(name, Integer { range })
+    }
+
+    /// `true` or `false`.
+    pub fn boolean(&mut self, name: &'static str) -> Field<'_, Boolean> {
+        self.field(name, Boolean)
+    }
+
+    /// One of the names of an enum.
+    pub fn choice<T: Named>(&mut self, name: &'static str) -> Field<'_, Choice<T>> {
+        self.field(name, Choice::new())
+    }
+
+    /// The client's own JSON object, kept as compact text.
+    pub fn object(&mut self, name: &'static str) -> Field<'_, FreeObject> {
+        self.field(name, FreeObject)
+    }
+
+    /// A merge patch (RFC 7396) for the client's own JSON object.
+    pub fn merge_patch(&mut self, name: &'static str) -> Field<'_, MergePatch> {
+        self.field(name, MergePatch)
+    }
+
+    /// Any JSON, kept as compact text.
+    pub fn json(&mut self, name: &'static str) -> Field<'_, AnyJson> {
+        self.field(name, AnyJson)
+    }
+
+    /// An object with fields of its own.
+    pub fn nested<T, F: Fn(&mut Fields) -> T>(
+        &mut self,
+        name: &'static str,
+        read: F,
+    ) -> Field<'_, Nested<F>> {
+        self.field(name, Nested { read })
+    }
+
+    /// A list of this many objects with fields of their own.
+    pub fn items<T, F: Fn(&mut Fields) -> T>(
+        &mut self,
+        name: &'static str,
+        count: RangeInclusive<usize>,
+        read: F,
+    ) -> Field<'_, Items<F>> {
+        self.field(name, Items { count, read })
+    }
+
+    /// A field, of a kind that has no method of its own here.
+    pub fn field<K: Kind>(&mut self, name: &'static str, kind: K) -> Field<'_, K> {
+        Field { fields: self, name, alias: None, kind, about: "", example: None }
+    }
+
+    /// A field that is known and whose behaviour is not built: a fault when the
+    /// client asks for it. `asks` looks at what was sent; `null` never asks.
+    pub fn not_supported_yet(
+        &mut self,
+        name: &'static str,
+        asks: impl Fn(&Value) -> bool,
+        detail: &'static str,
+    ) {
+        let pointer = self.pointer(name);
+        match &mut self.source {
+            Source::Description(described) => {
+                let schema = ObjectBuilder::new()
+                    .schema_type(SchemaType::AnyValue)
+                    .description(Some(format!("Not supported yet: {detail}.")));
+                described.push(Described {
+                    name,
+                    schema: Schema::Object(schema.build()),
+                    required: false,
+                });
+            }
+            Source::Body(map) | Source::Query(map) => {
+                if map.get(name).is_some_and(|value| !value.is_null() && asks(value)) {
+                    self.faults.push(Fault::new(pointer, NOT_SUPPORTED_YET, detail));
+                }
+            }
+        }
+    }
+
+    /// Adds a fault that concerns how fields go together.
+    pub fn fault(&mut self, name: &str, code: &'static str, detail: impl Into<String>) {
+        let pointer = self.pointer(name);
+        self.faults.push(Fault::new(pointer, code, detail));
+    }
+
+    /// Whether a field was sent and is not `null`.
+    pub fn has(&self, name: &str) -> bool {
+        match &self.source {
+            Source::Body(map) | Source::Query(map) => {
+                map.get(name).is_some_and(|value| !value.is_null())
+            }
+            Source::Description(_) => false,
+        }
+    }
+
+    fn pointer(&self, name: &str) -> String {
+        match self.source {
+            Source::Query(_) => name.to_owned(),
+            Source::Body(_) | Source::Description(_) => pointer(&self.at, name),
+        }
+    }
+
+    /// Reads an object that stands in this one.
+    fn within<T>(
+        object: Map<String, Value>,
+        at: String,
+        faults: &mut Vec<Fault>,
+        read: impl Fn(&mut Fields) -> T,
+    ) -> T {
+        let mut fields = Fields { source: Source::Body(object), at, faults: Vec::new() };
+        let value = read(&mut fields);
+        faults.append(&mut fields.faults);
+        value
+    }
+}
+
+/// A JSON pointer (RFC 6901) one step further.
+pub fn pointer(at: &str, name: &str) -> String {
+    format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"))
+}
+
+/// One error for all faults. When nothing is wrong but that things are not
+/// built yet, the error says that.
+fn finish(faults: Vec<Fault>) -> Option<Error> {
+    let first = faults.first()?;
+    if faults.iter().any(|fault| fault.code != NOT_SUPPORTED_YET) {
+        return Some(Error::invalid(faults));
+    }
+    let mut error =
+        Error::new(Code::NotSupportedYet, format!("{}: {}", first.pointer, first.detail));
+    error.faults = faults;
+    Some(error)
+}
+
+/// One field on its way to be read. The last call says what its absence means.
+#[must_use = "a field is read by its last call"]
+pub struct Field<'f, K> {
+    fields: &'f mut Fields,
+    name: &'static str,
+    alias: Option<&'static str>,
+    kind: K,
+    about: &'static str,
+    example: Option<Value>,
+}
+
+enum Found<T> {
+    Absent,
+    Null,
+    /// A value; none when it was faulty.
+    Value(Option<T>),
+    /// Only described.
+    Described,
+}
+
+impl<K: Kind> Field<'_, K> {
+    /// What it is, for the document.
+    pub fn about(mut self, text: &'static str) -> Self {
+        self.about = text;
+        self
+    }
+
+    /// An example, for the document.
+    pub fn example(mut self, value: impl Into<Value>) -> Self {
+        self.example = Some(value.into());
+        self
+    }
+
+    /// Another name, read when the first is absent.
+    pub fn alias(mut self, name: &'static str) -> Self {
+        self.alias = Some(name);
+        self
+    }
+
+    /// Must be there.
+    pub fn required(self) -> K::Out {
+        let placeholder = self.kind.placeholder();
+        let name = self.name;
+        // With another name neither of the two can be required by itself.
+        let required = self.alias.is_none();
+        let (found, fields) = self.find(required, false, None);
+        match found {
+            Found::Value(Some(value)) => value,
+            Found::Absent | Found::Null => {
+                fields.fault(name, "required", "is required");
+                placeholder
+            }
+            Found::Value(None) | Found::Described => placeholder,
+        }
+    }
+
+    /// May be absent.
+    pub fn optional(self) -> Option<K::Out> {
+        match self.find(false, true, None).0 {
+            Found::Value(value) => value,
+            Found::Absent | Found::Null | Found::Described => None,
+        }
+    }
+
+    /// May be absent, which means this.
+    pub fn or(self, default: K::Out) -> K::Out {
+        let shown = self.kind.show(&default);
+        match self.find(false, true, shown).0 {
+            Found::Value(Some(value)) => value,
+            _ => default,
+        }
+    }
+
+    /// In a merge patch: absent leaves it; `null` is a fault, for it cannot be
+    /// removed.
+    pub fn change(self) -> Option<K::Out> {
+        let name = self.name;
+        let (found, fields) = self.find(false, false, None);
+        match found {
+            Found::Value(value) => value,
+            Found::Null => {
+                fields.fault(name, "required", "cannot be removed");
+                None
+            }
+            Found::Absent | Found::Described => None,
+        }
+    }
+
+    /// In a merge patch: absent leaves it, `null` makes it the default again.
+    pub fn change_or(self, default: K::Out) -> Option<K::Out> {
+        match self.find(false, true, None).0 {
+            Found::Value(value) => value,
+            Found::Null => Some(default),
+            Found::Absent | Found::Described => None,
+        }
+    }
+
+    /// In a merge patch: absent leaves it, `null` removes it.
+    pub fn change_or_remove(self) -> Option<Option<K::Out>> {
+        match self.find(false, true, None).0 {
+            Found::Value(value) => value.map(Some),
+            Found::Null => Some(None),
+            Found::Absent | Found::Described => None,
+        }
+    }
+}
+
+impl<'f, K: Kind> Field<'f, K> {
+    fn find(
+        self,
+        required: bool,
+        nullable: bool,
+        default: Option<Value>,
+    ) -> (Found<K::Out>, &'f mut Fields) {
+        let Self { fields, name, alias, kind, about, example } = self;
+        if let Source::Description(described) = &mut fields.source {
+            let mut schema = kind.schema();
+            if nullable {
+                allow_null(&mut schema);
+            }
+            annotate(&mut schema, about, default, example);
+            if let Some(alias) = alias {
+                let mut same = schema.clone();
+                annotate(&mut same, "Another name of the field above it.", None, None);
+                described.push(Described { name: alias, schema: same, required: false });
+            }
+            described.push(Described { name, schema, required });
+            return (Found::Described, fields);
+        }
+        let (map, from_text) = match &mut fields.source {
+            Source::Body(map) => (map, false),
+            Source::Query(map) => (map, true),
+            Source::Description(_) => return (Found::Described, fields),
+        };
+        let is_there = |name: &&'static str| map.get(*name).is_some_and(|value| !value.is_null());
+        let name = match alias {
+            Some(alias) if !is_there(&name) && is_there(&alias) => alias,
+            _ => name,
+        };
+        let found = match map.remove(name) {
+            None => Found::Absent,
+            Some(Value::Null) => Found::Null,
+            Some(value) => {
+                let pointer = fields.pointer(name);
+                let mut site = kinds::Site { pointer, from_text, faults: &mut fields.faults };
+                Found::Value(kind.read(value, &mut site))
+            }
+        };
+        (found, fields)
+    }
+}
+
+fn annotate(schema: &mut Schema, about: &str, default: Option<Value>, example: Option<Value>) {
+    let about = (!about.is_empty()).then(|| about.to_owned());
+    match schema {
+        Schema::Object(object) => {
+            object.description = about.or(object.description.take());
+            object.default = default;
+            object.examples.extend(example);
+        }
+        Schema::Array(array) => {
+            array.description = about.or(array.description.take());
+            array.default = default;
+            array.examples.extend(example);
+        }
+        _ => {}
+    }
+}
+
+fn allow_null(schema: &mut Schema) {
+    let (types, names) = match schema {
+        Schema::Object(object) => (&mut object.schema_type, object.enum_values.as_mut()),
+        Schema::Array(array) => (&mut array.schema_type, None),
+        _ => return,
+    };
+    match types {
+        SchemaType::Type(one) => *types = SchemaType::Array(vec![one.clone(), Type::Null]),
+        SchemaType::Array(several) => several.push(Type::Null),
+        SchemaType::AnyValue => {}
+    }
+    if let Some(names) = names {
+        names.push(Value::Null);
+    }
+}
+
+fn array_schema(items: Schema, count: &RangeInclusive<usize>) -> Schema {
+    let array = ArrayBuilder::new()
+        .items(RefOr::T(items))
+        .min_items((*count.start() > 0).then_some(*count.start()))
+        .max_items(Some(*count.end()));
+    Schema::Array(array.build())
+}
+
+/// Makes a type that is read from fields a schema of the document, under a name.
+#[macro_export]
+macro_rules! body_schema {
+    ($type:ty, $name:literal) => {
+        impl utoipa::PartialSchema for $type {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                $crate::fields::schema::<$type>()
+            }
+        }
+
+        impl utoipa::ToSchema for $type {
+            fn name() -> std::borrow::Cow<'static, str> {
+                std::borrow::Cow::Borrowed($name)
+            }
+        }
+    };
+}
+
+/// Makes a type that is read from fields the query parameters of an operation.
+#[macro_export]
+macro_rules! query_parameters {
+    ($type:ty) => {
+        impl utoipa::IntoParams for $type {
+            fn into_params(
+                _in: impl Fn() -> Option<utoipa::openapi::path::ParameterIn>,
+            ) -> Vec<utoipa::openapi::path::Parameter> {
+                $crate::fields::parameters::<$type>()
+            }
+        }
+    };
+}

@@ -1,0 +1,451 @@
+//! The kinds of fields: how each reads a value, what it refuses, and its schema.
+
+use std::marker::PhantomData;
+use std::ops::RangeInclusive;
+
+use agentry_domain::Fault;
+use agentry_domain::agents::AgentStatus;
+use agentry_domain::runs::RunStatus;
+use agentry_domain::sessions::{MessageRole, SessionStatus};
+use serde_json::{Map, Value};
+use utoipa::openapi::schema::{
+    AdditionalProperties, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
+};
+
+use super::{Fields, array_schema, object_schema, pointer};
+
+/// Characters of a caller's own id at most.
+pub const EXTERNAL_ID_CHARS_MAX: usize = 256;
+/// Bytes of a client's own JSON, in compact form, at most.
+pub const FREE_JSON_BYTES_MAX: usize = 64 * 1_024;
+
+/// A kind of field.
+pub trait Kind {
+    /// What reading yields.
+    type Out;
+
+    /// Its schema.
+    fn schema(&self) -> Schema;
+
+    /// Reads a value that is not `null`; none after a fault.
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<Self::Out>;
+
+    /// What a faulty field yields, so that reading goes on. Nobody sees it.
+    fn placeholder(&self) -> Self::Out;
+
+    /// How a default is shown in the document.
+    fn show(&self, _default: &Self::Out) -> Option<Value> {
+        None
+    }
+}
+
+/// Where a value stands, and where its faults go.
+#[derive(Debug)]
+pub struct Site<'a> {
+    pub(super) pointer: String,
+    pub(super) from_text: bool,
+    pub(super) faults: &'a mut Vec<Fault>,
+}
+
+impl Site<'_> {
+    /// Adds a fault; gives none, for the reader to return.
+    pub fn fault<T>(&mut self, code: &'static str, detail: impl Into<String>) -> Option<T> {
+        self.faults.push(Fault::new(self.pointer.clone(), code, detail));
+        None
+    }
+
+    /// Whether values come as text, as in a query.
+    pub fn from_text(&self) -> bool {
+        self.from_text
+    }
+}
+
+fn of_type(schema_type: Type) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(schema_type)
+}
+
+/// Text of a number of characters.
+#[derive(Clone, Debug)]
+pub struct Text {
+    pub(super) chars: RangeInclusive<usize>,
+}
+
+impl Kind for Text {
+    type Out = String;
+
+    fn schema(&self) -> Schema {
+        let (min, max) = (*self.chars.start(), *self.chars.end());
+        let object =
+            of_type(Type::String).min_length((min > 0).then_some(min)).max_length(Some(max));
+        Schema::Object(object.build())
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<String> {
+        let Value::String(text) = value else {
+            return site.fault("wrong_type", "must be a string");
+        };
+        check_length(&text, &self.chars, site)?;
+        Some(text)
+    }
+
+    fn placeholder(&self) -> String {
+        String::new()
+    }
+
+    fn show(&self, default: &String) -> Option<Value> {
+        Some(Value::String(default.clone()))
+    }
+}
+
+fn check_length(text: &str, chars: &RangeInclusive<usize>, site: &mut Site<'_>) -> Option<()> {
+    // Bytes are at least as many as characters; most texts need no counting.
+    let count = if text.len() <= *chars.end() && text.len() >= *chars.start() * 4 {
+        return Some(());
+    } else {
+        text.chars().count()
+    };
+    if count < *chars.start() {
+        return site.fault("too_short", format!("must have {} characters or more", chars.start()));
+    }
+    if count > *chars.end() {
+        return site.fault("too_long", format!("must have {} characters at most", chars.end()));
+    }
+    Some(())
+}
+
+/// A caller's own id.
+#[derive(Clone, Copy, Debug)]
+pub struct ExternalId;
+
+impl Kind for ExternalId {
+    type Out = String;
+
+    fn schema(&self) -> Schema {
+        let object = ObjectBuilder::new()
+            .schema_type(SchemaType::Array(vec![Type::String, Type::Integer]))
+            .min_length(Some(1))
+            .max_length(Some(EXTERNAL_ID_CHARS_MAX));
+        Schema::Object(object.build())
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<String> {
+        let text = match value {
+            Value::String(text) => text,
+            Value::Number(number) if number.is_i64() || number.is_u64() => number.to_string(),
+            _ => return site.fault("wrong_type", "must be a string or an integer"),
+        };
+        check_length(&text, &(1..=EXTERNAL_ID_CHARS_MAX), site)?;
+        Some(text)
+    }
+
+    fn placeholder(&self) -> String {
+        String::new()
+    }
+}
+
+/// An integer in a range.
+#[derive(Clone, Debug)]
+pub struct Integer {
+    pub(super) range: RangeInclusive<i64>,
+}
+
+impl Kind for Integer {
+    type Out = i64;
+
+    fn schema(&self) -> Schema {
+        let object = of_type(Type::Integer)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
+            .minimum(Some(utoipa::Number::Int(bound(*self.range.start()))))
+            .maximum(Some(utoipa::Number::Int(bound(*self.range.end()))));
+        Schema::Object(object.build())
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<i64> {
+        let integer = match &value {
+            Value::String(text) if site.from_text => text.parse().ok(),
+            Value::Number(number) => number.as_i64().or_else(|| whole(number.as_f64()?)),
+            _ => None,
+        };
+        let Some(integer) = integer else {
+            return site.fault("wrong_type", "must be an integer");
+        };
+        if !self.range.contains(&integer) {
+            let (min, max) = (self.range.start(), self.range.end());
+            return site.fault("out_of_range", format!("must be between {min} and {max}"));
+        }
+        Some(integer)
+    }
+
+    fn placeholder(&self) -> i64 {
+        *self.range.start()
+    }
+
+    fn show(&self, default: &i64) -> Option<Value> {
+        Some(Value::from(*default))
+    }
+}
+
+fn bound(value: i64) -> isize {
+    isize::try_from(value).unwrap_or(if value < 0 { isize::MIN } else { isize::MAX })
+}
+
+/// JSON has one kind of number: `5.0` is the integer 5.
+#[expect(clippy::cast_possible_truncation, reason = "the range is checked before")]
+fn whole(number: f64) -> Option<i64> {
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    (number.fract() == 0.0 && number.abs() <= EXACT_MAX).then_some(number as i64)
+}
+
+/// `true` or `false`.
+#[derive(Clone, Copy, Debug)]
+pub struct Boolean;
+
+impl Kind for Boolean {
+    type Out = bool;
+
+    fn schema(&self) -> Schema {
+        Schema::Object(of_type(Type::Boolean).build())
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<bool> {
+        match value {
+            Value::Bool(value) => Some(value),
+            Value::String(text) if site.from_text && text == "true" => Some(true),
+            Value::String(text) if site.from_text && text == "false" => Some(false),
+            _ => site.fault("wrong_type", "must be true or false"),
+        }
+    }
+
+    fn placeholder(&self) -> bool {
+        false
+    }
+
+    fn show(&self, default: &bool) -> Option<Value> {
+        Some(Value::Bool(*default))
+    }
+}
+
+/// An enum whose values have stable names.
+pub trait Named: Copy + 'static {
+    /// Every value.
+    const ALL: &'static [Self];
+
+    /// Its name.
+    fn name(self) -> &'static str;
+}
+
+macro_rules! named {
+    ($($type:ty),* $(,)?) => {$(
+        impl Named for $type {
+            const ALL: &'static [Self] = <$type>::ALL;
+
+            fn name(self) -> &'static str {
+                self.as_str()
+            }
+        }
+    )*};
+}
+
+named!(AgentStatus, SessionStatus, RunStatus, MessageRole);
+
+/// One of the names of an enum.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<T>(PhantomData<T>);
+
+impl<T> Choice<T> {
+    pub(super) fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T: Named> Kind for Choice<T> {
+    type Out = T;
+
+    fn schema(&self) -> Schema {
+        let names = T::ALL.iter().map(|value| value.name());
+        Schema::Object(of_type(Type::String).enum_values(Some(names)).build())
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<T> {
+        let Value::String(text) = value else {
+            return site.fault("wrong_type", "must be a string");
+        };
+        match T::ALL.iter().find(|value| value.name() == text) {
+            Some(value) => Some(*value),
+            None => {
+                let names: Vec<_> = T::ALL.iter().map(|value| value.name()).collect();
+                site.fault("not_allowed", format!("must be one of {}", names.join(", ")))
+            }
+        }
+    }
+
+    fn placeholder(&self) -> T {
+        T::ALL[0]
+    }
+
+    fn show(&self, default: &T) -> Option<Value> {
+        Some(Value::from(default.name()))
+    }
+}
+
+fn free_object_schema() -> Schema {
+    let object =
+        of_type(Type::Object).additional_properties(Some(AdditionalProperties::FreeForm(true)));
+    Schema::Object(object.build())
+}
+
+fn compact(value: &Value, site: &mut Site<'_>) -> Option<String> {
+    let text = value.to_string();
+    if text.len() > FREE_JSON_BYTES_MAX {
+        let detail = format!("must have {FREE_JSON_BYTES_MAX} bytes at most");
+        return site.fault("too_large", detail);
+    }
+    Some(text)
+}
+
+/// The client's own JSON object, as compact text.
+#[derive(Clone, Copy, Debug)]
+pub struct FreeObject;
+
+impl Kind for FreeObject {
+    type Out = String;
+
+    fn schema(&self) -> Schema {
+        free_object_schema()
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<String> {
+        if value.is_object() {
+            compact(&value, site)
+        } else {
+            site.fault("wrong_type", "must be an object")
+        }
+    }
+
+    fn placeholder(&self) -> String {
+        "{}".to_owned()
+    }
+
+    fn show(&self, default: &String) -> Option<Value> {
+        serde_json::from_str(default).ok()
+    }
+}
+
+/// A merge patch for the client's own JSON object.
+#[derive(Clone, Copy, Debug)]
+pub struct MergePatch;
+
+impl Kind for MergePatch {
+    type Out = Value;
+
+    fn schema(&self) -> Schema {
+        free_object_schema()
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<Value> {
+        if !value.is_object() {
+            return site.fault("wrong_type", "must be an object");
+        }
+        compact(&value, site)?;
+        Some(value)
+    }
+
+    fn placeholder(&self) -> Value {
+        Value::Object(Map::new())
+    }
+}
+
+/// Any JSON, as compact text.
+#[derive(Clone, Copy, Debug)]
+pub struct AnyJson;
+
+impl Kind for AnyJson {
+    type Out = String;
+
+    fn schema(&self) -> Schema {
+        Schema::Object(ObjectBuilder::new().schema_type(SchemaType::AnyValue).build())
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<String> {
+        compact(&value, site)
+    }
+
+    fn placeholder(&self) -> String {
+        String::new()
+    }
+}
+
+/// An object with fields of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Nested<F> {
+    pub(super) read: F,
+}
+
+impl<T, F: Fn(&mut Fields) -> T> Kind for Nested<F> {
+    type Out = T;
+
+    fn schema(&self) -> Schema {
+        object_schema(&|fields| {
+            (self.read)(fields);
+        })
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<T> {
+        match value {
+            Value::Object(object) => {
+                Some(Fields::within(object, site.pointer.clone(), site.faults, &self.read))
+            }
+            _ => site.fault("wrong_type", "must be an object"),
+        }
+    }
+
+    fn placeholder(&self) -> T {
+        (self.read)(&mut Fields::description())
+    }
+}
+
+/// A list of objects with fields of their own.
+#[derive(Clone, Debug)]
+pub struct Items<F> {
+    pub(super) count: RangeInclusive<usize>,
+    pub(super) read: F,
+}
+
+impl<T, F: Fn(&mut Fields) -> T> Kind for Items<F> {
+    type Out = Vec<T>;
+
+    fn schema(&self) -> Schema {
+        let item = object_schema(&|fields| {
+            (self.read)(fields);
+        });
+        array_schema(item, &self.count)
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<Vec<T>> {
+        let Value::Array(values) = value else {
+            return site.fault("wrong_type", "must be a list");
+        };
+        if values.len() < *self.count.start() {
+            let detail = format!("must have {} entries or more", self.count.start());
+            return site.fault("too_few", detail);
+        }
+        if values.len() > *self.count.end() {
+            let detail = format!("must have {} entries at most", self.count.end());
+            return site.fault("too_many", detail);
+        }
+        let mut items = Vec::with_capacity(values.len());
+        for (index, value) in values.into_iter().enumerate() {
+            let at = pointer(&site.pointer, &index.to_string());
+            if let Value::Object(object) = value {
+                items.push(Fields::within(object, at, site.faults, &self.read));
+            } else {
+                site.faults.push(Fault::new(at, "wrong_type", "must be an object"));
+            }
+        }
+        Some(items)
+    }
+
+    fn placeholder(&self) -> Vec<T> {
+        Vec::new()
+    }
+}
