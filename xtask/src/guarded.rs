@@ -41,6 +41,15 @@ pub struct User {
     pub gid: u32,
 }
 
+/// A library that is loaded before all others, and the variable that it reads.
+#[derive(Clone, Debug)]
+pub struct Preload {
+    /// The library.
+    pub library: PathBuf,
+    /// A name and its value.
+    pub env: (&'static str, String),
+}
+
 /// What to start.
 #[derive(Debug)]
 pub struct Spec {
@@ -76,6 +85,17 @@ impl Spec {
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.env.push((name.to_owned(), value.into()));
         self
+    }
+
+    /// Loads a library into it, when there is one.
+    #[must_use]
+    pub fn preload(self, preload: Option<&Preload>) -> Self {
+        match preload {
+            Some(Preload { library, env: (name, value) }) => {
+                self.env("LD_PRELOAD", library.to_string_lossy()).env(name, value)
+            }
+            None => self,
+        }
     }
 }
 

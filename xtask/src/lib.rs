@@ -3,6 +3,7 @@
 //! every process that it starts, however it ends itself; it knows none of
 //! Agentry's crates and talks to the server as any client does.
 
+pub mod bench;
 pub mod guarded;
 pub mod packages;
 pub mod postgres;

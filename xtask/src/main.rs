@@ -2,11 +2,13 @@
 //! work is in the library beside it.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use xtask::bench::report::Report;
+use xtask::bench::{Options, bench};
 use xtask::powercut::{Journal, Operation, Replay, Unsynced};
 use xtask::surroundings::{Surroundings, cargo_soak, cargo_test};
 use xtask::{shims, workspace};
@@ -38,6 +40,24 @@ enum Task {
         /// The command and its arguments.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<String>,
+    },
+    /// Measures throughput, latency and CPU beside a bare server and a peer.
+    Bench {
+        /// The cargo profile of the servers; final figures come from `release`.
+        #[arg(long, default_value = "release")]
+        profile: String,
+        /// Rounds, in each of which every case has its slice.
+        #[arg(long, default_value_t = 8)]
+        rounds: usize,
+        /// Only cases whose names contain this.
+        #[arg(long)]
+        only: Option<String>,
+        /// Where the results go, as JSON.
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Fails when a floor does not hold.
+        #[arg(long)]
+        gate: bool,
     },
     /// Builds the preloaded libraries into target/shims.
     Shims,
@@ -85,12 +105,30 @@ fn main() -> Result<ExitCode> {
             let (program, args) = command.split_first().context("there is no command")?;
             Surroundings::prepare()?.run(Command::new(program).args(args)).map(code)
         }
+        Task::Bench { profile, rounds, only, out, gate } => {
+            let report = bench(&Options { profile, rounds, only })?;
+            let out =
+                out.unwrap_or_else(|| workspace::root().join("bench/results/local/latest.json"));
+            write_report(&report, &out)?;
+            let failed = gate && !report.holds();
+            Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        }
         Task::Shims => {
             shims::build(&workspace::target().join("shims"))?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Powercut(task) => powercut(task).map(|()| ExitCode::SUCCESS),
     }
+}
+
+fn write_report(report: &Report, out: &Path) -> Result<()> {
+    if let Some(dir) = out.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    std::fs::write(out, serde_json::to_string_pretty(report)? + "\n")?;
+    std::io::stdout().lock().write_all(report.table().as_bytes())?;
+    eprintln!("written to {}", out.display());
+    Ok(())
 }
 
 fn powercut(task: Powercut) -> Result<()> {

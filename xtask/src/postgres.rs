@@ -3,7 +3,7 @@
 //! password, gone with its directory when it is dropped or we die.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use crate::guarded::{Guarded, Spec, User};
+use crate::guarded::{Guarded, Preload, Spec, User};
 use crate::packages::install;
 use crate::workspace::{is_root, on_path, output, run, target};
 
@@ -37,22 +37,24 @@ const SETTINGS: &[&str] = &[
 #[derive(Debug)]
 pub struct Cluster {
     server: Guarded,
+    bin: PathBuf,
+    /// Without a database.
     url: String,
 }
 
 impl Cluster {
     /// Makes a cluster and waits until it accepts connections; `log` receives
-    /// what the server says.
+    /// what the server says, and `preload` is loaded into it.
     ///
     /// # Errors
     /// When no PostgreSQL of [`VERSION_MIN`] or later is found or can be
     /// installed, or it does not start.
-    pub fn start(log: &Path) -> Result<Self> {
+    pub fn start(log: &Path, preload: Option<&Preload>) -> Result<Self> {
         let bin = binaries()?;
         let user = server_user()?;
         let mut failure = anyhow::anyhow!("no attempt was made");
         for _ in 0..PORT_ATTEMPTS {
-            match Self::attempt(&bin, user, log) {
+            match Self::attempt(&bin, user, log, preload) {
                 Ok(cluster) => return Ok(cluster),
                 Err(error) => failure = error,
             }
@@ -60,7 +62,12 @@ impl Cluster {
         Err(failure)
     }
 
-    fn attempt(bin: &Path, user: Option<User>, log: &Path) -> Result<Self> {
+    fn attempt(
+        bin: &Path,
+        user: Option<User>,
+        log: &Path,
+        preload: Option<&Preload>,
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("agentry-postgres-").tempdir()?;
         let password = format!("{:032x}", rand::random::<u128>());
         let password_file = dir.path().join("password");
@@ -70,15 +77,27 @@ impl Cluster {
             chown(&password_file, Some(uid), Some(gid))?;
         }
         initdb(bin, &dir.path().join("data"), &password_file, user)?;
+        let preload = preload.map(|preload| within_reach(preload, dir.path())).transpose()?;
         let port = free_port()?;
-        let server = serve(bin, dir, port, user, log)?;
-        let url = format!("postgres://postgres:{password}@127.0.0.1:{port}/postgres");
-        Ok(Self { server, url })
+        let server = serve(bin, dir, port, user, log, preload.as_ref())?;
+        let url = format!("postgres://postgres:{password}@127.0.0.1:{port}");
+        Ok(Self { server, url, bin: bin.to_path_buf() })
     }
 
     /// How to reach its first database as its owner.
-    pub fn url(&self) -> &str {
-        &self.url
+    pub fn url(&self) -> String {
+        format!("{}/postgres", self.url)
+    }
+
+    /// Makes an empty database and says how to reach it.
+    ///
+    /// # Errors
+    /// When there is one of that name.
+    pub fn create_database(&self, name: &str) -> Result<String> {
+        let mut psql = Command::new(self.bin.join("psql"));
+        psql.arg(self.url()).args(["--quiet", "--no-psqlrc", "--command"]);
+        run(psql.arg(format!("CREATE DATABASE \"{name}\"")).stdin(Stdio::null()))?;
+        Ok(format!("{}/{name}", self.url))
     }
 
     /// The postmaster's process id.
@@ -155,7 +174,14 @@ fn initdb(bin: &Path, data: &Path, password_file: &Path, user: Option<User>) -> 
     run(&mut command)
 }
 
-fn serve(bin: &Path, dir: TempDir, port: u16, user: Option<User>, log: &Path) -> Result<Guarded> {
+fn serve(
+    bin: &Path,
+    dir: TempDir,
+    port: u16,
+    user: Option<User>,
+    log: &Path,
+    preload: Option<&Preload>,
+) -> Result<Guarded> {
     // PostgreSQL says on stderr that it is ready; the guard listens on stdout.
     let mut command = vec!["sh".to_owned(), "-c".to_owned(), r#"exec "$@" 2>&1"#.to_owned()];
     command.push("postgres".to_owned());
@@ -165,7 +191,7 @@ fn serve(bin: &Path, dir: TempDir, port: u16, user: Option<User>, log: &Path) ->
     for setting in SETTINGS {
         command.extend(["-c".to_owned(), (*setting).to_owned()]);
     }
-    let mut spec = Spec::new(command, log).env("LC_ALL", "C");
+    let mut spec = Spec::new(command, log).env("LC_ALL", "C").preload(preload);
     spec.user = user;
     spec.owned = Some(dir.keep());
     // Immediate: what it holds is thrown away, so it need not be flushed.
@@ -175,6 +201,15 @@ fn serve(bin: &Path, dir: TempDir, port: u16, user: Option<User>, log: &Path) ->
         line.contains("database system is ready to accept connections").then_some(())
     })?;
     Ok(server)
+}
+
+/// The user of the server may not be able to read the checkout, and a library
+/// that cannot be read is passed over with a warning only.
+fn within_reach(preload: &Preload, dir: &Path) -> Result<Preload> {
+    let library = dir.join("preloaded.so");
+    std::fs::copy(&preload.library, &library)?;
+    std::fs::set_permissions(&library, std::fs::Permissions::from_mode(0o755))?;
+    Ok(Preload { library, env: preload.env.clone() })
 }
 
 /// A port of the loopback that was free a moment ago.

@@ -35,7 +35,7 @@ impl Surroundings {
         let requirements = root().join("xtask/python/requirements.txt");
         let python = python::venv("venv", &requirements)?;
         let binaries = postgres::binaries()?;
-        let cluster = postgres::Cluster::start(&postgres::log_file("test"))
+        let cluster = postgres::Cluster::start(&postgres::log_file("test"), None)
             .context("PostgreSQL for the tests does not start")?;
         let env = vec![
             ("AGENTRY_TEST_POSTGRES", cluster.url().into()),

@@ -1,0 +1,173 @@
+//! The servers that are measured: each started on a free port of the loopback
+//! and stopped when dropped.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::bench::http;
+use crate::bench::load::Requests;
+use crate::guarded::{Guarded, Preload, Spec};
+use crate::postgres::{Cluster, free_port};
+use crate::python;
+use crate::workspace::root;
+
+/// A debug build compiles its statements slowly; a first start migrates.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// What is read in turn, so that no single row stays in every cache.
+const AGENTS: usize = 100;
+const AGENT: &str = r#"{"name":"bench","description":"made by the bench","instructions":"Answer briefly.","metadata":{"team":"blue","tier":2}}"#;
+const RUN: &str = r#"{"message":"hello"}"#;
+/// The delay of the slow disk, as the shim `slowsync` makes it.
+pub const SLOW_SYNC_MS: u32 = 5;
+const PEER_KEY: &str = "ak_peer";
+
+/// What a case does to a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// The bare server's one answer.
+    Hello,
+    /// One agent by its id.
+    Read,
+    /// Twenty agents.
+    List,
+    /// One agent made, durably.
+    Create,
+    /// One run with the builtin model in a session of its own.
+    Run,
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Target {
+    server: Guarded,
+    /// `HOST:PORT`.
+    pub address: String,
+    /// The database's process, when there is one apart.
+    pub database: Option<u32>,
+    key: Option<String>,
+    ids: Vec<String>,
+}
+
+impl Target {
+    /// Axum alone.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn bare(program: &Path, logs: &Path) -> Result<Self> {
+        let spec = Spec::new([program.to_string_lossy()], &logs.join("bare.log"));
+        let mut server = Guarded::start(spec)?;
+        let address = listening(&mut server)?;
+        Ok(Self { server, address, database: None, key: None, ids: Vec::new() })
+    }
+
+    /// `agentry serve` with its defaults, on SQLite in `dir` or on a database of
+    /// a cluster; `preload` is loaded into it.
+    ///
+    /// # Errors
+    /// When it does not start or refuses to make agents.
+    pub fn agentry(
+        program: &Path,
+        dir: &Path,
+        cluster: Option<&Cluster>,
+        preload: Option<&Preload>,
+    ) -> Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let mut command = vec![program.to_string_lossy().into_owned(), "serve".to_owned()];
+        command.extend(["--listen", "127.0.0.1:0", "--data"].map(str::to_owned));
+        command.push(dir.to_string_lossy().into_owned());
+        if let Some(cluster) = cluster {
+            command.extend(["--database".to_owned(), cluster.create_database("agentry")?]);
+        }
+        let spec = Spec::new(command, &dir.with_extension("log")).preload(preload);
+        let mut server = Guarded::start(spec)?;
+        let address = listening(&mut server)?;
+        let key = std::fs::read_to_string(dir.join("owner.key"))
+            .context("the server left no owner key")?;
+        let database = cluster.map(Cluster::pid);
+        Self::with_agents(server, address, database, key.trim().to_owned())
+    }
+
+    /// The same work by FastAPI and asyncpg.
+    ///
+    /// # Errors
+    /// When Python or its packages cannot be had, or it does not start.
+    pub fn fastapi(logs: &Path, cluster: &Cluster) -> Result<Self> {
+        let dir = root().join("bench/peers/fastapi_asyncpg");
+        let python = python::venv("venv-fastapi", &dir.join("requirements.txt"))?;
+        // A process for each processor, as uvicorn's manual advises.
+        let workers = std::thread::available_parallelism()?.get();
+        let port = free_port()?;
+        let (dir, workers_text) = (dir.to_string_lossy().into_owned(), workers.to_string());
+        let port_text = port.to_string();
+        // uvicorn says on stderr that it is ready; the guard listens on stdout.
+        let mut command = vec!["sh", "-c", r#"exec "$@" 2>&1"#, "uvicorn"];
+        let python = python.to_string_lossy();
+        command.extend([&*python, "-m", "uvicorn", "app:app", "--app-dir", &dir]);
+        command.extend(["--host", "127.0.0.1", "--port", &port_text]);
+        command.extend(["--workers", &workers_text, "--loop", "uvloop", "--http", "httptools"]);
+        command.extend(["--no-access-log"]);
+        let spec = Spec::new(command, &logs.join("fastapi.log"))
+            .env("PEER_DATABASE", cluster.create_database("peer")?)
+            .env("PEER_KEY", PEER_KEY)
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        let mut server = Guarded::start(spec)?;
+        let ready = Cell::new(0);
+        server.wait_for(READY_WITHIN, |line| {
+            ready.set(ready.get() + usize::from(line.contains("Application startup complete")));
+            (ready.get() == workers).then_some(())
+        })?;
+        let database = Some(cluster.pid());
+        Self::with_agents(server, format!("127.0.0.1:{port}"), database, PEER_KEY.to_owned())
+    }
+
+    fn with_agents(
+        server: Guarded,
+        address: String,
+        database: Option<u32>,
+        key: String,
+    ) -> Result<Self> {
+        let made = (0..AGENTS).map(|_| {
+            let agent = http::post(&address, "/api/v1/agents", &key, AGENT)?;
+            Ok(agent["id"].as_str().context("a new agent has no id")?.to_owned())
+        });
+        let ids = made.collect::<Result<_>>()?;
+        Ok(Self { server, address, database, key: Some(key), ids })
+    }
+
+    /// The server's process.
+    pub fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+
+    /// The requests of a kind of work.
+    pub fn requests(&self, work: Work) -> Requests {
+        let (method, body, paths) = match work {
+            Work::Hello => ("GET", None, vec!["/".to_owned(); AGENTS]),
+            Work::Read => {
+                ("GET", None, self.ids.iter().map(|id| format!("/api/v1/agents/{id}")).collect())
+            }
+            Work::List => ("GET", None, vec!["/api/v1/agents?limit=20".to_owned()]),
+            Work::Create => ("POST", Some(AGENT), vec!["/api/v1/agents".to_owned()]),
+            Work::Run => ("POST", Some(RUN), vec!["/api/v1/agent/simple/run".to_owned()]),
+        };
+        Requests { method, key: self.key.clone(), body, paths }
+    }
+}
+
+fn listening(server: &mut Guarded) -> Result<String> {
+    server.wait_for(READY_WITHIN, |line| {
+        line.strip_prefix("listening on http://").map(|address| address.trim().to_owned())
+    })
+}
+
+/// The programs of a build profile.
+#[derive(Debug)]
+pub struct Programs {
+    /// `agentry`.
+    pub agentry: PathBuf,
+    /// `bare`.
+    pub bare: PathBuf,
+}
