@@ -246,9 +246,25 @@ impl Group {
             eprintln!("round {} of {rounds}", round + 1);
             self.round(round % 2 == 1)?;
         }
+        self.check_slowness()?;
         let lanes = self.bare.iter().chain(&self.lanes);
         report.cases.extend(lanes.map(|lane| self.measured(lane)));
         self.ratios(report);
+        Ok(())
+    }
+
+    /// A preloaded library that does not load is only warned about; then one
+    /// durable write after the other would be faster than the syncs allow.
+    fn check_slowness(&self) -> Result<()> {
+        let possible = 1000.0 / f64::from(SLOW_SYNC_MS);
+        for lane in &self.lanes {
+            let alone = lane.case.target.starts_with("slow ") && lane.case.connections == 1;
+            ensure!(
+                !alone || lane.total.rate() <= possible,
+                "{} does more than {possible} syncs a second: the shim is not at work",
+                lane.case.name
+            );
+        }
         Ok(())
     }
 
