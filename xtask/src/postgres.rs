@@ -145,8 +145,12 @@ fn version(dir: &Path) -> Option<u32> {
     version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// PostgreSQL refuses to run as root.
-fn server_user() -> Result<Option<User>> {
+/// Whom PostgreSQL runs as: ourselves, or somebody else when we are root,
+/// because it refuses to run as root.
+///
+/// # Errors
+/// When there is nobody else.
+pub fn server_user() -> Result<Option<User>> {
     if !is_root()? {
         return Ok(None);
     }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `AGENTRY_TEST_POSTGRES` | `postgres://` URL of a superuser on a running cluster |
 //! | `AGENTRY_TEST_POSTGRES_BIN` | the directory of `initdb` and `postgres` |
+//! | `AGENTRY_TEST_POSTGRES_USER` | `UID:GID` that a test's own cluster runs as, when we are root |
 //! | `AGENTRY_TEST_PYTHON` | a Python interpreter with `xtask/python/requirements.txt` |
 //! | `AGENTRY_TEST_SHIMS` | the directory of the built shims |
 //! | `AGENTRY_TEST_SOAK` | `1` when tests with a long form shall take it |
@@ -14,6 +15,7 @@ use std::process::{Command, ExitStatus};
 
 use anyhow::{Context, Result};
 
+use crate::guarded::User;
 use crate::workspace::{cargo, root, target};
 use crate::{postgres, python, shims};
 
@@ -37,12 +39,15 @@ impl Surroundings {
         let binaries = postgres::binaries()?;
         let cluster = postgres::Cluster::start(&postgres::log_file("test"), None)
             .context("PostgreSQL for the tests does not start")?;
-        let env = vec![
+        let mut env: Vec<(&str, OsString)> = vec![
             ("AGENTRY_TEST_POSTGRES", cluster.url().into()),
             ("AGENTRY_TEST_POSTGRES_BIN", binaries.into()),
             ("AGENTRY_TEST_PYTHON", python.into()),
             ("AGENTRY_TEST_SHIMS", shims_dir.into()),
         ];
+        if let Some(User { uid, gid }) = postgres::server_user()? {
+            env.push(("AGENTRY_TEST_POSTGRES_USER", format!("{uid}:{gid}").into()));
+        }
         Ok(Self { _cluster: cluster, env })
     }
 

@@ -1,8 +1,15 @@
 //! A PostgreSQL database for one test. The cluster is started by `make test`
 //! (xtask), which says in [`URL_VARIABLE`] where it is; each [`Database`] is
-//! fresh, has a name of its own and is dropped with its value.
+//! fresh, has a name of its own and is dropped with its value. A test that
+//! kills PostgreSQL does so with a [`Cluster`] of its own.
 
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::join;
@@ -10,6 +17,12 @@ use tokio_postgres::{Error, NoTls};
 
 /// The URL of a superuser's database on the tests' cluster.
 pub const URL_VARIABLE: &str = "AGENTRY_TEST_POSTGRES";
+/// The directory of `initdb` and `postgres`.
+pub const BINARIES_VARIABLE: &str = "AGENTRY_TEST_POSTGRES_BIN";
+/// `UID:GID` of whom PostgreSQL runs as, when the tests run as root.
+pub const USER_VARIABLE: &str = "AGENTRY_TEST_POSTGRES_USER";
+/// What a failed start may say in a test's message.
+const SAID_BYTES_MAX: usize = 16 * 1024;
 const DROP_WITHIN: Duration = Duration::from_secs(10);
 
 static MADE: AtomicU64 = AtomicU64::new(0);
@@ -75,6 +88,163 @@ impl Drop for Database {
     }
 }
 
+/// A PostgreSQL of a test's own, to be killed and started again. Everything
+/// that was committed is there afterwards; fsync is on.
+#[derive(Debug)]
+pub struct Cluster {
+    // Fields drop in order: the server goes before its directory.
+    server: Option<Server>,
+    dir: tempfile::TempDir,
+    port: u16,
+    url: String,
+}
+
+/// A running postmaster, and the shell that stops it when we are gone: it
+/// waits for the end of a pipe that only we hold open.
+#[derive(Debug)]
+struct Server {
+    guard: Child,
+    pid: String,
+    ended: Receiver<()>,
+}
+
+// Ignoring the signals of the terminal leaves it to the pipe when to stop.
+const GUARD: &str = r#"
+trap '' INT
+"$@" 2>&1 &
+echo "$!"
+exec >/dev/null 2>&1
+cat
+kill -QUIT "$!"
+wait "$!"
+"#;
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+impl Cluster {
+    /// Makes a cluster and waits until it accepts connections. It takes a
+    /// second or two, so a test that kills nothing uses [`Database`].
+    ///
+    /// # Panics
+    /// When the programs are missing (run `make test`) or it does not start.
+    pub fn start() -> Self {
+        let dir = tempfile::Builder::new().prefix("agentry-cluster-").tempdir();
+        let dir = dir.unwrap_or_else(|error| panic!("no directory for PostgreSQL: {error}"));
+        if let Some((uid, gid)) = server_user() {
+            std::os::unix::fs::chown(dir.path(), Some(uid), Some(gid))
+                .unwrap_or_else(|error| panic!("cannot give PostgreSQL its directory: {error}"));
+        }
+        let mut initdb = program("initdb");
+        initdb.arg("--pgdata").arg(dir.path().join("data"));
+        initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]);
+        let made = initdb.output().unwrap_or_else(|error| panic!("cannot run initdb: {error}"));
+        assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .unwrap_or_else(|error| panic!("no free port: {error}"))
+            .port();
+        let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+        let mut cluster = Self { server: None, dir, port, url };
+        cluster.start_again();
+        cluster
+    }
+
+    /// `postgres://postgres@127.0.0.1:PORT/postgres`, the same after every start.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Ends it at once and without a checkpoint, as `pg_ctl stop -m immediate`
+    /// does, and waits until it is gone.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn kill(&mut self) {
+        // Dropping it is that; see `GUARD`.
+        assert!(self.server.take().is_some(), "PostgreSQL was not running");
+    }
+
+    /// Starts it after [`Cluster::kill`] and waits until it has recovered.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_again(&mut self) {
+        self.server = Some(Server::start(&self.dir.path().join("data"), self.port));
+    }
+}
+
+impl Server {
+    fn start(data: &Path, port: u16) -> Self {
+        let postgres = program("postgres");
+        let mut command = unprivileged("sh");
+        command.args(["-c", GUARD, "guard"]).arg(postgres.get_program()).arg("-D").arg(data);
+        command.arg("-c").arg(format!("port={port}"));
+        for setting in ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=on"] {
+            command.args(["-c", setting]);
+        }
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut guard =
+            command.spawn().unwrap_or_else(|error| panic!("cannot start PostgreSQL: {error}"));
+        let stdout = guard.stdout.take().unwrap_or_else(|| panic!("the pipe was asked for"));
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        let pid = lines.next().unwrap_or_else(|| panic!("the shell gave no process id"));
+        let (ready, becomes_ready) = channel();
+        let (end, ended) = channel();
+        std::thread::spawn(move || {
+            let mut said = String::new();
+            for line in lines {
+                if line.contains("ready to accept connections") {
+                    let _ = ready.send(Ok(()));
+                }
+                if said.len() < SAID_BYTES_MAX {
+                    said.push_str(&line);
+                    said.push('\n');
+                }
+            }
+            let _ = ready.send(Err(said));
+            drop(end);
+        });
+        let server = Self { guard, pid, ended };
+        match becomes_ready.recv_timeout(READY_WITHIN) {
+            Ok(Ok(())) => server,
+            Ok(Err(said)) => panic!("PostgreSQL did not start: {said}"),
+            Err(_) => panic!("PostgreSQL was not ready within {READY_WITHIN:?}"),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.guard.stdin.take());
+        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(DROP_WITHIN) {
+            let _ = Command::new("kill").args(["-KILL", &self.pid]).status();
+        }
+        let _ = self.guard.wait();
+    }
+}
+
+/// A program of PostgreSQL, run as a user that it accepts.
+fn program(name: &str) -> Command {
+    let dir = std::env::var_os(BINARIES_VARIABLE).unwrap_or_else(|| {
+        panic!("{BINARIES_VARIABLE} is not set: run `make test`, which finds PostgreSQL")
+    });
+    unprivileged(Path::new(&dir).join(name))
+}
+
+fn unprivileged(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir("/").env("LC_ALL", "C").stdin(Stdio::null());
+    if let Some((uid, gid)) = server_user() {
+        command.uid(uid).gid(gid);
+    }
+    command
+}
+
+fn server_user() -> Option<(u32, u32)> {
+    let user = std::env::var(USER_VARIABLE).ok()?;
+    let (uid, gid) = user.split_once(':')?;
+    Some((uid.parse().ok()?, gid.parse().ok()?))
+}
+
 async fn execute(url: &str, sql: &str) -> Result<(), Error> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     // The connection ends when its client is dropped, so both are awaited here
@@ -112,5 +282,16 @@ mod tests {
         let Err(error) = execute(&url, "SELECT 1").await else { panic!("it is still there") };
         let code = tokio_postgres::error::SqlState::INVALID_CATALOG_NAME;
         assert_eq!(error.code(), Some(&code), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_cluster_keeps_what_was_committed_when_it_is_killed() {
+        let mut cluster = Cluster::start();
+        execute(cluster.url(), "CREATE TABLE a (x int); INSERT INTO a VALUES (7)").await.unwrap();
+        cluster.kill();
+        assert!(execute(cluster.url(), "SELECT 1").await.is_err());
+        cluster.start_again();
+        // Divides by zero when the row is missing.
+        execute(cluster.url(), "SELECT 1 / count(*) FROM a WHERE x = 7").await.unwrap();
     }
 }
