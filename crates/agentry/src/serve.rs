@@ -1,0 +1,173 @@
+//! `agentry serve`: wires the parts together, listens, and stops in order.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentry_api::Api;
+use agentry_domain::ports::{Authenticate, SystemClock, SystemEntropy};
+use agentry_domain::tasks::Tasks;
+use agentry_domain::{Caller, Result};
+use agentry_engine::{Engine, Parts};
+use agentry_gateway::{AccessMode, Edge, Metrics, Readiness, Stop, serve};
+use agentry_llm::Models;
+use agentry_store::Store;
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::owner;
+use crate::settings::{Auth, LogFormat, Settings};
+use crate::store_metrics;
+
+/// How long background tasks may take to end, once the last connection closed.
+const TASKS_END_WITHIN: Duration = Duration::from_secs(10);
+/// How often the storage is asked whether it answers.
+const STORAGE_ASKED_EVERY: Duration = Duration::from_secs(2);
+
+/// Everybody is the owner: `--auth none`.
+struct Anyone(Caller);
+
+#[async_trait::async_trait]
+impl Authenticate for Anyone {
+    async fn authenticate(&self, _secret: &str) -> Result<Caller> {
+        Ok(self.0)
+    }
+}
+
+/// Serves until a signal says to stop.
+pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
+    start_logging(&settings)?;
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a TLS provider was installed already"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve_until_stopped(settings))
+}
+
+fn start_logging(settings: &Settings) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&settings.log).context("log")?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.log_format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
+    Ok(())
+}
+
+async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
+    let tasks = Tasks::default();
+    let store = Arc::new(
+        Store::open(&settings.store_options())
+            .await
+            .map_err(agentry_domain::Error::from)
+            .map_err(|error| anyhow::anyhow!(error.chain()))
+            .context("opening the store")?,
+    );
+    let outbound = agentry_outbound::Client::new(&settings.outbound)?;
+    let providers = agentry_llm::Options { providers: settings.providers.clone() };
+    let entropy = Arc::new(SystemEntropy::default());
+    let engine = Engine::new(Parts {
+        store: Arc::clone(&store),
+        models: Models::new(&providers, outbound)?,
+        clock: Arc::new(SystemClock),
+        entropy: entropy.clone(),
+        tasks: tasks.clone(),
+        options: settings.engine_options(),
+    });
+    owner::ensure(&engine, &settings.data).await?;
+    engine.start_workers().await?;
+
+    let metrics = Metrics::new();
+    store_metrics::register(&metrics, Arc::clone(&store));
+    let readiness = Readiness::new();
+    watch_storage(&engine, &readiness, &tasks);
+
+    let api = Api::new(engine.clone(), metrics.clone(), readiness.clone());
+    let (mode, authenticate): (_, Arc<dyn Authenticate>) = match settings.auth {
+        Auth::Keys => (AccessMode::Keys, Arc::new(engine.clone())),
+        Auth::None => (AccessMode::Loopback, Arc::new(Anyone(engine.anyone()))),
+    };
+    let edge = Edge {
+        options: settings.edge_options(),
+        mode,
+        authenticate,
+        metrics: metrics.clone(),
+        render: agentry_api::render,
+    };
+    let app = api.behind(edge, entropy.as_ref());
+
+    let listener = TcpListener::bind(settings.listen)
+        .await
+        .with_context(|| format!("listening on {}", settings.listen))?;
+    let stop = Stop::new();
+    stop_on_signals(&stop, &tasks)?;
+    announce(&listener)?;
+    let options = settings.serve_options();
+    serve(listener, app, &options, &metrics, &readiness, &tasks, &stop).await;
+
+    if !tasks.stop(TASKS_END_WITHIN).await {
+        tracing::warn!("some tasks did not end in time; their runs go on at the next start");
+    }
+    // Tells the other processes at once; without it they find out when the
+    // lease ends.
+    if let Err(error) = engine.stop_workers().await {
+        tracing::warn!(error = %error.chain(), "the lease could not be given up");
+    }
+    store.close().await;
+    Ok(())
+}
+
+/// The one line on stdout.
+fn announce(listener: &TcpListener) -> anyhow::Result<()> {
+    let address = listener.local_addr()?;
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "listening on http://{address}")?;
+    Ok(stdout.flush()?)
+}
+
+/// Keeps the readiness check of the storage current.
+fn watch_storage(engine: &Engine, readiness: &Readiness, tasks: &Tasks) {
+    let storage = readiness.flag("storage");
+    // It answered a moment ago, when the owner was looked up.
+    storage.set(true);
+    let (engine, stopping) = (engine.clone(), tasks.stopping().clone());
+    tasks.spawn(async move {
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(STORAGE_ASKED_EVERY) => {}
+            }
+            let answers = engine.ping().await;
+            if let Err(error) = &answers {
+                tracing::error!(error = %error.chain(), "the storage does not answer");
+            }
+            storage.set(answers.is_ok());
+        }
+    });
+}
+
+/// The first SIGTERM or SIGINT lets requests finish, the second ends at once.
+fn stop_on_signals(stop: &Stop, tasks: &Tasks) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (stop, stopping) = (stop.clone(), tasks.stopping().clone());
+    tasks.spawn(async move {
+        for round in 0.. {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if round == 0 {
+                tracing::info!("stopping: requests under way may finish");
+                stop.begin();
+            } else {
+                tracing::info!("stopping at once");
+                stop.now();
+            }
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! The settings: the default file that is compiled in, a file, the environment
+//! and the flags, each over the one before it. Unknown keys are refused.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agentry_gateway::{EdgeOptions, ServeOptions};
+use agentry_llm::ProviderOptions;
+use anyhow::Context as _;
+use config::{Config, Environment, File, FileFormat};
+use serde::Deserialize;
+
+/// The commented file with every setting.
+pub(crate) const DEFAULT_FILE: &str = include_str!("../../../config.default.toml");
+
+/// Who may use the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Auth {
+    /// Whoever shows an API key.
+    Keys,
+    /// Everybody on this machine.
+    None,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Every setting; config.default.toml says what each means.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    pub(crate) listen: SocketAddr,
+    pub(crate) data: PathBuf,
+    pub(crate) database: Option<String>,
+    pub(crate) auth: Auth,
+    pub(crate) log: String,
+    pub(crate) log_format: LogFormat,
+    pub(crate) http: Http,
+    pub(crate) runs: Runs,
+    pub(crate) store: Store,
+    pub(crate) outbound: agentry_outbound::Options,
+    pub(crate) providers: BTreeMap<String, ProviderOptions>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Http {
+    body_bytes_max: usize,
+    connections_max: usize,
+    requests_in_flight_max: usize,
+    streams_in_flight_max: usize,
+    header_read_ms: u64,
+    idle_ms: u64,
+    request_ms: u64,
+    notice_ms: u64,
+    drain_ms: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Runs {
+    session_queue_runs_max: u32,
+    executing_max: usize,
+    lease_ms: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Store {
+    writes_waiting_max: usize,
+    postgres_readers_max: usize,
+    postgres_writers_max: usize,
+}
+
+/// What the flags say; what they do not say comes from elsewhere.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Flags {
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) data: Option<PathBuf>,
+    pub(crate) database: Option<String>,
+    pub(crate) auth: Option<Auth>,
+}
+
+/// The first part of a setting's name in the environment.
+const ENVIRONMENT_PREFIX: &str = "AGENTRY";
+
+impl Settings {
+    /// Reads the settings of this process.
+    pub(crate) fn load(file: Option<&Path>, flags: &Flags) -> anyhow::Result<Self> {
+        Self::load_from(file, flags, std::env::vars().collect())
+    }
+
+    fn load_from(
+        file: Option<&Path>,
+        flags: &Flags,
+        environment: HashMap<String, String>,
+    ) -> anyhow::Result<Self> {
+        let defaults = Config::builder()
+            .add_source(File::from_str(DEFAULT_FILE, FileFormat::Toml))
+            .build()
+            .context("the default settings")?;
+        let known: Vec<String> = defaults
+            .cache
+            .clone()
+            .into_table()?
+            .into_keys()
+            .chain(["database".to_owned()])
+            .map(|key| format!("{ENVIRONMENT_PREFIX}_{}", key.to_ascii_uppercase()))
+            .collect();
+        // Other programs' variables may begin with AGENTRY_ too (a client's key,
+        // say); only what is meant as a setting is read as one.
+        let ours = environment
+            .into_iter()
+            .filter(|(name, _)| {
+                known.iter().any(|known| {
+                    name.strip_prefix(known.as_str())
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with("__"))
+                })
+            })
+            .collect();
+        let mut builder = Config::builder().add_source(defaults);
+        if let Some(file) = file {
+            builder = builder.add_source(File::from(file).format(FileFormat::Toml));
+        }
+        let settings: Settings = builder
+            .add_source(
+                Environment::with_prefix(ENVIRONMENT_PREFIX)
+                    .prefix_separator("_")
+                    .separator("__")
+                    .source(Some(ours)),
+            )
+            .set_override_option("listen", flags.listen.map(|listen| listen.to_string()))?
+            .set_override_option(
+                "data",
+                flags.data.as_ref().map(|data| data.to_string_lossy().into_owned()),
+            )?
+            .set_override_option("database", flags.database.clone())?
+            .set_override_option(
+                "auth",
+                flags.auth.map(|auth| match auth {
+                    Auth::Keys => "keys",
+                    Auth::None => "none",
+                }),
+            )?
+            .build()
+            .and_then(Config::try_deserialize)
+            .context("the settings cannot be read")?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// Refuses combinations that are dangerous or cannot work.
+    fn check(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.auth == Auth::Keys || self.listen.ip().is_loopback(),
+            "auth = \"none\" is for a loopback address only, not for {}",
+            self.listen
+        );
+        let positive = [
+            ("http.body_bytes_max", self.http.body_bytes_max),
+            ("http.connections_max", self.http.connections_max),
+            ("http.requests_in_flight_max", self.http.requests_in_flight_max),
+            ("http.streams_in_flight_max", self.http.streams_in_flight_max),
+            ("runs.executing_max", self.runs.executing_max),
+            ("store.writes_waiting_max", self.store.writes_waiting_max),
+            ("store.postgres_readers_max", self.store.postgres_readers_max),
+            ("store.postgres_writers_max", self.store.postgres_writers_max),
+        ];
+        for (name, value) in positive {
+            anyhow::ensure!(value > 0, "{name} must be at least 1");
+        }
+        anyhow::ensure!(
+            self.runs.session_queue_runs_max > 0,
+            "runs.session_queue_runs_max must be at least 1"
+        );
+        anyhow::ensure!(self.runs.lease_ms >= 1_000, "runs.lease_ms must be at least 1000");
+        Ok(())
+    }
+
+    pub(crate) fn store_options(&self) -> agentry_store::Options {
+        agentry_store::Options {
+            data: self.data.clone(),
+            database: self.database.clone(),
+            writes_waiting_max: self.store.writes_waiting_max,
+            postgres_readers_max: self.store.postgres_readers_max,
+            postgres_writers_max: self.store.postgres_writers_max,
+        }
+    }
+
+    pub(crate) fn engine_options(&self) -> agentry_engine::Options {
+        agentry_engine::Options {
+            session_queue_runs_max: self.runs.session_queue_runs_max,
+            runs_executing_max: self.runs.executing_max,
+            lease: Duration::from_millis(self.runs.lease_ms),
+        }
+    }
+
+    pub(crate) fn edge_options(&self) -> EdgeOptions {
+        EdgeOptions {
+            body_bytes_max: self.http.body_bytes_max,
+            requests_in_flight_max: self.http.requests_in_flight_max,
+            streams_in_flight_max: self.http.streams_in_flight_max,
+            request_within: Duration::from_millis(self.http.request_ms),
+            ..EdgeOptions::default()
+        }
+    }
+
+    pub(crate) fn serve_options(&self) -> ServeOptions {
+        ServeOptions {
+            connections_max: self.http.connections_max,
+            header_read_within: Duration::from_millis(self.http.header_read_ms),
+            idle_max: Duration::from_millis(self.http.idle_ms),
+            notice: Duration::from_millis(self.http.notice_ms),
+            drain_max: Duration::from_millis(self.http.drain_ms),
+            ..ServeOptions::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(environment: &[(&str, &str)], flags: &Flags) -> anyhow::Result<Settings> {
+        let environment =
+            environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Settings::load_from(None, flags, environment)
+    }
+
+    #[test]
+    fn the_default_file_says_what_the_components_default_to() {
+        let settings = load(&[], &Flags::default()).unwrap();
+        assert_eq!(settings.outbound, agentry_outbound::Options::default());
+        assert_eq!(settings.edge_options(), EdgeOptions::default());
+        assert_eq!(settings.serve_options(), ServeOptions::default());
+        assert!(settings.providers.is_empty());
+        assert_eq!(settings.database, None);
+    }
+
+    #[test]
+    fn the_environment_comes_over_the_file_and_flags_over_both() {
+        let environment = [
+            ("AGENTRY_LISTEN", "127.0.0.1:1"),
+            ("AGENTRY_RUNS__LEASE_MS", "2000"),
+            ("AGENTRY_PROVIDERS__NEAR__BASE_URL", "http://127.0.0.1:9/v1"),
+            ("AGENTRY_DATABASE", "postgres://localhost/x"),
+            ("AGENTRY_KEY", "a client's"),
+        ];
+        let flags = Flags { listen: Some("127.0.0.1:2".parse().unwrap()), ..Flags::default() };
+        let settings = load(&environment, &flags).unwrap();
+        assert_eq!(settings.listen, "127.0.0.1:2".parse().unwrap());
+        assert_eq!(settings.runs.lease_ms, 2_000);
+        assert_eq!(settings.providers["near"].base_url, "http://127.0.0.1:9/v1");
+        assert_eq!(settings.database.as_deref(), Some("postgres://localhost/x"));
+    }
+
+    #[test]
+    fn what_is_unknown_or_dangerous_is_refused() {
+        let refused = |environment: &[(&str, &str)]| {
+            assert!(load(environment, &Flags::default()).is_err(), "{environment:?}");
+        };
+        refused(&[("AGENTRY_RUNS__LEAES_MS", "2000")]);
+        refused(&[("AGENTRY_AUTH", "none"), ("AGENTRY_LISTEN", "0.0.0.0:80")]);
+        refused(&[("AGENTRY_AUTH", "sometimes")]);
+        refused(&[("AGENTRY_STORE__WRITES_WAITING_MAX", "0")]);
+        refused(&[("AGENTRY_PROVIDERS__X__KEY", "no url")]);
+    }
+}

@@ -1,0 +1,28 @@
+//! The HTTP contract, at the HTTP boundary: the real binary, real sockets, a
+//! fresh store for each test, on both engines. The modules mirror the URL tree.
+
+mod agents;
+mod durability;
+mod openai;
+mod runs;
+mod server;
+mod sessions;
+
+/// Makes a test of an async function for each engine.
+macro_rules! on_both_engines {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::server::Engine::Sqlite).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::server::Engine::Postgres).await;
+            })*
+        }
+    };
+}
+pub(crate) use on_both_engines;

@@ -1,0 +1,91 @@
+//! `/v1`: the official OpenAI client for Python talks to the server, streamed
+//! and not.
+
+use std::process::Command;
+
+use agentry_testkit::{Behaviour, ModelServer};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::on_both_engines;
+use crate::server::{Engine, Server};
+
+on_both_engines! {
+    the_python_client_has_a_conversation,
+    errors_have_openai_s_shape,
+}
+
+/// The Python of the environment that `make test` makes.
+fn python() -> String {
+    std::env::var("AGENTRY_TEST_PYTHON")
+        .expect("AGENTRY_TEST_PYTHON is not set: run `make test`, which makes the environment")
+}
+
+const SCRIPT: &str = r#"
+import json, sys
+from openai import OpenAI
+
+client = OpenAI(base_url=sys.argv[1] + "/v1", api_key=sys.argv[2])
+model = sys.argv[3]
+say = lambda text, **more: client.chat.completions.create(
+    model=model, messages=[{"role": "user", "content": text}], user="py", **more)
+
+first = say("The library closes at nine.", metadata={"session_name": "one"})
+assert first.object == "chat.completion" and first.choices[0].finish_reason == "stop", first
+whole = say("When does the library close?", metadata={"session_name": "two"}).choices[0].message.content
+pieces, usage = [], None
+with say("When does the library close?", stream=True, stream_options={"include_usage": True},
+         metadata={"session_name": "three"}) as stream:
+    for chunk in stream:
+        if chunk.choices and chunk.choices[0].delta.content:
+            pieces.append(chunk.choices[0].delta.content)
+models = [m.id for m in client.models.list()]
+print(json.dumps({"whole": whole, "streamed": "".join(pieces), "pieces": len(pieces), "models": models}))
+"#;
+
+async fn the_python_client_has_a_conversation(engine: Engine) {
+    let server = Server::start(engine).await;
+    let script = server.home.data.path().join("conversation.py");
+    std::fs::write(&script, SCRIPT).unwrap();
+    let output = tokio::task::spawn_blocking({
+        let (url, key) = (server.url.clone(), server.key.clone());
+        move || {
+            Command::new(python()).arg(script).args([&url, &key, "simple_agent"]).output().unwrap()
+        }
+    })
+    .await
+    .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(said["whole"].as_str().unwrap().contains("nine"), "{said}");
+    assert!(said["streamed"].as_str().unwrap().contains("nine"), "{said}");
+    assert!(said["pieces"].as_u64().unwrap() > 1, "{said}");
+    assert!(said["models"].as_array().unwrap().contains(&json!("simple_agent")), "{said}");
+}
+
+async fn errors_have_openai_s_shape(engine: Engine) {
+    let model = ModelServer::start().await;
+    let url = model.base_url();
+    let server = Server::start_with(engine, &[("AGENTRY_PROVIDERS__NEAR__BASE_URL", &url)]).await;
+    let chat = |body: Value| server.post("/v1/chat/completions", body);
+    let messages = json!([{"role": "user", "content": "x"}]);
+    let (status, body) = chat(json!({"model": "nobody", "messages": messages})).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{body}");
+    assert!(body["error"]["message"].is_string() && body["error"]["code"].is_string(), "{body}");
+    let (status, body) = chat(json!({"model": "simple", "messages": []})).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
+    let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+    let (status, body) =
+        chat(json!({"model": "simple", "messages": messages, "tools": tools})).await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("not_supported_yet"))
+    );
+    model.next(Behaviour::error(500, "broken"));
+    let (status, body) = chat(json!({"model": "compatible/near/m", "messages": messages})).await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (StatusCode::BAD_GATEWAY, &json!("model_failed")),
+        "{body}"
+    );
+}
