@@ -13,6 +13,7 @@ pub mod ports;
 pub mod runs;
 pub mod sessions;
 pub mod tasks;
+pub mod text;
 pub mod time;
 
 pub use caller::{Caller, Permission, Role};

@@ -1,4 +1,4 @@
-//! Text search: tokens and stems are made here, both engines only index them,
+//! Text search: the terms of `domain::text` are all that both engines index,
 //! and BM25 is computed here with the scope's own statistics, so that the same
 //! text gives the same answer on both.
 //!
@@ -7,11 +7,9 @@
 //! search reads the postings of its own scope only.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
 
+use agentry_domain::text::terms as tokens;
 use agentry_domain::{MessageId, OrgId, SessionId};
-use rust_stemmers::{Algorithm, Stemmer};
-use unicode_segmentation::UnicodeSegmentation as _;
 
 use crate::counters::{TEXT_DOCUMENTS, TEXT_TOKENS};
 use crate::sql::statements;
@@ -25,6 +23,9 @@ pub const QUERY_TERMS_MAX: usize = 32;
 pub const CANDIDATES_MAX: u32 = 500;
 /// A hit that holds less than this share of the query's weight is no answer.
 pub const COVERAGE_MIN: f64 = 0.5;
+/// The bytes of a document's terms together; what a longer text says further
+/// back cannot be found.
+const DOCUMENT_BYTES_MAX: usize = 256 << 10;
 /// Terms in more than one of this many documents are dropped while rarer remain.
 const COMMON_TERM_ONE_IN: u64 = 10;
 /// BM25's term saturation and length normalisation (Robertson and Zaragoza,
@@ -65,8 +66,9 @@ statements! {
     TEXT_CANDIDATES = sqlite "select d.id, d.session, d.length, d.tokens from text_index i \
         join text_doc d on d.doc = i.rowid where text_index match $1 and d.org = $2 \
         and d.scope = $3 order by i.rowid desc limit $4"
-        postgres "select id, session, length, tokens from text_doc \
-        where terms @@ $1::text::tsquery and org = $2 and scope = $3 order by id desc limit $4";
+        postgres "with found as materialized (select org, id, session, scope, length, tokens \
+        from text_doc where terms @@ $1::text::tsquery) select id, session, length, tokens \
+        from found where org = $2 and scope = $3 order by id desc limit $4";
 }
 
 /// Whose documents a search looks at.
@@ -117,7 +119,14 @@ pub struct Hit {
 impl Write {
     /// Makes a message findable in a scope.
     pub fn text_insert(&mut self, id: MessageId, session: SessionId, scope: Scope, content: &str) {
-        let tokens = tokens(content);
+        let mut tokens = tokens(content);
+        let mut room = DOCUMENT_BYTES_MAX;
+        let fit = tokens.iter().take_while(|token| {
+            let fits = token.len() <= room;
+            room = room.saturating_sub(token.len());
+            fits
+        });
+        tokens.truncate(fit.count());
         if tokens.is_empty() {
             return;
         }
@@ -287,53 +296,9 @@ fn rank(
     hits
 }
 
-/// English words that carry no content.
-const STOP_WORDS: &[&str] = &[
-    "a", "about", "am", "an", "and", "any", "are", "as", "at", "be", "been", "but", "by", "can",
-    "could", "did", "do", "does", "for", "from", "had", "has", "have", "he", "her", "him", "his",
-    "how", "i", "if", "in", "into", "is", "it", "its", "me", "my", "of", "on", "or", "our", "she",
-    "so", "some", "that", "the", "their", "them", "then", "there", "these", "they", "this",
-    "those", "to", "was", "we", "were", "what", "when", "where", "which", "who", "whom", "whose",
-    "why", "will", "with", "would", "you", "your",
-];
-
-static STEMMER: LazyLock<Stemmer> = LazyLock::new(|| Stemmer::create(Algorithm::English));
-
-/// The terms of a text, in order: words (Unicode, UAX 29) in lower case without
-/// possessives, cut at what is neither letter nor digit, without English stop
-/// words, stemmed for English.
-pub fn tokens(text: &str) -> Vec<String> {
-    let mut tokens = Vec::new();
-    for word in text.unicode_words() {
-        let word = word.to_lowercase();
-        let word = word.strip_suffix("'s").or_else(|| word.strip_suffix("’s")).unwrap_or(&word);
-        for part in word.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty()) {
-            if STOP_WORDS.binary_search(&part).is_err() {
-                tokens.push(STEMMER.stem(part).into_owned());
-            }
-        }
-    }
-    tokens
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_become_terms() {
-        let check = |text: &str, expected: &[&str]| assert_eq!(tokens(text), expected, "{text}");
-        check("What is my dog's name?", &["dog", "name"]);
-        check("The cats were RUNNING, quickly!", &["cat", "run", "quick"]);
-        check("Müller’s café, v2.10 user_id=7", &["müller", "café", "v2", "10", "user", "id", "7"]);
-        check("§00 ' \" & | ( )", &["00"]);
-        check("¿¡…", &[]);
-    }
-
-    #[test]
-    fn stop_words_are_sorted_for_the_search() {
-        assert!(STOP_WORDS.is_sorted());
-    }
 
     #[test]
     fn no_text_makes_a_scope_token() {

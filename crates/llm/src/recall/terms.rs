@@ -1,22 +1,8 @@
-//! The words that matter in a text, reduced to their stems (Snowball's English
-//! stemmer), and how much of a question's words a text holds.
+//! How much of a question's terms a text holds.
 
 use std::collections::HashSet;
 
-use rust_stemmers::{Algorithm, Stemmer};
-use unicode_segmentation::UnicodeSegmentation as _;
-
-/// Words that say nothing about what is asked for.
-const STOP_WORDS: &[&str] = &[
-    "a", "about", "again", "all", "also", "am", "an", "and", "any", "are", "as", "at", "be",
-    "been", "but", "by", "can", "could", "did", "do", "does", "for", "from", "give", "had", "has",
-    "have", "he", "her", "hers", "him", "his", "how", "i", "if", "in", "is", "it", "its", "just",
-    "know", "list", "many", "me", "mine", "much", "my", "of", "on", "or", "our", "ours", "please",
-    "remember", "remind", "said", "say", "she", "should", "show", "so", "some", "tell", "than",
-    "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "to",
-    "told", "us", "was", "we", "were", "what", "when", "where", "which", "who", "whom", "whose",
-    "why", "will", "with", "would", "you", "your", "yours",
-];
+use agentry_domain::text;
 
 /// Different terms of one question that are looked for.
 const TERMS_MAX: usize = 256;
@@ -27,7 +13,7 @@ pub(super) struct Stems(HashSet<String>);
 
 impl Stems {
     pub(super) fn of(text: &str) -> Self {
-        Self(stems(text).collect())
+        Self(text::terms(text).into_iter().collect())
     }
 }
 
@@ -37,7 +23,7 @@ pub(super) struct Terms(Vec<String>);
 
 impl Terms {
     pub(super) fn of(text: &str) -> Self {
-        let mut terms: Vec<String> = stems(text).collect();
+        let mut terms = text::terms(text);
         terms.sort_unstable();
         terms.dedup();
         terms.truncate(TERMS_MAX);
@@ -79,18 +65,6 @@ impl Weighted<'_> {
     }
 }
 
-fn stems(text: &str) -> impl Iterator<Item = String> {
-    let stemmer = Stemmer::create(Algorithm::English);
-    text.unicode_words()
-        .map(str::to_lowercase)
-        .map(|word| word.replace('\u{2019}', "'"))
-        .map(|word| word.strip_suffix("'s").map(str::to_owned).unwrap_or(word))
-        .filter(|word| STOP_WORDS.binary_search(&word.as_str()).is_err())
-        .map(move |word| stemmer.stem(&word).into_owned())
-        .collect::<Vec<_>>()
-        .into_iter()
-}
-
 fn as_f64(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
@@ -98,11 +72,6 @@ fn as_f64(count: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn stop_words_are_sorted_so_that_they_are_found() {
-        assert!(STOP_WORDS.is_sorted());
-    }
 
     #[test]
     fn terms_are_stems_of_the_words_that_matter() {
