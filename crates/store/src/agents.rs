@@ -121,6 +121,7 @@ impl Write {
 
     /// Stores a changed agent, if its version is still the one it was read with.
     pub fn agent_update(&mut self, agent: &Agent) {
+        self.contend(agent.id.to_bytes());
         let guard = version_guard(self.org, agent.id);
         self.add(
             &AGENT_UPDATE,
@@ -149,6 +150,7 @@ impl Write {
 
     /// Deletes an agent of this version.
     pub fn agent_delete(&mut self, id: AgentId, version: i64) {
+        self.contend(id.to_bytes());
         let guard = version_guard(self.org, id);
         self.add(&AGENT_DELETE, values![self.org, id, version]).expect_one(guard);
         self.count(AGENTS, &[], -1);

@@ -102,19 +102,35 @@ impl From<rusqlite::Error> for StoreError {
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         use tokio_postgres::error::SqlState;
-        let Some(state) = error.code() else {
-            return StoreError::Unavailable(error.into());
+        let Some(found) = error.as_db_error() else {
+            let outside = std::error::Error::source(&error)
+                .is_some_and(<dyn std::error::Error>::is::<std::io::Error>);
+            return if error.is_closed() || outside {
+                StoreError::Unavailable(error.into())
+            } else {
+                // A value that does not fit its parameter, a column that is read
+                // as what it is not.
+                StoreError::Bug(chain(&error))
+            };
         };
+        let state = found.code();
         if *state == SqlState::UNIQUE_VIOLATION {
             StoreError::Taken
         } else if *state == SqlState::DISK_FULL {
             StoreError::Full(error.into())
-        } else if matches!(&state.code()[..2], "08" | "53" | "57" | "58" | "40" | "25") {
-            // Connection, resources, operator intervention, system, rollback and
-            // read-only: the server's state, not the statement's fault.
+        } else if *state == SqlState::QUERY_CANCELED {
+            StoreError::GivenUp
+        } else if matches!(&state.code()[..2], "08" | "53" | "55" | "57" | "58" | "40" | "25") {
+            // Connection, resources, locks, operator intervention, system,
+            // rollback and read-only: the server's state, not the statement's fault.
             StoreError::Unavailable(error.into())
         } else {
-            StoreError::Bug(format!("{error}: {state:?}"))
+            StoreError::Bug(chain(&error))
         }
     }
+}
+
+fn chain(error: &tokio_postgres::Error) -> String {
+    std::error::Error::source(error)
+        .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }

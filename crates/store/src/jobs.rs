@@ -10,7 +10,7 @@ use std::time::Duration;
 use agentry_domain::{Code, Error, JobId, OrgId, Timestamp, WorkerId};
 
 use crate::sql::statements;
-use crate::value::{Value, values};
+use crate::value::{self, Value, values};
 use crate::write::{Probe, Write, Written};
 use crate::{Result, Store, StoreError};
 
@@ -39,10 +39,11 @@ statements! {
         attempts = attempts + 1 where (org, id) in (select org, id from job \
         where head = 1 and claimed = 0 and next_at <= $2 order by next_at limit $3) \
         returning org, id, lane, fence, attempts"
-        postgres "update job set claimed = 1, worker = $1, fence = fence + 1, \
-        attempts = attempts + 1 where (org, id) in (select org, id from job \
+        postgres "with due as materialized (select org, id from job \
         where head = 1 and claimed = 0 and next_at <= $2 order by next_at limit $3 \
-        for update skip locked) returning org, id, lane, fence, attempts";
+        for update skip locked) update job set claimed = 1, worker = $1, fence = fence + 1, \
+        attempts = attempts + 1 from due where job.org = due.org and job.id = due.id \
+        returning job.org, job.id, job.lane, job.fence, job.attempts";
     WORKER_BEAT = sqlite "insert into worker (id, until) values ($1, \
         cast(unixepoch('subsec') * 1000000 as integer) + $2) \
         on conflict (id) do update set until = excluded.until"
@@ -95,6 +96,7 @@ impl Write {
     /// Opens an idle lane with a job that this process begins at once. When
     /// the lane has work, the write fails with `conflict`: join it instead.
     pub fn job_begin(&mut self, id: JobId, lane: [u8; 16], worker: WorkerId, now: Timestamp) {
+        self.contend(lane);
         self.add(&LANE_OPEN, values![self.org, lane])
             .expect_one(Probe::always(|| Error::new(Code::Conflict, "the lane has work")));
         self.add(&JOB_INSERT_CLAIMED, values![self.org, id, lane, "run", worker, now]);
@@ -119,12 +121,14 @@ impl Write {
                 ),
             ),
         });
+        self.contend(lane);
         self.add(&LANE_JOIN, values![self.org, lane, depth_max]).expect_one(probe);
         self.add(&JOB_INSERT_WAITING, values![self.org, id, lane, "run", worker, now]);
     }
 
     /// Guard: the job is still this process's, and stays so until the write is done.
     pub fn job_held(&mut self, job: &ClaimedJob) {
+        self.contend(job.lane);
         self.add(&JOB_HELD, values![self.org, job.id, job.worker, job.fence])
             .expect_one(Probe::always(lease_lost));
     }
@@ -132,6 +136,7 @@ impl Write {
     /// Ends a job, if it is still this process's, and promotes the lane's next;
     /// the place says whether there was one, see [`Written::promoted`].
     pub fn job_end(&mut self, job: &ClaimedJob) -> usize {
+        self.contend(job.lane);
         self.add(&LANE_LEAVE, values![self.org, job.lane]);
         self.add(&JOB_DELETE, values![self.org, job.id, job.worker, job.fence])
             .expect_one(Probe::always(lease_lost));
@@ -204,7 +209,7 @@ impl Store {
 
     /// When the oldest claimable job is due; none when there is none.
     pub async fn job_oldest(&self) -> Result<Option<Timestamp>> {
-        self.point(&JOB_OLDEST, values![], |row| row.time()).await
+        self.point(&JOB_OLDEST, values![], value::time).await
     }
 
     /// Says that this process lives until its lease ends, and gives up the

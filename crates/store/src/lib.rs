@@ -100,7 +100,7 @@ pub struct Store {
 
 enum Engine {
     Sqlite(sqlite::Engine),
-    Postgres(postgres::Engine),
+    Postgres(Box<postgres::Engine>),
 }
 
 impl Store {
@@ -109,7 +109,7 @@ impl Store {
     pub async fn open(options: &Options) -> Result<Self> {
         let engine = match &options.database {
             None => Engine::Sqlite(sqlite::Engine::open(options).await?),
-            Some(url) => Engine::Postgres(postgres::Engine::open(url, options).await?),
+            Some(url) => Engine::Postgres(Box::new(postgres::Engine::open(url, options).await?)),
         };
         Ok(Self { engine })
     }

@@ -5,7 +5,7 @@ use agentry_domain::page::FILTERED_TOTAL_MAX;
 use agentry_domain::{Order, OrgId, Page, PageRequest};
 
 use crate::sql::Sql;
-use crate::value::{Columns, Value, values};
+use crate::value::{self, Columns, Value, values};
 use crate::{Result, Store};
 
 /// Lists up to this long are read on the calling thread on SQLite; a thread hop
@@ -65,7 +65,7 @@ impl Store {
         let mut bound = values![org];
         bound.extend(filter);
         bound.push(Value::from(FILTERED_TOTAL_MAX));
-        let counted = self.scan(count, bound, |row| row.int()).await?;
+        let counted = self.scan(count, bound, value::int).await?;
         let total = counted.first().copied().unwrap_or(0).unsigned_abs();
         let mut page = Page::from_rows(rows, page, total, id);
         page.total_capped = total >= u64::from(FILTERED_TOTAL_MAX);

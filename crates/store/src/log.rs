@@ -8,26 +8,30 @@ use agentry_domain::log::LoggedEntry;
 use agentry_domain::{KeyId, OrgId};
 
 use crate::sql::statements;
-use crate::value::{Columns, values};
+use crate::value::{self, Columns, values};
 use crate::{Result, Store};
 
 statements! {
     LOG_INSERT = sqlite "insert into log (seq, org, at, kind, entity, id, actor, data) \
         values ($1, $2, $3, $4, $5, $6, $7, $8)" postgres "";
     LOG_APPEND = sqlite "" postgres "insert into log_pending (org, at, kind, entity, id, actor, \
-        data) values ($1, $2, $3, $4, $5, $6, $7)";
-    LOG_SEQUENCE = sqlite "" postgres "with head as (update log_head set seq = seq + \
-        (select count(*) from (select 1 from log_pending order by place limit $1) as waiting) \
-        returning seq), \
-        taken as (delete from log_pending where place in \
-        (select place from log_pending order by place limit $1) \
+        data) select * from unnest($1::bytea[], $2::bigint[], $3::text[], $4::text[], \
+        $5::bytea[], $6::bytea[], $7::text[])";
+    // An entry whose place was taken early and whose transaction committed late
+    // comes in a later batch: the order is that of places among what is visible.
+    // The head moves by what was really taken, so there is no gap.
+    LOG_SEQUENCE = sqlite "" postgres "with taken as (delete from log_pending where ctid = \
+        any (array(select ctid from log_pending order by place limit $1)) \
         returning place, org, at, kind, entity, id, actor, data), \
-        numbered as (select row_number() over (order by place) as n, count(*) over () as many, \
-        taken.* from taken) \
-        insert into log (seq, org, at, kind, entity, id, actor, data) \
-        select head.seq - numbered.many + numbered.n, numbered.org, numbered.at, numbered.kind, \
+        numbered as (select row_number() over (order by place) as n, taken.* from taken), \
+        head as (update log_head set seq = seq + (select count(*) from taken) \
+        where one = 1 and exists (select 1 from taken) \
+        returning seq - (select count(*) from taken) as before), \
+        moved as (insert into log (seq, org, at, kind, entity, id, actor, data) \
+        select head.before + numbered.n, numbered.org, numbered.at, numbered.kind, \
         numbered.entity, numbered.id, numbered.actor, numbered.data from numbered, head \
-        order by numbered.n";
+        order by numbered.n returning seq) \
+        select count(*), coalesce(max(seq), 0) from moved";
     LOG_HEAD = "select seq from log_head where one = 1";
     LOG_HEAD_SET = sqlite "update log_head set seq = $1 where one = 1" postgres "";
     LOG_READ = "select seq, org, at, kind, entity, id, actor, data from log \
@@ -39,7 +43,7 @@ statements! {
 impl Store {
     /// The place of the newest entry; 0 when there is none.
     pub async fn log_head(&self) -> Result<i64> {
-        Ok(self.point(&LOG_HEAD, values![], |row| row.int()).await?.unwrap_or(0))
+        Ok(self.point(&LOG_HEAD, values![], value::int).await?.unwrap_or(0))
     }
 
     /// An organisation's entries after a place, at most `limit`.

@@ -21,6 +21,10 @@ statements! {
     MESSAGE_LIST_DESC = "select id, session, run, role, content, metadata, created_at \
         from message where org = $1 and session = $2 and id < $3 \
         order by id desc limit $4 offset $5";
+    // SQLite forgets the counter as a whole.
+    MESSAGE_COUNT_SESSION = sqlite "" postgres "insert into counter_change (org, kind, key, n) \
+        select org, $1, session, -count(*) from message where org = $2 and session = $3 \
+        group by org, session";
     MESSAGE_DELETE_SESSION = "delete from message where org = $1 and session = $2";
 }
 

@@ -5,7 +5,7 @@ use agentry_domain::{Code, Error, OrgId, Page, PageRequest, SessionId};
 
 use crate::counters::{COUNTER_FORGET, MESSAGES, SESSIONS};
 use crate::lists::{cursor, list_page};
-use crate::messages::MESSAGE_DELETE_SESSION;
+use crate::messages::{MESSAGE_COUNT_SESSION, MESSAGE_DELETE_SESSION};
 use crate::sql::statements;
 use crate::value::{Columns, Value, values};
 use crate::write::{Probe, Write};
@@ -88,6 +88,15 @@ fn name_taken() -> Error {
 impl Write {
     /// Stores a new session; its name must be free for its user.
     pub fn session_insert(&mut self, session: &Session) {
+        if let Some(name) = &session.name {
+            // Two new sessions of one name wait for each other.
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(name.as_bytes());
+            hasher.update(session.user_id.as_deref().unwrap_or_default().as_bytes());
+            let mut row = [0; 16];
+            row.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+            self.contend(row);
+        }
         self.add(
             &SESSION_INSERT,
             values![
@@ -109,12 +118,14 @@ impl Write {
 
     /// Guard: the session is still there, and stays until the write is done.
     pub fn session_exists(&mut self, id: SessionId) {
+        self.contend(id.to_bytes());
         self.add(&SESSION_EXISTS, values![self.org, id])
             .expect_one(Probe::always(move || session_missing(id)));
     }
 
     /// Stores a changed session, if its version is still the one it was read with.
     pub fn session_update(&mut self, session: &Session) {
+        self.contend(session.id.to_bytes());
         let guard = version_guard(self.org, session.id);
         self.add(
             &SESSION_UPDATE,
@@ -136,6 +147,7 @@ impl Write {
     /// Deletes a session of this version with its messages, its runs and what
     /// recall knows of them. Its runs must have ended.
     pub fn session_delete(&mut self, id: SessionId, version: i64) {
+        self.contend(id.to_bytes());
         // The lock is a statement of its own so that the next one sees every
         // run that was accepted before it.
         self.add(&SESSION_LOCK, values![self.org, id])
@@ -153,6 +165,7 @@ impl Write {
             });
         self.add(&SESSION_DELETE, values![self.org, id, version]).expect_one(guard);
         self.text_forget_session(id);
+        self.add(&MESSAGE_COUNT_SESSION, values![MESSAGES, self.org, id]);
         self.add(&MESSAGE_DELETE_SESSION, values![self.org, id]);
         self.run_delete_session(id);
         self.add(&COUNTER_FORGET, values![self.org, MESSAGES, id.to_bytes().to_vec()]);

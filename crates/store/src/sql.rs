@@ -6,7 +6,7 @@
 
 /// A statement in both dialects. The texts are the same unless the engines differ.
 #[derive(Debug)]
-pub struct Sql {
+pub(crate) struct Sql {
     /// Its constant's name, for messages.
     pub name: &'static str,
     /// SQLite's text; empty when only PostgreSQL has this statement.
@@ -73,4 +73,5 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
     .into_iter()
     .flatten()
     .copied()
+    .chain(crate::postgres::statements())
 }

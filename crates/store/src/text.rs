@@ -13,7 +13,7 @@ use agentry_domain::{MessageId, OrgId, SessionId};
 
 use crate::counters::{TEXT_DOCUMENTS, TEXT_TOKENS};
 use crate::sql::statements;
-use crate::value::{Columns, Value, values};
+use crate::value::{self, Columns, Value, values};
 use crate::write::Write;
 use crate::{Result, Store};
 
@@ -200,7 +200,7 @@ impl Store {
             })
             .collect();
         let bound = counts.iter().map(|(_, bound)| bound.clone()).collect();
-        let found = self.scan_each(&TEXT_TERM_COUNT, bound, |row| row.int()).await?;
+        let found = self.scan_each(&TEXT_TERM_COUNT, bound, value::int).await?;
         let weighed: Vec<(String, u64)> = counts
             .iter()
             .zip(found)

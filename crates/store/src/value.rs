@@ -9,7 +9,7 @@ use crate::error::StoreError;
 
 /// A bound value.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub(crate) enum Value {
     /// SQL's null.
     Null,
     /// A whole number; booleans are 0 and 1, times microseconds.
@@ -170,10 +170,6 @@ impl<'a> Columns<'a> {
         self.take()
     }
 
-    pub(crate) fn bytes(&mut self) -> Read<Vec<u8>> {
-        self.take()
-    }
-
     pub(crate) fn id(&mut self) -> Read<[u8; 16]> {
         let index = self.next;
         self.next += 1;
@@ -209,6 +205,16 @@ impl<'a> Columns<'a> {
     pub(crate) fn opt_time(&mut self) -> Read<Option<Timestamp>> {
         Ok(self.opt_int()?.map(Timestamp::from_micros))
     }
+}
+
+/// The row's one column, a whole number.
+pub(crate) fn int(row: &mut Columns<'_>) -> Read<i64> {
+    row.int()
+}
+
+/// The row's one column, an instant.
+pub(crate) fn time(row: &mut Columns<'_>) -> Read<Timestamp> {
+    row.time()
 }
 
 fn to_id(bytes: &[u8]) -> Read<[u8; 16]> {

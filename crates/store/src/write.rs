@@ -80,6 +80,10 @@ pub struct Write {
     pub(crate) log: Vec<LogEntry>,
     pub(crate) counts: Vec<(CounterKey, i64)>,
     pub(crate) urgency: Urgency,
+    /// The row that other writes may want at the same time: a lane, a session,
+    /// an agent. PostgreSQL applies the writes of a group in this order, so that
+    /// two groups do not wait for each other in a circle.
+    pub(crate) contended: [u8; 16],
 }
 
 impl Write {
@@ -92,6 +96,7 @@ impl Write {
             log: Vec::with_capacity(2),
             counts: Vec::with_capacity(2),
             urgency: Urgency::Interactive,
+            contended: [0; 16],
         }
     }
 
@@ -125,6 +130,13 @@ impl Write {
 
     pub(crate) fn count(&mut self, kind: &'static str, key: &[u8], delta: i64) {
         self.counts.push((CounterKey { org: self.org, kind, key: key.to_vec() }, delta));
+    }
+
+    /// Says which row others may want too; the first one counts.
+    pub(crate) fn contend(&mut self, row: [u8; 16]) {
+        if self.contended == [0; 16] {
+            self.contended = row;
+        }
     }
 
     /// How many statements it has so far: the place of the next one's rows in
@@ -167,13 +179,5 @@ impl Written {
             .iter()
             .find(|(place, _)| *place == statement)
             .map_or(&[], |(_, rows)| rows.as_slice())
-    }
-
-    /// A whole number of the first row of the statement at this place.
-    pub(crate) fn int(&self, statement: usize, column: usize) -> Option<i64> {
-        match self.rows(statement).first()?.get(column)? {
-            Value::Int(int) => Some(*int),
-            _ => None,
-        }
     }
 }

@@ -277,7 +277,11 @@ fn apply_group(
         *counts.entry(key).or_default() += delta;
     }
     for (key, delta) in counts.into_iter().filter(|(_, delta)| *delta != 0) {
-        change(connection, &COUNTER_ADD, &values![key.org, key.kind, key.key.clone(), delta])?;
+        change(
+            connection,
+            &COUNTER_ADD,
+            &[key.org.into(), key.kind.into(), key.key.clone().into(), delta.into()],
+        )?;
     }
     let first = *seq;
     for (write, entry) in applied().flat_map(|w| w.log.iter().map(move |entry| (w, entry))) {
@@ -295,7 +299,7 @@ fn apply_group(
         change(connection, &LOG_INSERT, &values)?;
     }
     if *seq != first {
-        change(connection, &LOG_HEAD_SET, &values![*seq])?;
+        change(connection, &LOG_HEAD_SET, &[Value::Int(*seq)])?;
     }
     execute(connection, "commit")?;
     Ok(results)
