@@ -28,7 +28,7 @@ use std::ops::RangeInclusive;
 use agentry_domain::{Code, Error, Fault, Result};
 use serde_json::{Map, Value};
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::{RefOr, Required};
 
 use kinds::{
@@ -37,7 +37,7 @@ use kinds::{
 };
 
 /// What the faults of something known but not built yet are called.
-const NOT_SUPPORTED_YET: &str = "not_supported_yet";
+pub const NOT_SUPPORTED_YET: &str = "not_supported_yet";
 
 /// Something that is read field by field.
 pub trait FromFields: Sized {
@@ -260,6 +260,12 @@ impl Fields {
     /// Adds a fault that concerns how fields go together.
     pub fn fault(&mut self, name: &str, code: &'static str, detail: impl Into<String>) {
         let pointer = self.pointer(name);
+        self.faults.push(Fault::new(pointer, code, detail));
+    }
+
+    /// Adds a fault at a pointer into this object.
+    pub fn fault_at(&mut self, pointer: &str, code: &'static str, detail: impl Into<String>) {
+        let pointer = format!("{}{pointer}", self.at);
         self.faults.push(Fault::new(pointer, code, detail));
     }
 
@@ -495,14 +501,6 @@ fn allow_null(schema: &mut Schema) {
     if let Some(names) = names {
         names.push(Value::Null);
     }
-}
-
-fn array_schema(items: Schema, count: &RangeInclusive<usize>) -> Schema {
-    let array = ArrayBuilder::new()
-        .items(RefOr::T(items))
-        .min_items((*count.start() > 0).then_some(*count.start()))
-        .max_items(Some(*count.end()));
-    Schema::Array(array.build())
 }
 
 /// Makes a type that is read from fields a schema of the document, under a name.

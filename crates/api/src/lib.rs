@@ -1,3 +1,99 @@
-//! The HTTP surfaces.
+//! The HTTP surfaces: REST under `/api/v1`, OpenAI's under `/v1`, and what the
+//! server says about itself. Handlers extract, call the engine once and convert;
+//! no rule of the business is learnt here.
+//!
+//! [`Api`] puts everything together behind the gateway's edge; [`openapi_json`]
+//! is the document without a server.
 
+pub mod agents;
+pub mod answer;
+pub mod chat;
+pub mod error_pages;
+pub mod extract;
 pub mod fields;
+pub mod lists;
+pub mod messages;
+pub mod models;
+pub mod openapi;
+pub mod problem;
+pub mod run_stream;
+pub mod runs;
+pub mod server;
+pub mod sessions;
+pub mod state;
+#[cfg(test)]
+mod tests;
+
+use agentry_domain::ports::Entropy;
+use agentry_domain::{Error, Result};
+use agentry_engine::Engine;
+use agentry_gateway::{App, Edge, Metrics, Operations, Readiness, op};
+use bytes::Bytes;
+
+pub use problem::render;
+
+use state::{ApiState, Inner};
+
+/// The HTTP surfaces, before the gateway's edge is put around them.
+pub struct Api {
+    engine: Engine,
+    metrics: Metrics,
+    readiness: Readiness,
+}
+
+impl Api {
+    /// The surfaces of these use cases; `/metrics` and `/ready` show the others.
+    pub fn new(engine: Engine, metrics: Metrics, readiness: Readiness) -> Self {
+        Self { engine, metrics, readiness }
+    }
+
+    /// The whole HTTP application. The edge must render errors with [`render`].
+    pub fn behind(self, edge: Edge, entropy: &dyn Entropy) -> App {
+        let Self { engine, metrics, readiness } = self;
+        let operations = operations();
+        let document = document(&operations).map(Bytes::from).map_err(|error| error.chain());
+        let state = ApiState::new(Inner { engine, metrics, readiness, document });
+        let (router, _document, table) = operations.finish(state, &edge.metrics);
+        edge.around(router, table, &[], entropy)
+    }
+}
+
+/// The OpenAPI document, as it is served at `/openapi.json`.
+pub fn openapi_json() -> Result<String> {
+    document(&operations())
+}
+
+fn document(operations: &Operations<ApiState>) -> Result<String> {
+    let mut document = operations.document().clone();
+    openapi::complete(&mut document, operations.rules());
+    document.to_pretty_json().map_err(Error::internal)
+}
+
+/// Every operation, with what it asks of its caller and its class.
+fn operations() -> Operations<ApiState> {
+    Operations::new(openapi::head())
+        .with(op!(open, Probe, server::health_get))
+        .with(op!(open, Probe, server::ready_get))
+        .with(op!(open, Probe, server::openapi_get))
+        .with(op!(open, Probe, error_pages::error_page_get))
+        .with(op!(MetricsRead, Probe, server::metrics_get))
+        .with(op!(AgentsWrite, Request, agents::agent_create))
+        .with(op!(AgentsRead, Request, agents::agent_list))
+        .with(op!(AgentsRead, Request, agents::agent_get))
+        .with(op!(AgentsWrite, Request, agents::agent_update))
+        .with(op!(AgentsWrite, Request, agents::agent_delete))
+        .with(op!(AgentsRead, Request, agents::agent_summaries))
+        .with(op!(SessionsWrite, Request, sessions::session_create))
+        .with(op!(SessionsRead, Request, sessions::session_list))
+        .with(op!(SessionsRead, Request, sessions::session_get))
+        .with(op!(SessionsWrite, Request, sessions::session_update))
+        .with(op!(SessionsWrite, Request, sessions::session_delete))
+        .with(op!(SessionsRead, Request, messages::message_list))
+        .with(op!(SessionsWrite, Request, messages::message_append))
+        .with(op!(RunsWrite, Run, runs::run_create))
+        .with(op!(RunsWrite, Run, runs::run_create_by_name))
+        .with(op!(RunsRead, Request, runs::run_list))
+        .with(op!(RunsRead, Request, runs::run_get))
+        .with(op!(RunsWrite, Run, chat::chat_completion_create))
+        .with(op!(AgentsRead, Request, models::model_list))
+}

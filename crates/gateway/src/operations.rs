@@ -132,6 +132,11 @@ impl<S: Clone + Send + Sync + 'static> Operations<S> {
         &self.rules
     }
 
+    /// The collected document.
+    pub fn document(&self) -> &OpenApi {
+        self.router.get_openapi()
+    }
+
     /// The three results: the router, the document and the edge's table.
     pub fn finish(self, state: S, metrics: &Metrics) -> (Router, OpenApi, Table) {
         let (router, document) = self.router.split_for_parts();

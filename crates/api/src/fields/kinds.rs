@@ -9,10 +9,11 @@ use agentry_domain::runs::RunStatus;
 use agentry_domain::sessions::{MessageRole, SessionStatus};
 use serde_json::{Map, Value};
 use utoipa::openapi::schema::{
-    AdditionalProperties, KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
+    AdditionalProperties, ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat,
+    SchemaType, Type,
 };
 
-use super::{Fields, array_schema, object_schema, pointer};
+use super::{Fields, object_schema, pointer};
 
 /// Characters of a caller's own id at most.
 pub const EXTERNAL_ID_CHARS_MAX: usize = 256;
@@ -68,6 +69,13 @@ fn of_type(schema_type: Type) -> ObjectBuilder {
 #[derive(Clone, Debug)]
 pub struct Text {
     pub(super) chars: RangeInclusive<usize>,
+}
+
+impl Text {
+    /// Of this many characters.
+    pub fn of(chars: RangeInclusive<usize>) -> Self {
+        Self { chars }
+    }
 }
 
 impl Kind for Text {
@@ -147,6 +155,13 @@ impl Kind for ExternalId {
 #[derive(Clone, Debug)]
 pub struct Integer {
     pub(super) range: RangeInclusive<i64>,
+}
+
+impl Integer {
+    /// In this range.
+    pub fn between(range: RangeInclusive<i64>) -> Self {
+        Self { range }
+    }
 }
 
 impl Kind for Integer {
@@ -288,6 +303,48 @@ impl<T: Named> Kind for Choice<T> {
     }
 }
 
+/// The schema of a list of this many entries.
+pub fn list_schema(items: Schema, count: &RangeInclusive<usize>) -> Schema {
+    let array = ArrayBuilder::new()
+        .items(utoipa::openapi::RefOr::T(items))
+        .min_items((*count.start() > 0).then_some(*count.start()))
+        .max_items(Some(*count.end()));
+    Schema::Array(array.build())
+}
+
+/// A number in a range, kept as it was sent.
+#[derive(Clone, Debug)]
+pub struct Number {
+    /// What it may be.
+    pub range: RangeInclusive<f64>,
+}
+
+impl Kind for Number {
+    type Out = Value;
+
+    fn schema(&self) -> Schema {
+        let object = of_type(Type::Number)
+            .minimum(Some(utoipa::Number::Float(*self.range.start())))
+            .maximum(Some(utoipa::Number::Float(*self.range.end())));
+        Schema::Object(object.build())
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<Value> {
+        let Some(number) = value.as_f64() else {
+            return site.fault("wrong_type", "must be a number");
+        };
+        if !self.range.contains(&number) {
+            let (min, max) = (self.range.start(), self.range.end());
+            return site.fault("out_of_range", format!("must be between {min} and {max}"));
+        }
+        Some(value)
+    }
+
+    fn placeholder(&self) -> Value {
+        Value::Null
+    }
+}
+
 fn free_object_schema() -> Schema {
     let object =
         of_type(Type::Object).additional_properties(Some(AdditionalProperties::FreeForm(true)));
@@ -418,7 +475,7 @@ impl<T, F: Fn(&mut Fields) -> T> Kind for Items<F> {
         let item = object_schema(&|fields| {
             (self.read)(fields);
         });
-        array_schema(item, &self.count)
+        list_schema(item, &self.count)
     }
 
     fn read(&self, value: Value, site: &mut Site<'_>) -> Option<Vec<T>> {
@@ -448,4 +505,9 @@ impl<T, F: Fn(&mut Fields) -> T> Kind for Items<F> {
     fn placeholder(&self) -> Vec<T> {
         Vec::new()
     }
+}
+
+/// The schema of text that is one of these.
+pub fn one_of_schema<const N: usize>(names: [&'static str; N]) -> Schema {
+    Schema::Object(of_type(Type::String).enum_values(Some(names)).build())
 }

@@ -1,0 +1,228 @@
+//! What handlers take out of a request: a JSON body or a query read field by
+//! field, and an id in the path. Each refuses in the one error format.
+
+use std::str::FromStr;
+
+use agentry_domain::{Code, Error, Fault, Result};
+use agentry_gateway::{Failure, body};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query as PairsOf, Request};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, header};
+use serde_json::Value;
+
+use crate::fields::{FromFields, nul_fault, pointer, read_body, read_query};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// A JSON body, read with every fault collected.
+#[derive(Clone, Copy, Debug)]
+pub struct Json<T>(pub T);
+
+impl<S: Send + Sync, T: FromFields> FromRequest<S> for Json<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Failure> {
+        let (parts, body) = request.into_parts();
+        refuse_idempotency_key(&parts.headers)?;
+        check_media_type(&parts.headers)?;
+        let bytes = body::read(body).await?;
+        Ok(parse(&bytes).map(Self)?)
+    }
+}
+
+/// Until replays exist, a key that promises one is refused rather than ignored.
+fn refuse_idempotency_key(headers: &HeaderMap) -> Result<()> {
+    if headers.contains_key(IDEMPOTENCY_KEY) {
+        return Err(Error::not_supported(
+            "header:Idempotency-Key",
+            "answers are not replayed yet; send the request without it",
+        ));
+    }
+    Ok(())
+}
+
+fn check_media_type(headers: &HeaderMap) -> Result<()> {
+    let sent = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    match sent {
+        Some(sent) if is_json(sent) => Ok(()),
+        Some(sent) => Err(Error::new(
+            Code::UnsupportedMediaType,
+            format!("Content-Type must be application/json, not {sent}"),
+        )),
+        None => Err(Error::new(
+            Code::UnsupportedMediaType,
+            "Content-Type is missing; it must be application/json",
+        )),
+    }
+}
+
+fn is_json(media_type: &str) -> bool {
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+/// Reads a body's bytes. Depth is bounded by the parser (128), the last of
+/// several equal keys counts, and unpaired surrogates are malformed.
+fn parse<T: FromFields>(bytes: &[u8]) -> Result<T> {
+    let value: Value = serde_json::from_slice(bytes)
+        .map_err(|error| Error::new(Code::MalformedJson, error.to_string()))?;
+    let mut faults = Vec::new();
+    // U+0000 can only come in escaped; without the escape there is nothing to
+    // look for.
+    if bytes.windows(NUL_ESCAPE.len()).any(|window| window == NUL_ESCAPE) {
+        find_nul(&value, "", &mut faults);
+    }
+    let Value::Object(object) = value else {
+        return Err(Error::invalid(vec![Fault::new("", "wrong_type", "must be an object")]));
+    };
+    read_body(object, faults)
+}
+
+const NUL_ESCAPE: &[u8] = br"\u0000";
+
+/// Collects where U+0000 stands, in values and in keys.
+fn find_nul(value: &Value, at: &str, faults: &mut Vec<Fault>) {
+    match value {
+        Value::String(text) if text.contains('\0') => faults.push(nul_fault(at.to_owned())),
+        Value::Array(values) => {
+            for (index, value) in values.iter().enumerate() {
+                find_nul(value, &pointer(at, &index.to_string()), faults);
+            }
+        }
+        Value::Object(object) => {
+            for (key, value) in object {
+                let at = pointer(at, key);
+                if key.contains('\0') {
+                    faults.push(nul_fault(at.clone()));
+                }
+                find_nul(value, &at, faults);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// The query, read with every fault collected.
+#[derive(Clone, Copy, Debug)]
+pub struct Query<T>(pub T);
+
+impl<S: Send + Sync, T: FromFields> FromRequestParts<S> for Query<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Failure> {
+        let pairs = PairsOf::<Vec<(String, String)>>::try_from_uri(&parts.uri)
+            .map_err(|error| {
+                Error::invalid(vec![Fault::new("query", "malformed", error.to_string())])
+            })?
+            .0;
+        Ok(read_query(pairs).map(Self)?)
+    }
+}
+
+/// An id in the path. What is no id is the id of nothing: 404.
+#[derive(Clone, Copy, Debug)]
+pub struct PathId<T>(pub T);
+
+impl<S: Send + Sync, T: FromStr> FromRequestParts<S> for PathId<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let PathName(text) = PathName::from_request_parts(parts, state).await?;
+        let id = text.parse().map_err(|_| Error::not_found("resource", &text))?;
+        Ok(Self(id))
+    }
+}
+
+/// A name or an id in the path.
+#[derive(Clone, Debug)]
+pub struct PathName(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathName {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(text)) if !text.contains('\0') => Ok(Self(text)),
+            // Bytes that are no text, or a text that cannot be stored.
+            _ => Err(Failure::from(Error::not_found("path", parts.uri.path()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Name(String);
+
+    impl FromFields for Name {
+        fn read(fields: &mut crate::fields::Fields) -> Self {
+            Self(fields.text("name", 1..=9).required())
+        }
+    }
+
+    #[test]
+    fn a_media_type_is_json_or_refused() {
+        for (sent, accepted) in [
+            ("application/json", true),
+            ("application/json; charset=utf-8", true),
+            ("Application/JSON", true),
+            ("application/merge-patch+json", true),
+            ("text/plain", false),
+            ("application/x-www-form-urlencoded", false),
+            ("application/jsonp", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(sent));
+            assert_eq!(check_media_type(&headers).is_ok(), accepted, "{sent}");
+        }
+        let missing = check_media_type(&HeaderMap::new()).unwrap_err();
+        assert_eq!(missing.code, Code::UnsupportedMediaType);
+    }
+
+    #[test]
+    fn what_is_no_json_is_malformed() {
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        let deep = format!("{{\"name\":\"n\",\"x\":{deep}}}");
+        for body in [
+            "",
+            "{",
+            "{\"name\":}",
+            "{\"name\":\"\\ud800\"}",
+            "{\"name\":\"a\u{1}\"}",
+            "{} {}",
+            "{\"name\":\"n\",\"x\":1e999}",
+            "{'name':'n'}",
+            &deep,
+        ] {
+            let error = parse::<Name>(body.as_bytes()).unwrap_err();
+            assert_eq!(error.code, Code::MalformedJson, "{body}");
+        }
+        let error = parse::<Name>(b"{\"name\":\"\xff\"}").unwrap_err();
+        assert_eq!(error.code, Code::MalformedJson);
+    }
+
+    #[test]
+    fn what_is_no_object_is_invalid_and_the_last_key_counts() {
+        for body in ["[]", "3", "null", "\"text\""] {
+            let error = parse::<Name>(body.as_bytes()).unwrap_err();
+            assert_eq!(error.code, Code::ValidationFailed, "{body}");
+        }
+        let name = parse::<Name>(br#"{"name":"a","name":"b"}"#).unwrap();
+        assert_eq!(name.0, "b");
+    }
+
+    #[test]
+    fn u_0000_is_found_wherever_it_stands() {
+        let body = br#"{"name":"a\u0000","x":{"k\u0000":[1,"\u0000"]},"fine":"\\u0000"}"#;
+        let error = parse::<Name>(body).unwrap_err();
+        let pointers: Vec<_> = error.faults.iter().map(|fault| fault.pointer.as_str()).collect();
+        assert_eq!(pointers, ["/name", "/x/k\0", "/x/k\0/1"]);
+        assert!(error.faults.iter().all(|fault| fault.code == "nul"));
+    }
+}

@@ -1,0 +1,254 @@
+//! The OpenAPI document: its head, and what every operation has in common,
+//! which is added here so that handlers declare only what is their own.
+
+use std::collections::BTreeMap;
+
+use agentry_gateway::operations::{Access, Class, Rule, SECURITY_SCHEMES, described};
+use http::Method;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::tag::TagBuilder;
+use utoipa::openapi::{
+    Components, ContentBuilder, HeaderBuilder, InfoBuilder, LicenseBuilder, ObjectBuilder, OpenApi,
+    OpenApiBuilder, Ref, RefOr, Response, ResponseBuilder, ServerBuilder, Type,
+};
+use utoipa::{PartialSchema, ToResponse, ToSchema};
+
+use crate::problem::{OpenAiError, PROBLEM_JSON, Problem};
+
+const DESCRIPTION: &str = "A self-hosted backend for AI agents in one binary.\n\n\
+Every answer carries `X-Request-Id`. Unknown request fields are ignored; wrong types and broken \
+rules are 422 with every fault listed. Errors are `application/problem+json`, under `/v1` in \
+OpenAI's shape. A trailing slash is tolerated everywhere.";
+
+const TAGS: [(&str, &str); 5] = [
+    ("agents", "A model, its instructions and how it uses memory."),
+    ("sessions", "Conversations, and the messages in them."),
+    ("runs", "One message handled by one agent."),
+    ("openai", "OpenAI's chat completions, so that its clients work by changing the base URL."),
+    ("server", "The server itself: health, metrics, this document, the error codes."),
+];
+
+/// The document without operations.
+pub fn head() -> OpenApi {
+    let license = LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0"));
+    let info = InfoBuilder::new()
+        .title("Agentry")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(DESCRIPTION))
+        .license(Some(license.build()));
+    let tags = TAGS.into_iter().map(|(name, description)| {
+        TagBuilder::new().name(name).description(Some(description)).build()
+    });
+    OpenApiBuilder::new()
+        .info(info)
+        .servers(Some([ServerBuilder::new().url("/").description(Some("This server.")).build()]))
+        .tags(Some(tags))
+        .components(Some(components()))
+        .build()
+}
+
+fn components() -> Components {
+    let mut components = Components::new();
+    let [api_key, bearer] = SECURITY_SCHEMES;
+    let header = ApiKeyValue::with_description("X-API-Key", "An API key: `ak_...`.");
+    components.add_security_scheme(api_key, SecurityScheme::ApiKey(ApiKey::Header(header)));
+    let http = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("The same key as a bearer token."));
+    components.add_security_scheme(bearer, SecurityScheme::Http(http.build()));
+    let mut schemas = vec![
+        (Problem::name().into_owned(), Problem::schema()),
+        (OpenAiError::name().into_owned(), OpenAiError::schema()),
+    ];
+    Problem::schemas(&mut schemas);
+    OpenAiError::schemas(&mut schemas);
+    components.schemas.extend(schemas);
+    components
+        .responses
+        .extend(COMMON.iter().map(|common| (common.name.to_owned(), RefOr::T(common.response()))));
+    components
+}
+
+/// An error answer that several operations have.
+struct Common {
+    name: &'static str,
+    description: &'static str,
+    openai: bool,
+    retry_after: bool,
+}
+
+const fn problem(name: &'static str, description: &'static str) -> Common {
+    Common { name, description, openai: false, retry_after: false }
+}
+
+const fn openai(name: &'static str, description: &'static str) -> Common {
+    Common { name, description, openai: true, retry_after: false }
+}
+
+const fn retried(mut common: Common) -> Common {
+    common.retry_after = true;
+    common
+}
+
+static COMMON: [Common; 18] = [
+    problem("MalformedJson", "The body is not valid JSON."),
+    problem("Unauthenticated", "No key, or one that is not valid."),
+    problem(
+        "Forbidden",
+        "The caller's role does not allow this or, without keys, the request came from a page of \
+another origin.",
+    ),
+    problem("NotFound", "There is no such resource in the caller's organisation."),
+    problem("Conflict", "The request conflicts with the current state; `code` says how."),
+    problem("PreconditionFailed", "`If-Match` names another version than the current one."),
+    problem("BodyTooLarge", "The body is larger than the server accepts."),
+    problem("UnsupportedMediaType", "The body's media type is not JSON."),
+    problem("ValidationFailed", "Rules are broken, or something is not supported yet."),
+    retried(problem("TooManyRequests", "The session's queue is full.")),
+    problem("Internal", "A failure on the server's side."),
+    retried(problem(
+        "Unavailable",
+        "The server is overloaded or stopping, or its storage is away.",
+    )),
+    problem("DeadlineExceeded", "There was no answer in time."),
+    problem("StorageFull", "There is no space left to store this."),
+    openai("OpenAiInvalid", "The request is wrong; `code` says how."),
+    openai("OpenAiRefused", "The caller may not do this."),
+    openai("OpenAiFailed", "The server, the model or its provider failed; `code` says how."),
+    retried(openai("OpenAiUnavailable", "The server is at its limit; try again later.")),
+];
+
+impl Common {
+    fn response(&self) -> Response {
+        let (media_type, schema) = if self.openai {
+            ("application/json", OpenAiError::name())
+        } else {
+            (PROBLEM_JSON, Problem::name())
+        };
+        let content =
+            ContentBuilder::new().schema(Some(Ref::from_schema_name(schema.as_ref()))).build();
+        let mut response =
+            ResponseBuilder::new().description(self.description).content(media_type, content);
+        if self.retry_after {
+            let seconds = ObjectBuilder::new().schema_type(Type::Integer).build();
+            let header = HeaderBuilder::new()
+                .schema(Some(seconds))
+                .description(Some("Seconds to wait before trying again."));
+            response = response.header("Retry-After", header.build());
+        }
+        response.build()
+    }
+}
+
+macro_rules! referred {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name;
+
+        impl<'r> ToResponse<'r> for $name {
+            fn response() -> (&'r str, RefOr<Response>) {
+                let name = stringify!($name);
+                (name, RefOr::Ref(Ref::from_response_name(name)))
+            }
+        }
+    )*};
+}
+
+referred! {
+    /// 404, for handlers that can answer it.
+    NotFound,
+    /// 409, for handlers that can answer it.
+    Conflict,
+    /// 412, for handlers that can answer it.
+    PreconditionFailed,
+    /// 429, for handlers that can answer it.
+    TooManyRequests,
+}
+
+/// Adds to every operation the answers that the gateway and the extractors give.
+pub fn complete(document: &mut OpenApi, rules: &[Rule]) {
+    for (path, item) in &mut document.paths.paths {
+        for (method, operation) in described(item) {
+            let rule = rules.iter().find(|rule| rule.method == method && rule.path == *path);
+            if let Some(rule) = rule {
+                let answers = if path.starts_with("/v1/") {
+                    openai_answers(operation)
+                } else {
+                    answers(operation, rule)
+                };
+                add(operation, &answers);
+            }
+        }
+    }
+}
+
+type Answers = BTreeMap<&'static str, &'static str>;
+
+fn answers(operation: &Operation, rule: &Rule) -> Answers {
+    let mut answers = Answers::from([("403", "Forbidden"), ("500", "Internal")]);
+    if rule.access != Access::Open {
+        answers.insert("401", "Unauthenticated");
+    }
+    if rule.class != Class::Probe {
+        answers.extend([("503", "Unavailable"), ("504", "DeadlineExceeded")]);
+    }
+    if !matches!(rule.method, Method::GET | Method::HEAD) {
+        answers.insert("507", "StorageFull");
+    }
+    let has_query = operation
+        .parameters
+        .iter()
+        .flatten()
+        .any(|parameter| matches!(parameter, RefOr::T(parameter) if is_query(parameter)));
+    if operation.request_body.is_some() {
+        answers.extend([
+            ("400", "MalformedJson"),
+            ("413", "BodyTooLarge"),
+            ("415", "UnsupportedMediaType"),
+        ]);
+    }
+    if operation.request_body.is_some() || has_query {
+        answers.insert("422", "ValidationFailed");
+    }
+    answers
+}
+
+fn is_query(parameter: &utoipa::openapi::path::Parameter) -> bool {
+    parameter.parameter_in == utoipa::openapi::path::ParameterIn::Query
+}
+
+fn openai_answers(operation: &Operation) -> Answers {
+    let mut answers = Answers::from([
+        ("401", "OpenAiRefused"),
+        ("403", "OpenAiRefused"),
+        ("500", "OpenAiFailed"),
+        ("503", "OpenAiUnavailable"),
+        ("504", "OpenAiFailed"),
+    ]);
+    if operation.request_body.is_some() {
+        answers.extend([
+            ("400", "OpenAiInvalid"),
+            ("404", "OpenAiInvalid"),
+            ("409", "OpenAiInvalid"),
+            ("413", "OpenAiInvalid"),
+            ("415", "OpenAiInvalid"),
+            ("422", "OpenAiInvalid"),
+            ("429", "OpenAiUnavailable"),
+            ("502", "OpenAiFailed"),
+            ("507", "OpenAiFailed"),
+        ]);
+    }
+    answers
+}
+
+fn add(operation: &mut Operation, answers: &Answers) {
+    for (status, name) in answers {
+        operation
+            .responses
+            .responses
+            .entry((*status).to_owned())
+            .or_insert_with(|| RefOr::Ref(Ref::from_response_name(*name)));
+    }
+}

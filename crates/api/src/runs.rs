@@ -1,0 +1,571 @@
+//! Runs over HTTP: starting one and waiting for its end or following it as a
+//! stream ([`crate::run_stream`]), and reading those that were.
+
+use std::time::Duration;
+
+use agentry_domain::runs::{
+    GivenMessage, MESSAGE_LIMIT_MAX, RUN_TIMEOUT_MAX, Run, RunError, RunRequest, RunStatus,
+};
+use agentry_domain::sessions::MessageRole;
+use agentry_domain::{
+    AgentId, Caller, Error, Order, PageRequest, Result, RunId, SessionId, Timestamp,
+};
+use agentry_engine::{AgentRef, RunFilter, RunNew, SessionRef};
+use agentry_gateway::{Authenticated, RequestContext};
+use axum::extract::State;
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::Schema;
+
+use crate::answer::{Handled, json, raw};
+use crate::extract::{Json, PathId, PathName, Query};
+use crate::fields::kinds::{Kind, Site, one_of_schema};
+use crate::fields::{Fields, FromFields, NOT_SUPPORTED_YET};
+use crate::lists::{List, list, page_request};
+use crate::messages::CONTENT_CHARS_MAX;
+use crate::openapi::{Conflict, NotFound, TooManyRequests};
+use crate::sessions::ORIGIN_CHARS_MAX;
+use crate::state::ApiState;
+use crate::{body_schema, query_parameters, run_stream};
+
+/// Messages that may be given with a run.
+const GIVEN_MESSAGES_MAX: usize = 1_000;
+const SYSTEM_PROMPT_CHARS_MAX: usize = 200_000;
+
+/// A run: one message handled by one agent.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Run)]
+pub struct RunAnswer<'a> {
+    /// Its id.
+    #[schema(value_type = String, format = "uuid")]
+    id: RunId,
+    /// The same.
+    #[schema(value_type = String, format = "uuid")]
+    run_id: RunId,
+    /// The agent.
+    #[schema(value_type = String, format = "uuid")]
+    agent_id: AgentId,
+    /// The session.
+    #[schema(value_type = String, format = "uuid")]
+    session_id: SessionId,
+    /// The caller's id of the user.
+    user_id: Option<&'a str>,
+    /// What was asked.
+    input: &'a str,
+    /// The reply's text; null when there is none (yet).
+    message: Option<&'a str>,
+    /// Whether the model answered.
+    success: bool,
+    /// queued, running, succeeded, failed, cancelled, interrupted or timed_out.
+    #[schema(example = "succeeded")]
+    status: &'static str,
+    /// Why it did not succeed.
+    error: Option<RunErrorAnswer<'a>>,
+    /// Always empty: tools do not exist yet.
+    #[schema(value_type = Vec<Object>)]
+    tool_calls: [(); 0],
+    /// Always empty: tools do not exist yet.
+    #[schema(value_type = Vec<Object>)]
+    tool_outputs: [(); 0],
+    /// Tokens, as the provider counted them.
+    usage: UsageAnswer,
+    /// How long it took.
+    timings: TimingsAnswer,
+    /// The client's own.
+    #[schema(value_type = Object)]
+    metadata: &'a RawValue,
+    /// As asked for.
+    message_limit: Option<u32>,
+    /// As given.
+    messages: Vec<GivenMessageAnswer<'a>>,
+    /// As given.
+    system_prompt: Option<&'a str>,
+    /// As given: any JSON.
+    #[schema(value_type = Option<serde_json::Value>)]
+    context: Option<&'a RawValue>,
+    /// As given.
+    #[schema(value_type = Option<Object>)]
+    parameters: Option<&'a RawValue>,
+    /// As asked for, in milliseconds.
+    timeout_ms: Option<u64>,
+    /// The model that was asked for in place of the agent's.
+    model: Option<&'a str>,
+    /// How often it was begun; more than once when a process ended in it.
+    attempt: i64,
+    /// When it was accepted.
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    /// When it was first begun.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    started_at: Option<Timestamp>,
+    /// When it ended.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    finished_at: Option<Timestamp>,
+}
+
+/// Why a run did not succeed.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RunError)]
+pub struct RunErrorAnswer<'a> {
+    /// The code; explained at `/errors/{code}`.
+    #[schema(example = "model_unreachable")]
+    code: &'static str,
+    /// What happened, for people.
+    message: &'a str,
+}
+
+/// Tokens, as the provider counted them; null when it did not.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Usage)]
+pub struct UsageAnswer {
+    /// Tokens read.
+    input_tokens: Option<u64>,
+    /// Tokens written.
+    output_tokens: Option<u64>,
+}
+
+/// How long a run took, in milliseconds; null for what has not ended.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Timings)]
+pub struct TimingsAnswer {
+    /// From its acceptance to its begin.
+    queued_ms: Option<f64>,
+    /// From its begin to its end.
+    run_ms: Option<f64>,
+    /// From its acceptance to its end.
+    total_ms: Option<f64>,
+}
+
+/// A message that was given with a run.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = GivenMessage)]
+pub struct GivenMessageAnswer<'a> {
+    /// Who speaks.
+    role: &'static str,
+    /// What is said.
+    content: &'a str,
+}
+
+impl<'a> RunAnswer<'a> {
+    /// How a run is written.
+    pub fn new(run: &'a Run) -> Result<Self> {
+        let request = &run.request;
+        let given = |message: &'a GivenMessage| GivenMessageAnswer {
+            role: message.role.as_str(),
+            content: &message.content,
+        };
+        let error = |error: &'a RunError| RunErrorAnswer {
+            code: error.code.as_str(),
+            message: &error.detail,
+        };
+        Ok(Self {
+            id: run.id,
+            run_id: run.id,
+            agent_id: run.agent,
+            session_id: run.session,
+            user_id: run.user_id.as_deref(),
+            input: &request.input,
+            message: run.reply.as_deref(),
+            success: run.status == RunStatus::Succeeded,
+            status: run.status.as_str(),
+            error: run.error.as_ref().map(error),
+            tool_calls: [],
+            tool_outputs: [],
+            usage: UsageAnswer {
+                input_tokens: run.usage.input_tokens,
+                output_tokens: run.usage.output_tokens,
+            },
+            timings: timings(run),
+            metadata: raw(&run.metadata)?,
+            message_limit: request.message_limit,
+            messages: request.messages.iter().map(given).collect(),
+            system_prompt: request.system_prompt.as_deref(),
+            context: request.context.as_deref().map(raw).transpose()?,
+            parameters: request.parameters.as_deref().map(raw).transpose()?,
+            timeout_ms: request
+                .timeout
+                .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+            model: request.model.as_deref(),
+            attempt: run.attempt,
+            created_at: run.created_at,
+            started_at: run.started_at,
+            finished_at: run.finished_at,
+        })
+    }
+}
+
+fn timings(run: &Run) -> TimingsAnswer {
+    let between = |from: Option<Timestamp>, to: Option<Timestamp>| {
+        Some(to?.since(from?).as_secs_f64() * 1_000.0)
+    };
+    let created = Some(run.created_at);
+    TimingsAnswer {
+        queued_ms: between(created, run.started_at),
+        run_ms: between(run.started_at, run.finished_at),
+        total_ms: between(created, run.finished_at),
+    }
+}
+
+/// Body of a run.
+pub struct RunCreate {
+    session_id: Option<String>,
+    session_name: Option<String>,
+    session_origin: Option<String>,
+    user_id: Option<String>,
+    request: RunRequest,
+    metadata: String,
+    stream: bool,
+}
+
+body_schema!(RunCreate, "RunCreate");
+
+impl FromFields for RunCreate {
+    fn read(fields: &mut Fields) -> Self {
+        read_not_supported_yet(fields);
+        if fields.has("session_id") && fields.has("session_name") {
+            fields.fault("session_name", "exclusive", "send session_id or session_name, not both");
+        }
+        let run = Self {
+            session_id: fields
+                .text("session_id", 1..=ORIGIN_CHARS_MAX)
+                .about("The session, which must exist. Without one the run gets its own.")
+                .optional(),
+            session_name: fields
+                .external_id("session_name")
+                .about("The user's session of this name, made when it is missing.")
+                .optional(),
+            session_origin: fields
+                .text("session_origin", 1..=ORIGIN_CHARS_MAX)
+                .about("The label of a session that is made for the run.")
+                .optional(),
+            user_id: fields
+                .external_id("user_id")
+                .about("The caller's id of the user; recall stays within it.")
+                .optional(),
+            request: read_request(fields),
+            metadata: fields
+                .object("metadata")
+                .about("The client's own, kept as it is.")
+                .or("{}".to_owned()),
+            stream: fields
+                .boolean("stream")
+                .about("Answer with server-sent events instead of the finished run.")
+                .or(false),
+        };
+        fields.field("if_busy", IfBusy).about(IF_BUSY).optional();
+        run
+    }
+}
+
+const IF_BUSY: &str = "What to do when the session has a run under way: wait for it.";
+
+fn read_not_supported_yet(fields: &mut Fields) {
+    fields.not_supported_yet("user", |_| true, "give user_id; users are not kept yet");
+    let background = fields.boolean("background").about("Not supported yet.").or(false);
+    if background {
+        fields.fault("background", NOT_SUPPORTED_YET, "a run is waited for or streamed");
+    }
+}
+
+fn read_request(fields: &mut Fields) -> RunRequest {
+    let timeout_max = i64::try_from(RUN_TIMEOUT_MAX.as_millis()).unwrap_or(i64::MAX);
+    RunRequest {
+        input: fields
+            .text("message", 1..=CONTENT_CHARS_MAX)
+            .alias("message_content")
+            .about("What the user says; required, under either name.")
+            .example("What did I tell you about Lisbon?")
+            .required(),
+        message_limit: fields
+            .integer("message_limit", 1..=MESSAGE_LIMIT_MAX.into())
+            .about("How many of the session's messages the model is shown.")
+            .optional()
+            .and_then(|limit| u32::try_from(limit).ok()),
+        messages: fields
+            .items("messages", 0..=GIVEN_MESSAGES_MAX, |fields| GivenMessage {
+                role: fields.choice::<MessageRole>("role").required(),
+                content: fields.text("content", 0..=CONTENT_CHARS_MAX).required(),
+            })
+            .about("Messages for the model before the input; not stored in the session.")
+            .or(Vec::new()),
+        system_prompt: fields
+            .text("system_prompt", 0..=SYSTEM_PROMPT_CHARS_MAX)
+            .about("Replaces the agent's instructions.")
+            .optional(),
+        context: fields
+            .json("context")
+            .about("Any JSON: background for the model, shown after the instructions.")
+            .optional(),
+        parameters: fields
+            .object("parameters")
+            .about("For the model's provider, such as `temperature`.")
+            .optional(),
+        timeout: fields
+            .integer("timeout_ms", 1..=timeout_max)
+            .about("How long the run may take, in milliseconds.")
+            .optional()
+            .and_then(|ms| u64::try_from(ms).ok())
+            .map(Duration::from_millis),
+        model: None,
+    }
+}
+
+/// The policy for a busy session: only waiting is built.
+#[derive(Clone, Copy, Debug)]
+struct IfBusy;
+
+impl Kind for IfBusy {
+    type Out = ();
+
+    fn schema(&self) -> Schema {
+        one_of_schema(["enqueue"])
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<()> {
+        match value.as_str() {
+            Some("enqueue") => Some(()),
+            Some("reject" | "interrupt" | "rollback" | "merge") => {
+                site.fault(NOT_SUPPORTED_YET, "only enqueue is built")
+            }
+            Some(_) => site.fault("not_allowed", "must be enqueue"),
+            None => site.fault("wrong_type", "must be a string"),
+        }
+    }
+
+    fn placeholder(&self) {}
+}
+
+/// The session with this id; text that is no id is the id of none.
+pub(crate) fn session_by_id(text: &str) -> Result<SessionRef> {
+    text.parse().map(SessionRef::Id).map_err(|_| Error::not_found("session", text))
+}
+
+/// Start a run of an agent
+///
+/// 200 when it has ended, also when the model failed: then `success` is false
+/// and `error` says how. With `stream` the answer is a stream of events:
+/// `run.started` {run_id, session_id}, `message.delta` {text}, `message.completed` {text},
+/// `run.finished` (the run) and, if the stream fails, `error` (a problem). A `reset`
+/// {attempt, offset} voids the deltas from the offset on.
+#[utoipa::path(
+    post,
+    path = "/api/v1/agents/{id}/runs",
+    tag = "runs",
+    params(("id" = String, Path, description = "The agent's id.", format = "uuid")),
+    request_body = RunCreate,
+    responses(
+        (status = 200, description = "The run has ended.", content(
+            (RunAnswer<'static> = "application/json"),
+            (String = "text/event-stream"),
+        )),
+        (status = 404, response = NotFound),
+        (status = 429, response = TooManyRequests),
+    ),
+)]
+pub async fn run_create(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    PathId(id): PathId<AgentId>,
+    context: RequestContext,
+    Json(body): Json<RunCreate>,
+) -> Handled {
+    start(&state, &caller, AgentRef::Id(id), body, &context).await
+}
+
+/// Start a run of an agent by name
+///
+/// The same as a run by the agent's id.
+#[utoipa::path(
+    post,
+    path = "/api/v1/agent/{agent}/run",
+    tag = "runs",
+    params(("agent" = String, Path, description = "The agent's name or id.")),
+    request_body = RunCreate,
+    responses(
+        (status = 200, description = "The run has ended.", content(
+            (RunAnswer<'static> = "application/json"),
+            (String = "text/event-stream"),
+        )),
+        (status = 404, response = NotFound),
+        (status = 409, response = Conflict),
+        (status = 429, response = TooManyRequests),
+    ),
+)]
+pub async fn run_create_by_name(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    PathName(name): PathName,
+    context: RequestContext,
+    Json(body): Json<RunCreate>,
+) -> Handled {
+    start(&state, &caller, AgentRef::Name(name), body, &context).await
+}
+
+async fn start(
+    state: &ApiState,
+    caller: &Caller,
+    agent: AgentRef,
+    body: RunCreate,
+    context: &RequestContext,
+) -> Handled {
+    let session = match (body.session_id, body.session_name) {
+        (Some(id), _) => session_by_id(&id)?,
+        (None, Some(name)) => SessionRef::Name(name),
+        (None, None) => SessionRef::None,
+    };
+    let new = RunNew {
+        agent,
+        session,
+        origin: body.session_origin,
+        user_id: body.user_id,
+        request: body.request,
+        metadata: body.metadata,
+    };
+    let handle = state.engine.run_start(caller, new).await?;
+    if body.stream {
+        return Ok(run_stream::answer(handle, context));
+    }
+    let run = handle.finished().await?;
+    json(StatusCode::OK, &RunAnswer::new(&run)?)
+}
+
+/// Which runs.
+pub struct RunQuery {
+    session_id: Option<String>,
+    agent_id: Option<String>,
+    filter: RunFilter,
+    page: PageRequest,
+}
+
+query_parameters!(RunQuery);
+
+impl FromFields for RunQuery {
+    fn read(fields: &mut Fields) -> Self {
+        Self {
+            session_id: fields
+                .text("session_id", 1..=ORIGIN_CHARS_MAX)
+                .about("In this session.")
+                .optional(),
+            agent_id: fields
+                .text("agent_id", 1..=ORIGIN_CHARS_MAX)
+                .about("Of this agent.")
+                .optional(),
+            filter: RunFilter {
+                user_id: fields.external_id("user_id").about("Of this user.").optional(),
+                status: fields.choice::<RunStatus>("status").about("In this status.").optional(),
+                ..RunFilter::default()
+            },
+            page: page_request(fields, Order::default()),
+        }
+    }
+}
+
+/// List runs
+#[utoipa::path(
+    get,
+    path = "/api/v1/runs",
+    tag = "runs",
+    params(RunQuery),
+    responses(
+        (status = 200, description = "A page of runs.", body = List<RunAnswer<'static>>),
+        (status = 404, response = NotFound),
+    ),
+)]
+pub async fn run_list(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    Query(query): Query<RunQuery>,
+) -> Handled {
+    let RunQuery { session_id, agent_id, mut filter, page } = query;
+    if let Some(text) = session_id {
+        filter.session = Some(text.parse().map_err(|_| Error::not_found("session", &text))?);
+    }
+    if let Some(text) = agent_id {
+        filter.agent = Some(text.parse().map_err(|_| Error::not_found("agent", &text))?);
+    }
+    let runs = state.engine.run_list(&caller, filter, page).await?;
+    list(&runs, page.order, RunAnswer::new)
+}
+
+/// Read a run
+#[utoipa::path(
+    get,
+    path = "/api/v1/runs/{id}",
+    tag = "runs",
+    params(("id" = String, Path, description = "The run's id.", format = "uuid")),
+    responses(
+        (status = 200, description = "The run.", body = RunAnswer<'static>),
+        (status = 404, response = NotFound),
+    ),
+)]
+pub async fn run_get(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    PathId(id): PathId<RunId>,
+) -> Handled {
+    let run = state.engine.run_get(&caller, id).await?;
+    json(StatusCode::OK, &RunAnswer::new(&run)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use agentry_domain::Code;
+    use serde_json::json;
+
+    use super::*;
+    use crate::fields::read_body;
+
+    fn read(value: Value) -> Result<RunCreate> {
+        let Value::Object(object) = value else { panic!("not an object") };
+        read_body(object, Vec::new())
+    }
+
+    #[test]
+    fn everything_that_is_sent_is_kept() {
+        let run = read(json!({
+            "message_content": "hi", "session_name": 3, "session_origin": "web", "user_id": 42,
+            "message_limit": 10, "messages": [{"role": "assistant", "content": "before"}],
+            "system_prompt": "be brief", "context": [1, {"a": null}],
+            "parameters": {"temperature": 0.5}, "timeout_ms": 1_500, "metadata": {"k": "v"},
+            "stream": true, "if_busy": "enqueue", "background": false, "user": null,
+        }))
+        .unwrap();
+        assert_eq!(run.session_name.as_deref(), Some("3"));
+        assert_eq!(run.session_origin.as_deref(), Some("web"));
+        assert_eq!(run.user_id.as_deref(), Some("42"));
+        assert!(run.stream);
+        assert_eq!(run.metadata, r#"{"k":"v"}"#);
+        let expected = RunRequest {
+            input: "hi".into(),
+            message_limit: Some(10),
+            messages: vec![GivenMessage { role: MessageRole::Assistant, content: "before".into() }],
+            system_prompt: Some("be brief".into()),
+            context: Some(r#"[1,{"a":null}]"#.into()),
+            parameters: Some(r#"{"temperature":0.5}"#.into()),
+            timeout: Some(Duration::from_millis(1_500)),
+            model: None,
+        };
+        assert_eq!(run.request, expected);
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused() {
+        for (name, value) in [
+            ("background", json!(true)),
+            ("if_busy", json!("merge")),
+            ("user", json!({"email": "a@example.org"})),
+        ] {
+            let mut body = json!({"message": "hi"});
+            body[name] = value;
+            let error = read(body).err().unwrap();
+            assert_eq!(error.code, Code::NotSupportedYet, "{name}");
+            assert_eq!(error.faults[0].pointer, format!("/{name}"));
+        }
+        let both = json!({"message": "hi", "session_id": "a", "session_name": "b"});
+        assert_eq!(read(both).err().unwrap().code, Code::ValidationFailed);
+        assert_eq!(session_by_id("nonsense").unwrap_err().code, Code::NotFound);
+    }
+}
