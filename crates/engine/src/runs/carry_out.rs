@@ -23,6 +23,9 @@ use crate::{Engine, entry};
 /// The first wait before the outcome of a run is stored again, when the storage
 /// failed; it doubles up to [`STORE_AGAIN_MAX`].
 const STORE_AGAIN_FIRST: Duration = Duration::from_millis(100);
+/// Passages that a model gets that only quotes: the best hits of a question that
+/// was asked before are its earlier wordings.
+const QUOTABLE_PASSAGES_MIN: usize = 20;
 /// The longest wait between two tries.
 const STORE_AGAIN_MAX: Duration = Duration::from_secs(5);
 
@@ -224,14 +227,17 @@ impl Engine {
             }
         };
         let recalled = if agent.memory.recall {
+            // One that quotes wants the best hits, wherever they are, and enough
+            // of them to leave earlier questions out; a language model has the
+            // conversation before it already.
+            let limit = agent.memory.limit as usize;
+            let quotes = model.quotes();
             let recall = Recall {
                 scope: scope(caller, run.user_id.as_deref(), run.session),
                 query: &request.input,
                 asked_in: run.message,
-                limit: agent.memory.limit as usize,
-                // One that quotes wants the best hits, wherever they are; a
-                // language model has the conversation before it already.
-                shown: if model.quotes() { &[] } else { &history },
+                limit: if quotes { limit.max(QUOTABLE_PASSAGES_MIN) } else { limit },
+                shown: if quotes { &[] } else { &history },
             };
             self.recall(caller, recall).await?
         } else {
