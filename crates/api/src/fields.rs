@@ -269,6 +269,11 @@ impl Fields {
         self.faults.push(Fault::new(pointer, code, detail));
     }
 
+    /// Whether nothing was wrong so far, so that values are what was sent.
+    pub fn is_faultless(&self) -> bool {
+        self.faults.is_empty()
+    }
+
     /// Whether a field was sent and is not `null`.
     pub fn has(&self, name: &str) -> bool {
         match &self.source {
