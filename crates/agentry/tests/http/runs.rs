@@ -212,7 +212,7 @@ async fn runs_of_one_session_go_in_order(engine: Engine) {
     }
     // The last one was shown all that came before it.
     let last = model.received().pop().unwrap();
-    let shown = last.json["messages"].as_array().unwrap().clone();
+    let shown = last.body["messages"].as_array().unwrap().clone();
     let users = shown.iter().filter(|m| m["role"] == "user").count();
     let assistants = shown.iter().filter(|m| m["role"] == "assistant").count();
     assert_eq!((users, assistants), (8, 7), "{shown:?}");
@@ -240,7 +240,7 @@ async fn a_model_is_shown_history_and_memory(engine: Engine) {
     });
     let (status, run) = server.post(&path, body).await;
     assert_eq!((status, &run["message"]), (StatusCode::OK, &json!("Noted.")), "{run}");
-    let sent = model.received().pop().unwrap().json;
+    let sent = model.received().pop().unwrap().body;
     assert_eq!(sent["model"], "m");
     assert_eq!(sent["temperature"], 0.5);
     let messages = sent["messages"].as_array().unwrap();

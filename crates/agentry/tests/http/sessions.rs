@@ -24,9 +24,9 @@ async fn every_field_is_stored_and_returned(engine: Engine) {
     });
     let (status, created) = server.post("/api/v1/sessions", sent).await;
     assert_eq!(status, StatusCode::CREATED, "{created}");
-    assert_eq!(created["session_name"], "holidays");
+    assert_eq!(created["name"], "holidays");
     assert_eq!(created["user_id"], "42");
-    assert_eq!(created["session_origin"], "web");
+    assert_eq!(created["origin"], "web");
     assert_eq!(created["status"], "paused");
     assert_eq!(created["metadata"], json!({"n": {"m": []}}));
     let id = created["id"].as_str().unwrap();
@@ -39,7 +39,7 @@ async fn every_field_is_stored_and_returned(engine: Engine) {
         )
         .await;
     assert_eq!(
-        (patched["status"].clone(), patched["session_name"].clone()),
+        (patched["status"].clone(), patched["name"].clone()),
         (json!("completed"), json!("h2"))
     );
     let (_, of_user) = server.get("/api/v1/sessions?user_id=42").await;

@@ -154,8 +154,9 @@ impl Engine {
         };
         match ended {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => outcome.error = Some(error),
-            Err(_) => {
+            // The model keeps the same deadline and may be the first to say so.
+            Ok(Err(error)) if Instant::now() < deadline => outcome.error = Some(error),
+            Ok(Err(_)) | Err(_) => {
                 let limit = timeout(&run.request).as_millis();
                 outcome.error = Some(Error::new(
                     Code::RunTimedOut,
