@@ -66,7 +66,8 @@ statements! {
         where worker = $1 and claimed = 1";
     JOB_RELEASE = "update job set claimed = 0 where org = $1 and id = $2 and worker = $3 \
         and fence = $4 and claimed = 1";
-    JOB_OLDEST = "select next_at from job where head = 1 and claimed = 0 order by next_at limit 1";
+    // The first row of the index of claimable jobs.
+    scan JOB_OLDEST = "select next_at from job where head = 1 and claimed = 0 order by next_at limit 1";
 }
 
 /// A job that this process has claimed. Its fence guards every write for it:

@@ -10,8 +10,8 @@ use crate::{Result, Store, StoreError};
 
 statements! {
     ORG_INSERT = "insert into org (id, name, created_at) values ($1, $2, $3)";
-    // The oldest organisation is the installation's own.
-    ORG_FIRST = "select id from org order by id limit 1";
+    // The oldest organisation is the installation's own: the first row of the table.
+    scan ORG_FIRST = "select id from org order by id limit 1";
     KEY_INSERT = "insert into api_key (hash, org, id, name, role, prefix, created_at) \
         values ($1, $2, $3, $4, $5, $6, $7)";
     KEY_CALLER = "select org, id, role from api_key where hash = $1";

@@ -268,25 +268,26 @@ fn rank(
     statistics: Statistics,
     limit: usize,
 ) -> Vec<Hit> {
-    let weights: HashMap<&str, f64> =
-        weighed.iter().map(|(term, n)| (term.as_str(), weight(*n, statistics.documents))).collect();
-    let whole: f64 = weights.values().sum();
+    // Sums go in the terms' order: the last bits of a score decide between equals,
+    // and must be the same everywhere.
+    let weights: Vec<f64> = weighed.iter().map(|(_, n)| weight(*n, statistics.documents)).collect();
+    let places: HashMap<&str, usize> =
+        weighed.iter().enumerate().map(|(place, (term, _))| (term.as_str(), place)).collect();
+    let whole: f64 = weights.iter().sum();
     let mean = (statistics.tokens as f64 / statistics.documents as f64).max(1.0);
     let mut hits: Vec<Hit> = candidates
         .into_iter()
         .map(|candidate| {
-            let mut frequencies: HashMap<&str, f64> = HashMap::new();
+            let mut frequencies = vec![0.0; weights.len()];
             for token in candidate.tokens.split(' ') {
-                if let Some((term, _)) = weights.get_key_value(token) {
-                    *frequencies.entry(term).or_default() += 1.0;
+                if let Some(place) = places.get(token) {
+                    frequencies[*place] += 1.0;
                 }
             }
             let norm = BM25_K1 * (1.0 - BM25_B + BM25_B * candidate.length as f64 / mean);
-            let score = frequencies
-                .iter()
-                .map(|(term, f)| weights[term] * f * (BM25_K1 + 1.0) / (f + norm))
-                .sum();
-            let held: f64 = frequencies.keys().map(|term| weights[term]).sum();
+            let held = || weights.iter().zip(&frequencies).filter(|(_, f)| **f > 0.0);
+            let score = held().map(|(weight, f)| weight * f * (BM25_K1 + 1.0) / (f + norm)).sum();
+            let held: f64 = held().map(|(weight, _)| weight).sum();
             Hit { message: candidate.id, session: candidate.session, score, coverage: held / whole }
         })
         .collect();

@@ -1,0 +1,199 @@
+//! Lanes and jobs: first in, first out, one at a time, and only for whoever
+//! holds the fence.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use agentry_domain::{Code, JobId, OrgId, WorkerId};
+use agentry_store::{ClaimedJob, Store, StoreError, Write};
+
+use crate::bed::{Bed, wait_until};
+use crate::make;
+
+/// A lease that does not end during a test.
+const LEASE: Duration = Duration::from_secs(600);
+/// Jobs in one lane at most.
+const DEPTH_MAX: u32 = 3;
+
+type Lane = [u8; 16];
+
+fn lane() -> Lane {
+    make::uuid().into_bytes()
+}
+
+pub(crate) async fn begin(
+    store: &Store,
+    org: OrgId,
+    lane: Lane,
+    worker: WorkerId,
+) -> Result<ClaimedJob, StoreError> {
+    let id = make::job();
+    let mut write = Write::new(org);
+    write.job_begin(id, lane, worker, make::now());
+    store.write(write).await?;
+    Ok(make::begun(org, id, lane, worker))
+}
+
+pub(crate) async fn enqueue(
+    store: &Store,
+    org: OrgId,
+    lane: Lane,
+    worker: WorkerId,
+    depth_max: u32,
+) -> Result<JobId, StoreError> {
+    let id = make::job();
+    let mut write = Write::new(org);
+    write.job_enqueue(id, lane, worker, depth_max, make::now());
+    store.write(write).await.map(|_| id)
+}
+
+/// Whether another job was promoted.
+pub(crate) async fn end(store: &Store, job: &ClaimedJob) -> Result<bool, StoreError> {
+    let mut write = Write::new(job.org);
+    let place = write.job_end(job);
+    store.write(write).await.map(|written| written.promoted(place))
+}
+
+async fn held(store: &Store, job: &ClaimedJob) -> Result<(), StoreError> {
+    let mut write = Write::new(job.org);
+    write.job_held(job);
+    write.log(make::entry("run.started", job.id.to_bytes()));
+    store.write(write).await.map(drop)
+}
+
+async fn claim(store: &Store, worker: WorkerId, limit: u32) -> Vec<ClaimedJob> {
+    store.job_claim(worker, make::now(), limit).await.unwrap()
+}
+
+pub(crate) async fn a_lane_is_first_in_first_out(bed: Bed) {
+    let store = bed.open().await;
+    let (org, lane, worker) = (make::org(), lane(), make::worker());
+    let first = begin(&store, org, lane, worker).await.unwrap();
+    let second = enqueue(&store, org, lane, worker, DEPTH_MAX).await.unwrap();
+    let third = enqueue(&store, org, lane, worker, DEPTH_MAX).await.unwrap();
+    assert!(claim(&store, worker, 10).await.is_empty(), "only the head, which is claimed");
+    assert_eq!(store.job_oldest().await.unwrap(), None);
+    assert!(end(&store, &first).await.unwrap());
+    assert!(store.job_oldest().await.unwrap().is_some());
+    let claimed = claim(&store, worker, 10).await;
+    let expected = ClaimedJob { org, id: second, lane, worker, fence: 1, attempts: 1 };
+    assert_eq!(claimed, [expected]);
+    assert!(end(&store, &claimed[0]).await.unwrap());
+    let claimed = claim(&store, worker, 10).await;
+    assert_eq!(claimed.iter().map(|job| job.id).collect::<Vec<_>>(), [third]);
+    assert!(!end(&store, &claimed[0]).await.unwrap());
+    // The lane is idle again, and opens again.
+    let again = begin(&store, org, lane, worker).await.unwrap();
+    assert!(!end(&store, &again).await.unwrap());
+    assert!(claim(&store, worker, 10).await.is_empty());
+    // A job that is due later is not claimed before.
+    let first = begin(&store, org, lane, worker).await.unwrap();
+    let before = make::now();
+    enqueue(&store, org, lane, worker, DEPTH_MAX).await.unwrap();
+    end(&store, &first).await.unwrap();
+    assert!(store.job_claim(worker, before, 10).await.unwrap().is_empty());
+    assert_eq!(claim(&store, worker, 10).await.len(), 1);
+}
+
+pub(crate) async fn a_full_and_an_idle_lane_are_told_apart(bed: Bed) {
+    let store = bed.open().await;
+    let (org, lane, worker) = (make::org(), lane(), make::worker());
+    let idle = make::refused(enqueue(&store, org, lane, worker, DEPTH_MAX).await);
+    assert_eq!(idle.code, Code::Conflict);
+    let first = begin(&store, org, lane, worker).await.unwrap();
+    let busy = make::refused(begin(&store, org, lane, worker).await);
+    assert_eq!(busy.code, Code::Conflict);
+    for _ in 1..DEPTH_MAX {
+        enqueue(&store, org, lane, worker, DEPTH_MAX).await.unwrap();
+    }
+    let full = make::refused(enqueue(&store, org, lane, worker, DEPTH_MAX).await);
+    assert_eq!(full.code, Code::SessionQueueFull);
+    assert!(full.detail.contains('3'), "{}", full.detail);
+    end(&store, &first).await.unwrap();
+    enqueue(&store, org, lane, worker, DEPTH_MAX).await.unwrap();
+    // Another organisation's lane of the same id is another lane.
+    begin(&store, make::org(), lane, worker).await.unwrap();
+}
+
+pub(crate) async fn no_job_is_claimed_twice(bed: Bed) {
+    let store = bed.open().await;
+    let second = match &bed {
+        Bed::Sqlite(_) => None,
+        Bed::Postgres(_) => Some(bed.open().await),
+    };
+    let stores = [&store, second.as_ref().unwrap_or(&store)];
+    let (org, starter) = (make::org(), make::worker());
+    let mut made = BTreeSet::new();
+    for _ in 0..40 {
+        let lane = lane();
+        let first = begin(&store, org, lane, starter).await.unwrap();
+        made.insert(enqueue(&store, org, lane, starter, DEPTH_MAX).await.unwrap());
+        end(&store, &first).await.unwrap();
+    }
+    let workers = stores.map(|store| async move {
+        let worker = make::worker();
+        let mut mine = Vec::new();
+        loop {
+            let claimed = claim(store, worker, 3).await;
+            if claimed.is_empty() {
+                return mine;
+            }
+            assert!(claimed.iter().all(|job| job.worker == worker));
+            mine.extend(claimed);
+        }
+    });
+    let [one, two] = workers;
+    let (one, two) = tokio::join!(one, two);
+    let claimed: Vec<JobId> = one.iter().chain(&two).map(|job| job.id).collect();
+    assert_eq!(claimed.len(), 40);
+    assert_eq!(claimed.into_iter().collect::<BTreeSet<_>>(), made);
+}
+
+pub(crate) async fn a_lost_fence_cannot_write(bed: Bed) {
+    let store = bed.open().await;
+    let (org, lane) = (make::org(), lane());
+    let (old, new) = (make::worker(), make::worker());
+    store.worker_beat(old, LEASE).await.unwrap();
+    let lost = begin(&store, org, lane, old).await.unwrap();
+    held(&store, &lost).await.unwrap();
+    if matches!(bed, Bed::Postgres(_)) {
+        assert_eq!(store.worker_beat(new, LEASE).await.unwrap(), 0, "its lease goes on");
+        // The database's clock decides, so a lease of nothing is over.
+        store.worker_beat(old, Duration::ZERO).await.unwrap();
+    }
+    wait_until("the job is given up", || async {
+        store.worker_beat(new, LEASE).await.unwrap() == 1
+    })
+    .await;
+    let claimed = claim(&store, new, 10).await;
+    let expected = ClaimedJob { org, id: lost.id, lane, worker: new, fence: 2, attempts: 2 };
+    assert_eq!(claimed, [expected]);
+    assert_eq!(make::refused(held(&store, &lost).await).code, Code::Conflict);
+    assert_eq!(make::refused(end(&store, &lost).await).code, Code::Conflict);
+    held(&store, &expected).await.unwrap();
+    assert!(!end(&store, &expected).await.unwrap());
+    assert_eq!(make::refused(end(&store, &expected).await).code, Code::Conflict);
+    // A worker that says goodbye is not waited for.
+    let left = begin(&store, org, lane, old).await.unwrap();
+    store.worker_beat(old, LEASE).await.unwrap();
+    store.worker_gone(old).await.unwrap();
+    assert_eq!(store.worker_beat(new, LEASE).await.unwrap(), 1);
+    assert_eq!(claim(&store, new, 10).await[0].id, left.id);
+}
+
+pub(crate) async fn a_session_with_work_is_not_deleted(bed: Bed) {
+    let store = bed.open().await;
+    let (org, worker) = (make::org(), make::worker());
+    let session = make::session(None, None);
+    store.write(make::session_write(org, &session)).await.unwrap();
+    let job = begin(&store, org, session.id.to_bytes(), worker).await.unwrap();
+    let delete = || {
+        let mut write = Write::new(org);
+        write.session_delete(session.id, 1);
+        write
+    };
+    assert_eq!(make::refused(store.write(delete()).await).code, Code::Conflict);
+    end(&store, &job).await.unwrap();
+    store.write(delete()).await.unwrap();
+    assert_eq!(store.session_get(org, session.id).await.unwrap(), None);
+}

@@ -1,0 +1,67 @@
+//! What a store promises, shown on both engines: every case runs on SQLite in a
+//! directory of its own and on PostgreSQL in a database of its own (`make test`
+//! starts the server). What only one engine can show stands at the end.
+
+#![expect(clippy::unwrap_used, reason = "a case that cannot go on fails here")]
+
+mod bed;
+mod durability;
+mod guards;
+mod lane_model;
+mod lanes;
+mod lists;
+mod log;
+mod make;
+mod postgres_sessions;
+mod resources;
+mod statements;
+mod text;
+
+macro_rules! on_both_engines {
+    ($($module:ident :: $case:ident,)*) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                crate::$module::$case(crate::bed::Bed::sqlite()).await;
+            })*
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                crate::$module::$case(crate::bed::Bed::postgres().await).await;
+            })*
+        }
+    };
+}
+
+on_both_engines! {
+    resources::agents_keep_every_field,
+    resources::sessions_keep_every_field,
+    resources::messages_keep_every_field_and_their_order,
+    resources::runs_keep_every_field,
+    resources::keys_open_their_organisation,
+    guards::a_changed_or_missing_thing_is_told_apart,
+    guards::a_name_is_unique_for_its_user,
+    guards::a_failed_write_leaves_nothing,
+    guards::a_failure_touches_no_other_write_of_its_group,
+    guards::a_write_that_was_given_up_before_its_turn_is_not_applied,
+    guards::too_many_waiting_writes_are_refused,
+    lists::every_list_has_its_order_its_cursor_and_its_total,
+    lists::filters_select_and_count,
+    lists::a_filtered_total_is_capped,
+    lists::counters_equal_a_recount,
+    lanes::a_lane_is_first_in_first_out,
+    lanes::a_full_and_an_idle_lane_are_told_apart,
+    lanes::no_job_is_claimed_twice,
+    lanes::a_lost_fence_cannot_write,
+    lanes::a_session_with_work_is_not_deleted,
+    lane_model::lanes_behave_as_their_model,
+    log::the_log_is_dense_and_in_order,
+    log::an_organisation_reads_its_own,
+    text::a_scope_finds_its_own_and_no_other,
+    text::a_deleted_session_is_forgotten,
+    durability::what_was_acknowledged_is_there_after_reopening,
+    durability::a_newer_version_s_database_is_refused,
+    durability::a_closed_store_refuses,
+    statements::every_statement_prepares_and_none_reads_a_whole_table,
+}

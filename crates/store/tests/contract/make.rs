@@ -1,0 +1,162 @@
+//! Things to store, with ids and times that only grow.
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use agentry_domain::agents::{Agent, AgentStatus, MemoryPolicy};
+use agentry_domain::log::{EntityKind, LogEntry};
+use agentry_domain::ports::{Entropy as _, SystemEntropy};
+use agentry_domain::runs::{GivenMessage, Run, RunRequest, RunStatus, Usage};
+use agentry_domain::sessions::{Message, MessageRole, Session, SessionStatus};
+use agentry_domain::{
+    AgentId, Error, JobId, MessageId, OrgId, RunId, SessionId, Timestamp, WorkerId,
+};
+use agentry_store::{ClaimedJob, StoreError, Write};
+use uuid::Uuid;
+
+static ENTROPY: LazyLock<SystemEntropy> = LazyLock::new(SystemEntropy::default);
+static NOW: AtomicI64 = AtomicI64::new(1_790_000_000_000_000);
+
+/// The next instant.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from_micros(NOW.fetch_add(1_000, Ordering::SeqCst))
+}
+
+pub(crate) fn uuid() -> Uuid {
+    ENTROPY.uuid(now())
+}
+
+pub(crate) fn org() -> OrgId {
+    OrgId::from_uuid(uuid())
+}
+
+pub(crate) fn worker() -> WorkerId {
+    WorkerId::from_uuid(uuid())
+}
+
+pub(crate) fn job() -> JobId {
+    JobId::from_uuid(uuid())
+}
+
+pub(crate) fn agent(name: &str) -> Agent {
+    let id = AgentId::from_uuid(uuid());
+    let at = now();
+    Agent {
+        id,
+        name: name.to_owned(),
+        description: format!("what {name} is for: é, ü, 漢, '\"\\"),
+        agent_type: "general".to_owned(),
+        status: AgentStatus::Created,
+        model: "builtin/recall".to_owned(),
+        instructions: "Answer.\nBriefly.".to_owned(),
+        tools: r#"["one"]"#.to_owned(),
+        memory: MemoryPolicy { recall: true, remember: false, limit: 7 },
+        configuration: r#"{"c":1}"#.to_owned(),
+        metadata: r#"{"m":2}"#.to_owned(),
+        resource_limits: r#"{"r":3}"#.to_owned(),
+        did: format!("did:agent:{name}:00000000"),
+        version: 1,
+        created_at: at,
+        updated_at: at,
+    }
+}
+
+pub(crate) fn session(name: Option<&str>, user_id: Option<&str>) -> Session {
+    let at = now();
+    Session {
+        id: SessionId::from_uuid(uuid()),
+        name: name.map(str::to_owned),
+        user_id: user_id.map(str::to_owned),
+        origin: Some("test".to_owned()),
+        status: SessionStatus::Active,
+        metadata: r#"{"s":1}"#.to_owned(),
+        version: 1,
+        created_at: at,
+        updated_at: at,
+    }
+}
+
+pub(crate) fn message(session: SessionId, role: MessageRole, content: &str) -> Message {
+    Message {
+        id: MessageId::from_uuid(uuid()),
+        session,
+        run: None,
+        role,
+        content: content.to_owned(),
+        metadata: "{}".to_owned(),
+        created_at: now(),
+    }
+}
+
+/// A queued run with every field that a caller may give.
+pub(crate) fn run(agent: AgentId, session: SessionId, user_id: Option<&str>) -> Run {
+    Run {
+        id: RunId::from_uuid(uuid()),
+        agent,
+        session,
+        user_id: user_id.map(str::to_owned),
+        status: RunStatus::Queued,
+        message: None,
+        request: RunRequest {
+            input: "What is my dog's name?".to_owned(),
+            message_limit: Some(12),
+            messages: vec![GivenMessage {
+                role: MessageRole::System,
+                content: "Be kind.".to_owned(),
+            }],
+            system_prompt: Some("You are a cat.".to_owned()),
+            context: Some(r#"{"place":"home"}"#.to_owned()),
+            parameters: Some(r#"{"temperature":0}"#.to_owned()),
+            timeout: Some(Duration::from_millis(1_234)),
+            model: Some("compatible/x/y".to_owned()),
+        },
+        metadata: r#"{"run":1}"#.to_owned(),
+        reply: None,
+        error: None,
+        usage: Usage::default(),
+        attempt: 0,
+        created_at: now(),
+        started_at: None,
+        finished_at: None,
+    }
+}
+
+pub(crate) fn entry(kind: &'static str, id: [u8; 16]) -> LogEntry {
+    LogEntry {
+        at: now(),
+        kind,
+        entity: EntityKind::Agent,
+        id,
+        actor: None,
+        data: r#"{"d":1}"#.to_owned(),
+    }
+}
+
+/// A write that stores an agent.
+pub(crate) fn agent_write(org: OrgId, agent: &Agent) -> Write {
+    let mut write = Write::new(org);
+    write.agent_insert(agent);
+    write.log(entry("agent.created", agent.id.to_bytes()));
+    write
+}
+
+/// A write that stores a session.
+pub(crate) fn session_write(org: OrgId, session: &Session) -> Write {
+    let mut write = Write::new(org);
+    write.session_insert(session);
+    write
+}
+
+/// The claim of a job that was begun at once.
+pub(crate) fn begun(org: OrgId, id: JobId, lane: [u8; 16], worker: WorkerId) -> ClaimedJob {
+    ClaimedJob { org, id, lane, worker, fence: 1, attempts: 1 }
+}
+
+/// The rule that was broken.
+pub(crate) fn refused<T: std::fmt::Debug>(result: Result<T, StoreError>) -> Error {
+    match result {
+        Err(StoreError::Refused(error)) => error,
+        other => panic!("expected a refusal, found {other:?}"),
+    }
+}

@@ -1,0 +1,187 @@
+//! Every field that goes in comes out, within its organisation.
+
+use std::time::Duration;
+
+use agentry_domain::agents::{AgentStatus, MemoryPolicy};
+use agentry_domain::keys::Key;
+use agentry_domain::runs::{RunError, RunStatus, Usage};
+use agentry_domain::sessions::{MessageRole, SessionStatus};
+use agentry_domain::{Caller, Code, KeyId, MessageId, PageRequest, Role, RunId};
+use agentry_store::Write;
+
+use crate::bed::Bed;
+use crate::make;
+
+pub(crate) async fn agents_keep_every_field(bed: Bed) {
+    let store = bed.open().await;
+    let (org, other) = (make::org(), make::org());
+    let mut agent = make::agent("ada");
+    store.write(make::agent_write(org, &agent)).await.unwrap();
+    assert_eq!(store.agent_get(org, agent.id).await.unwrap().as_ref(), Some(&agent));
+    assert_eq!(store.agent_get(other, agent.id).await.unwrap(), None);
+
+    agent.name = "grace".to_owned();
+    agent.description = String::new();
+    agent.agent_type = "special".to_owned();
+    agent.status = AgentStatus::Suspended;
+    agent.model = "compatible/a/b".to_owned();
+    agent.instructions = "x".repeat(100_000);
+    agent.tools = "[]".to_owned();
+    agent.memory = MemoryPolicy { recall: false, remember: true, limit: 50 };
+    agent.configuration = r#"{"k":[1,2]}"#.to_owned();
+    agent.metadata = "{}".to_owned();
+    agent.resource_limits = r#"{"cpu":1}"#.to_owned();
+    agent.updated_at = make::now();
+    let mut write = Write::new(org);
+    write.agent_update(&agent);
+    store.write(write).await.unwrap();
+    agent.version = 2;
+    assert_eq!(store.agent_get(org, agent.id).await.unwrap().as_ref(), Some(&agent));
+    assert_eq!(store.agent_by_name(org, "grace", 5).await.unwrap(), [agent.clone()]);
+    assert!(store.agent_by_name(org, "ada", 5).await.unwrap().is_empty());
+    assert!(store.agent_by_name(other, "grace", 5).await.unwrap().is_empty());
+    let summaries = store.agent_summaries(org, 5).await.unwrap();
+    assert_eq!(summaries.len(), 1);
+    assert_eq!((summaries[0].id, summaries[0].name.as_str()), (agent.id, "grace"));
+
+    let mut write = Write::new(org);
+    write.agent_delete(agent.id, 2);
+    store.write(write).await.unwrap();
+    assert_eq!(store.agent_get(org, agent.id).await.unwrap(), None);
+}
+
+pub(crate) async fn sessions_keep_every_field(bed: Bed) {
+    let store = bed.open().await;
+    let (org, other) = (make::org(), make::org());
+    let mut full = make::session(Some("home"), Some("u1"));
+    let mut bare = make::session(None, None);
+    bare.origin = None;
+    for session in [&full, &bare] {
+        store.write(make::session_write(org, session)).await.unwrap();
+        assert_eq!(store.session_get(org, session.id).await.unwrap().as_ref(), Some(session));
+        assert_eq!(store.session_get(other, session.id).await.unwrap(), None);
+    }
+    let of_user = |user| store.session_of_user(org, user, "home");
+    assert_eq!(of_user(Some("u1")).await.unwrap().as_ref(), Some(&full));
+    assert_eq!(of_user(Some("u2")).await.unwrap(), None);
+    assert_eq!(of_user(None).await.unwrap(), None);
+    assert_eq!(store.session_by_name(org, "home", 5).await.unwrap(), [full.clone()]);
+
+    full.name = None;
+    full.origin = None;
+    full.status = SessionStatus::Crashed;
+    full.metadata = r#"{"new":true}"#.to_owned();
+    full.updated_at = make::now();
+    let mut write = Write::new(org);
+    write.session_update(&full);
+    store.write(write).await.unwrap();
+    full.version = 2;
+    assert_eq!(store.session_get(org, full.id).await.unwrap(), Some(full));
+}
+
+pub(crate) async fn messages_keep_every_field_and_their_order(bed: Bed) {
+    let store = bed.open().await;
+    let org = make::org();
+    let session = make::session(None, None);
+    store.write(make::session_write(org, &session)).await.unwrap();
+    let mut told = Vec::new();
+    for role in MessageRole::ALL.iter().chain(MessageRole::ALL) {
+        let mut message = make::message(session.id, *role, "line one\nline two, ünï");
+        message.run = Some(RunId::from_uuid(make::uuid()));
+        message.metadata = r#"{"m":1}"#.to_owned();
+        let mut write = Write::new(org);
+        write.session_exists(session.id);
+        write.message_insert(&message);
+        store.write(write).await.unwrap();
+        let found = store.message_get(org, session.id, message.id).await.unwrap();
+        assert_eq!(found.as_ref(), Some(&message));
+        told.push(message);
+    }
+    let last = MessageId::from_bytes([0xff; 16]);
+    let history = store.message_history(org, session.id, last, 4).await.unwrap();
+    assert_eq!(history, told[2..]);
+    let before = store.message_history(org, session.id, told[2].id, 50).await.unwrap();
+    assert_eq!(before, told[..2]);
+
+    let missing = make::session(None, None).id;
+    let mut write = Write::new(org);
+    write.session_exists(missing);
+    write.message_insert(&make::message(missing, MessageRole::User, "nowhere"));
+    assert_eq!(make::refused(store.write(write).await).code, Code::NotFound);
+    let page = store.message_list(org, missing, &PageRequest::default()).await.unwrap();
+    assert_eq!((page.items.len(), page.total), (0, 0));
+}
+
+pub(crate) async fn runs_keep_every_field(bed: Bed) {
+    let store = bed.open().await;
+    let (org, other) = (make::org(), make::org());
+    let agent = make::agent("ada").id;
+    let session = make::session(None, None).id;
+    let mut run = make::run(agent, session, Some("u1"));
+    let mut write = Write::new(org);
+    write.run_insert(&run);
+    store.write(write).await.unwrap();
+    assert_eq!(store.run_get(org, run.id).await.unwrap().as_ref(), Some(&run));
+    assert_eq!(store.run_get(other, run.id).await.unwrap(), None);
+
+    run.status = RunStatus::Running;
+    run.attempt = 3;
+    run.started_at = Some(make::now());
+    run.message = Some(MessageId::from_uuid(make::uuid()));
+    let mut write = Write::new(org);
+    write.run_begin(&run);
+    store.write(write).await.unwrap();
+    assert_eq!(store.run_get(org, run.id).await.unwrap().as_ref(), Some(&run));
+
+    run.status = RunStatus::Failed;
+    run.reply = Some("It is…".to_owned());
+    run.error = Some(RunError { code: Code::ModelTimeout, detail: "no answer in 5 s".to_owned() });
+    run.usage = Usage { input_tokens: Some(10), output_tokens: Some(0) };
+    run.finished_at = Some(make::now());
+    let finish = || {
+        let mut write = Write::new(org);
+        write.run_finish(&run);
+        write
+    };
+    store.write(finish()).await.unwrap();
+    assert_eq!(store.run_get(org, run.id).await.unwrap().as_ref(), Some(&run));
+    assert_eq!(make::refused(store.write(finish()).await).code, Code::Conflict);
+
+    let mut bare = make::run(agent, session, None);
+    bare.request = agentry_domain::runs::RunRequest {
+        input: String::new(),
+        timeout: Some(Duration::ZERO),
+        ..Default::default()
+    };
+    let mut write = Write::new(org);
+    write.run_insert(&bare);
+    store.write(write).await.unwrap();
+    assert_eq!(store.run_get(org, bare.id).await.unwrap(), Some(bare));
+}
+
+pub(crate) async fn keys_open_their_organisation(bed: Bed) {
+    let store = bed.open().await;
+    assert_eq!(store.org_first().await.unwrap(), None);
+    let (first, second) = (make::org(), make::org());
+    for (org, name) in [(second, "second"), (first, "first")] {
+        let mut write = Write::new(org);
+        write.org_insert(name, make::now());
+        store.write(write).await.unwrap();
+    }
+    assert_eq!(store.org_first().await.unwrap(), Some(first));
+    let key = Key {
+        org: second,
+        id: KeyId::from_uuid(make::uuid()),
+        name: "owner".to_owned(),
+        role: Role::Owner,
+        hash: *blake3::hash(b"ak_secret").as_bytes(),
+        prefix: "ak_secret".to_owned(),
+        created_at: make::now(),
+    };
+    let mut write = Write::new(second);
+    write.key_insert(&key);
+    store.write(write).await.unwrap();
+    let caller = Caller { org: second, key: Some(key.id), role: Role::Owner };
+    assert_eq!(store.key_caller(&key.hash).await.unwrap(), Some(caller));
+    assert_eq!(store.key_caller(&[0; 32]).await.unwrap(), None);
+}
