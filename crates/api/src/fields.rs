@@ -457,9 +457,12 @@ impl<'f, K: Kind> Field<'f, K> {
             Source::Query(map) => (map, true),
             Source::Description(_) => return (Found::Described, fields),
         };
-        let is_there = |name: &&'static str| map.get(*name).is_some_and(|value| !value.is_null());
+        // A name with a value goes before one with null, and the first before
+        // the other.
+        let rank =
+            |name: &'static str| map.get(name).map_or(0, |value| 2 - u8::from(value.is_null()));
         let name = match alias {
-            Some(alias) if !is_there(&name) && is_there(&alias) => alias,
+            Some(alias) if rank(alias) > rank(name) => alias,
             _ => name,
         };
         let found = match map.remove(name) {

@@ -61,11 +61,8 @@ pub fn sse(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'stati
 /// An event of a name with JSON data. What is written are strings and numbers,
 /// and JSON that was stored as such, so that it cannot fail.
 pub fn event(name: Option<&str>, data: &impl Serialize) -> Event {
-    let event = Event::default().data(serde_json::to_string(data).unwrap_or_default());
-    match name {
-        Some(name) => event.event(name),
-        None => event,
-    }
+    let event = name.map_or_else(Event::default, |name| Event::default().event(name));
+    event.data(serde_json::to_string(data).unwrap_or_default())
 }
 
 /// What of a reply was sent in pieces.

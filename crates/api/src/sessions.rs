@@ -30,10 +30,14 @@ pub struct SessionAnswer<'a> {
     id: SessionId,
     /// The caller's name for it, unique per user.
     name: Option<&'a str>,
+    /// The same, as runs call it.
+    session_name: Option<&'a str>,
     /// The caller's id of the user it belongs to.
     user_id: Option<&'a str>,
     /// Where it came from: any label.
     origin: Option<&'a str>,
+    /// The same, as runs call it.
+    session_origin: Option<&'a str>,
     /// Where it is in its life. Clients set it.
     #[schema(example = "active")]
     status: &'static str,
@@ -55,8 +59,10 @@ impl<'a> SessionAnswer<'a> {
         Ok(Self {
             id: session.id,
             name: session.name.as_deref(),
+            session_name: session.name.as_deref(),
             user_id: session.user_id.as_deref(),
             origin: session.origin.as_deref(),
+            session_origin: session.origin.as_deref(),
             status: session.status.as_str(),
             metadata: raw(&session.metadata)?,
             version: session.version,
@@ -287,16 +293,18 @@ mod tests {
     fn a_session_needs_nothing_and_ids_may_be_numbers() {
         let SessionCreate(new) = read(json!({})).unwrap();
         assert_eq!(new.name, None);
-        let SessionCreate(new) = read(json!({"session_name": 7, "user_id": "u"})).unwrap();
+        let SessionCreate(new) = read(json!({"name": 7, "user_id": "u"})).unwrap();
         assert_eq!((new.name.as_deref(), new.user_id.as_deref()), (Some("7"), Some("u")));
     }
 
     #[test]
     fn a_patch_removes_what_is_null_and_keeps_the_user() {
-        let SessionPatch(change) = read(json!({"name": null, "status": "paused"})).unwrap();
+        let SessionPatch(change) = read(json!({"session_name": null, "status": "paused"})).unwrap();
         assert_eq!(change.name, Some(None));
         assert_eq!(change.origin, None);
         assert_eq!(change.status, Some(SessionStatus::Paused));
+        let SessionPatch(change) = read(json!({"name": null, "origin": "web"})).unwrap();
+        assert_eq!((change.name, change.origin), (Some(None), Some(Some("web".into()))));
         let error = read::<SessionPatch>(json!({"user_id": "other"})).err().unwrap();
         assert_eq!(error.code, agentry_domain::Code::NotSupportedYet);
     }
