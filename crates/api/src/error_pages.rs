@@ -2,11 +2,11 @@
 //! from docs/errors. A code without a page does not compile.
 
 use agentry_domain::{Code, Error};
-use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use http::header;
 
 use crate::answer::Handled;
+use crate::extract::PathName;
 use crate::openapi::NotFound;
 
 macro_rules! pages {
@@ -69,7 +69,7 @@ pages! {
         (status = 404, response = NotFound),
     ),
 )]
-pub async fn error_page_get(Path(code): Path<String>) -> Handled {
+pub async fn error_page_get(PathName(code): PathName) -> Handled {
     let found = Code::parse(&code).ok_or_else(|| Error::not_found("error code", &code))?;
     Ok(markdown(page(found)))
 }

@@ -20,6 +20,10 @@ const REFUSED_BODY_BYTES_MAX: u64 = 16 * 1_024 * 1_024;
 /// How long reading a refused request's body may take.
 const REFUSED_BODY_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long a request's body may take to arrive. Shorter than the deadline of a
+/// run, which is long because models are slow, not clients.
+const BODY_READ_WITHIN: Duration = Duration::from_secs(30);
+
 /// The body, refused when it says that it is too large, and cut off with an
 /// error when it turns out to be.
 pub fn limit(body: Body, bytes_max: usize) -> std::result::Result<Body, Refused> {
@@ -50,14 +54,25 @@ fn too_large(bytes_max: usize) -> Error {
 }
 
 /// Reads a request's whole body, which [`limit`] has bounded. `body_too_large`
-/// past the bound, `malformed_json` when the client broke off.
+/// past the bound, `malformed_json` when the client broke off,
+/// `deadline_exceeded` when it took more than 30 s.
 pub async fn read(body: Body) -> Result<Bytes> {
-    match body.collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if is_length_limit(&error) => {
+    read_within(body, BODY_READ_WITHIN).await
+}
+
+async fn read_within(body: Body, within: Duration) -> Result<Bytes> {
+    match tokio::time::timeout(within, body.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if is_length_limit(&error) => {
             Err(Error::new(Code::BodyTooLarge, "the body is larger than the server accepts"))
         }
-        Err(error) => Err(Error::new(Code::MalformedJson, "the body ended early").caused_by(error)),
+        Ok(Err(error)) => {
+            Err(Error::new(Code::MalformedJson, "the body ended early").caused_by(error))
+        }
+        Err(_elapsed) => Err(Error::new(
+            Code::DeadlineExceeded,
+            format!("the body did not arrive within {} ms", within.as_millis()),
+        )),
     }
 }
 
@@ -184,6 +199,13 @@ mod tests {
         assert_eq!(read(fits).await.unwrap(), "12345");
         let over = limit(chunks(vec!["12", "3456"]), 5).unwrap();
         assert_eq!(read(over).await.unwrap_err().code, Code::BodyTooLarge);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_arrive_is_given_up() {
+        let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let error = read_within(silent, Duration::from_millis(5)).await.unwrap_err();
+        assert_eq!(error.code, Code::DeadlineExceeded);
     }
 
     #[tokio::test]
