@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 use tokio_postgres::{
     AsyncMessage, Client, Config, Connection, NoTls, Notification, Row, Statement,
 };
@@ -208,6 +209,7 @@ where
 pub(super) struct Link {
     pub(super) client: Client,
     statements: HashMap<&'static str, Statement>,
+    merged: HashMap<&'static str, Statement>,
 }
 
 /// What a statement did.
@@ -224,7 +226,29 @@ impl Link {
         statements: impl Iterator<Item = &'static Sql>,
     ) -> Result<Self> {
         let prepared = try_join_all(statements.map(|sql| prepare(&client, sql))).await?;
-        Ok(Self { statements: prepared.into_iter().collect(), client })
+        let statements = prepared.into_iter().collect();
+        Ok(Self { client, statements, merged: HashMap::new() })
+    }
+
+    /// Prepares the forms for many rows of the statements that insert one.
+    pub(super) async fn prepare_merged(&mut self) -> Result<()> {
+        let inserts = statements().filter_map(|sql| {
+            Some((sql, many_rows(sql.postgres, self.statements.get(sql.name)?.params())?))
+        });
+        let client = &self.client;
+        let prepared = inserts.map(|(sql, text)| async move {
+            let prepared = client.prepare(&text).await;
+            Ok::<_, StoreError>((sql.name, prepared.map_err(|error| unprepared(sql, error))?))
+        });
+        let prepared: Vec<_> = try_join_all(prepared).await?;
+        self.merged = prepared.into_iter().collect();
+        Ok(())
+    }
+
+    /// The form for many rows of a statement that inserts one: it takes each
+    /// parameter as an array.
+    pub(super) fn merged(&self, sql: &Sql) -> Option<&Statement> {
+        self.merged.get(sql.name)
     }
 
     pub(super) fn statement(&self, sql: &'static Sql) -> Result<&Statement> {
@@ -248,6 +272,23 @@ pub(super) fn unprepared(sql: &Sql, error: tokio_postgres::Error) -> StoreError 
         }
         other => other,
     }
+}
+
+/// `insert into t (...) values ($1, ..., $n)` for many rows; none for any other
+/// statement.
+fn many_rows(text: &str, types: &[Type]) -> Option<String> {
+    let (head, values) = text.strip_prefix("insert into ")?.split_once(" values (")?;
+    let values: Vec<&str> = values.strip_suffix(')')?.split(", ").collect();
+    let in_order = |(nth, value): (usize, &&str)| **value == format!("${}", nth + 1);
+    if values.len() != types.len() || !values.iter().enumerate().all(in_order) {
+        return None;
+    }
+    let arrays: Vec<String> = types
+        .iter()
+        .enumerate()
+        .map(|(nth, ty)| format!("${}::{}[]", nth + 1, ty.name()))
+        .collect();
+    Some(format!("insert into {head} select * from unnest({})", arrays.join(", ")))
 }
 
 /// Runs a prepared statement to its end.
@@ -308,5 +349,26 @@ impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The configuration's own form leaves the password out.
         f.debug_struct("Target").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_insert_of_one_row_has_a_form_for_many() {
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(many_rows(text, &[Type::BYTEA, Type::INT8]).as_deref(), expected, "{text}");
+        };
+        check(
+            "insert into t (a, b) values ($1, $2)",
+            Some("insert into t (a, b) select * from unnest($1::bytea[], $2::int8[])"),
+        );
+        check("insert into t (a, b) values ($2, $1)", None);
+        check("insert into t (a, b, c) values ($1, $2, $2)", None);
+        check("insert into t (a, b) values ($1, f($2))", None);
+        check("insert into t (a, b) values ($1, $2) on conflict do nothing", None);
+        check("update t set a = $1 where b = $2", None);
     }
 }

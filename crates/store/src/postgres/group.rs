@@ -20,6 +20,8 @@ use super::marks::{MARK_GET, MARK_SET, Mark};
 use super::pipeline::pipeline;
 use super::values::owned;
 
+/// Writes that only insert, in one group, from which on it pays to merge them.
+const MERGED_MIN: usize = 3;
 const BEGIN: &str = "begin isolation level read committed read write";
 
 type Answer = std::result::Result<Ran, tokio_postgres::Error>;
@@ -29,6 +31,17 @@ type Answer = std::result::Result<Ran, tokio_postgres::Error>;
 struct Place {
     write: usize,
     statement: usize,
+}
+
+/// Whose a request of the first flight is.
+#[derive(Clone)]
+enum Origin {
+    /// One statement of one write.
+    One(Place),
+    /// The same statement of several writes.
+    Several(Vec<usize>),
+    /// The whole group's.
+    Group,
 }
 
 /// How a transaction ended.
@@ -52,7 +65,7 @@ pub(super) enum Ended {
 /// What went wrong in the first flight.
 enum Wrong {
     /// A statement failed, and with it everything after it.
-    Error { place: Option<Place>, error: tokio_postgres::Error, guards: Vec<Place> },
+    Error { origin: Origin, error: tokio_postgres::Error, guards: Vec<Place> },
     /// Guards found what they must not: the first one of each write.
     Guards(Vec<Place>),
     /// A bug of ours, found here.
@@ -114,18 +127,23 @@ async fn first_flight(
     let counts = Counts::of(writes);
     let entries = Entries::of(writes);
     let client = &link.client;
-    let mut places = Vec::new();
+    let merged = Merged::of(link, writes);
+    let mut origins = vec![Origin::Group];
     let mut requests: Vec<BoxFuture<'_, Answer>> = Vec::new();
     requests.push(async { client.batch_execute(BEGIN).await.map(|()| nothing()) }.boxed());
-    for (write, it) in writes.iter().enumerate() {
+    for (write, it) in writes.iter().enumerate().filter(|(write, _)| !merged.holds(*write)) {
         for (statement, it) in it.statements.iter().enumerate() {
             if it.sql.postgres.is_empty() {
                 continue;
             }
             let prepared = link.statement(it.sql).map_err(Wrong::Bug)?;
-            places.push(Place { write, statement });
+            origins.push(Origin::One(Place { write, statement }));
             requests.push(run(client, prepared, &it.values).boxed());
         }
+    }
+    for insert in &merged.inserts {
+        origins.push(Origin::Several(insert.writes.clone()));
+        requests.push(run(client, insert.statement, &insert.columns).boxed());
     }
     let full_text = writes.iter().flat_map(|write| &write.full_text);
     for (sql, values) in full_text.filter(|(sql, _)| !sql.postgres.is_empty()) {
@@ -141,26 +159,27 @@ async fn first_flight(
     }
     let prepared = link.statement(&MARK_SET).map_err(Wrong::Bug)?;
     requests.push(run(client, prepared, [mark.writer, mark.place]).boxed());
-    check(writes, &places, pipeline(requests).await)
+    check(writes, &origins, pipeline(requests).await)
 }
 
 /// Goes through the answers: BEGIN, the writes' statements, ours, the mark.
+/// Requests after the last origin are the group's.
 fn check(
     writes: &[&Write],
-    places: &[Place],
+    origins: &[Origin],
     answers: Vec<Answer>,
 ) -> std::result::Result<Vec<Written>, Wrong> {
     let mut written = vec![Written::default(); writes.len()];
     let mut guards: Vec<Place> = Vec::new();
     let mut last = 0;
     for (nth, answer) in answers.into_iter().enumerate() {
-        let place = nth.checked_sub(1).and_then(|nth| places.get(nth)).copied();
+        let origin = origins.get(nth).unwrap_or(&Origin::Group);
         let ran = match answer {
             Ok(ran) => ran,
-            Err(error) => return Err(Wrong::Error { place, error, guards }),
+            Err(error) => return Err(Wrong::Error { origin: origin.clone(), error, guards }),
         };
         last = ran.affected;
-        let Some(place) = place else { continue };
+        let Origin::One(place) = *origin else { continue };
         let statement = &writes[place.write].statements[place.statement];
         let stands = matches!(statement.expect, Expect::Any) || ran.affected == 1;
         if !stands && guards.last().is_none_or(|seen| seen.write != place.write) {
@@ -192,43 +211,48 @@ async fn undo(link: &Link, writes: &[&Write], wrong: Wrong) -> Ended {
             roll_back(link, Ended::Again(error.into())).await
         }
         // What a failed guard let through is no wonder: the guard's is the verdict.
-        Wrong::Error { place, guards, .. } if !guards.is_empty() => {
+        Wrong::Error { guards, .. } if !guards.is_empty() => {
             match roll_back(link, Ended::Refused(vec![])).await {
-                Ended::Refused(_) => refuse(link, writes, guards.into_iter().chain(place)).await,
+                Ended::Refused(_) => refuse(link, writes, &guards).await,
                 ended => ended,
             }
         }
-        Wrong::Error { place, error, .. } => {
-            let ended = match (place, StoreError::from(error)) {
-                (_, error @ (StoreError::Full(_) | StoreError::Unavailable(_))) | (None, error) => {
+        Wrong::Error { origin, error, .. } => {
+            let ended = match (StoreError::from(error), writes) {
+                (error @ (StoreError::Full(_) | StoreError::Unavailable(_)), _) => {
                     Ended::Failed(error)
                 }
-                (Some(place), _) if writes.len() > 1 => Ended::Refused(vec![place.write]),
-                (Some(place), error) => {
-                    Ended::Verdict(taken(error, &writes[place.write].statements[place.statement]))
-                }
+                (error, [write]) => match origin {
+                    Origin::One(place) => {
+                        Ended::Verdict(taken(error, &write.statements[place.statement]))
+                    }
+                    _ => Ended::Verdict(error),
+                },
+                (_, writes) => Ended::Refused(match origin {
+                    Origin::One(place) => vec![place.write],
+                    Origin::Several(writes) => writes,
+                    // One of them does not fit in; alone, the others do.
+                    Origin::Group => (0..writes.len()).collect(),
+                }),
             };
             roll_back(link, ended).await
         }
         Wrong::Guards(guards) => {
             // The transaction stands, so a probe sees what its guard saw.
-            let ended = refuse(link, writes, guards.into_iter()).await;
+            let ended = refuse(link, writes, &guards).await;
             roll_back(link, ended).await
         }
     }
 }
 
 /// The verdict on a single write; of several, which ones it concerns.
-async fn refuse(link: &Link, writes: &[&Write], places: impl Iterator<Item = Place>) -> Ended {
-    let places: Vec<Place> = places.collect();
-    if let ([write], [place, ..]) = (writes, places.as_slice())
+async fn refuse(link: &Link, writes: &[&Write], places: &[Place]) -> Ended {
+    if let ([write], [place, ..]) = (writes, places)
         && let Expect::One(probe) = &write.statements[place.statement].expect
     {
         return ask(link, probe).await;
     }
-    let mut writes: Vec<usize> = places.into_iter().map(|place| place.write).collect();
-    writes.dedup();
-    Ended::Refused(writes)
+    Ended::Refused(places.iter().map(|place| place.write).collect())
 }
 
 fn taken(error: StoreError, statement: &Statement) -> StoreError {
@@ -263,6 +287,71 @@ async fn roll_back(link: &Link, ended: Ended) -> Ended {
             Ended::Verdict(_) | Ended::Failed(_) => ended,
             _ => Ended::Lost(error.into()),
         },
+    }
+}
+
+/// The inserts of writes that only insert: one statement for each kind of row.
+///
+/// Such a write asks nothing of the others of its group and is asked nothing by
+/// them, so its rows may go in at any time of the transaction.
+struct Merged<'a> {
+    inserts: Vec<Insert<'a>>,
+    /// Which writes are in `inserts`.
+    writes: Vec<bool>,
+}
+
+struct Insert<'a> {
+    sql: &'static Sql,
+    statement: &'a tokio_postgres::Statement,
+    /// The values of all its rows, column by column.
+    columns: Vec<Vec<&'a Value>>,
+    writes: Vec<usize>,
+}
+
+impl<'a> Merged<'a> {
+    fn of(link: &'a Link, writes: &[&'a Write]) -> Self {
+        let only_inserts = |write: &&Write| {
+            let mut statements = write.statements.iter();
+            write.full_text.is_empty()
+                && statements.all(|it| {
+                    matches!(it.expect, Expect::Any) && !it.returns && link.merged(it.sql).is_some()
+                })
+        };
+        let mut merged =
+            Self { inserts: Vec::new(), writes: writes.iter().map(only_inserts).collect() };
+        if merged.writes.iter().filter(|only_inserts| **only_inserts).count() < MERGED_MIN {
+            merged.writes.fill(false);
+        }
+        for (nth, write) in writes.iter().enumerate() {
+            if merged.writes[nth] {
+                for statement in &write.statements {
+                    merged.add(link, nth, statement);
+                }
+            }
+        }
+        merged
+    }
+
+    fn add(&mut self, link: &'a Link, write: usize, statement: &'a Statement) {
+        let Some(prepared) = link.merged(statement.sql) else { return };
+        let known = self.inserts.iter().position(|insert| std::ptr::eq(insert.sql, statement.sql));
+        let place = known.unwrap_or_else(|| {
+            let columns = vec![Vec::new(); statement.values.len()];
+            let sql = statement.sql;
+            self.inserts.push(Insert { sql, statement: prepared, columns, writes: Vec::new() });
+            self.inserts.len() - 1
+        });
+        let insert = &mut self.inserts[place];
+        for (column, value) in insert.columns.iter_mut().zip(&statement.values) {
+            column.push(value);
+        }
+        if insert.writes.last() != Some(&write) {
+            insert.writes.push(write);
+        }
+    }
+
+    fn holds(&self, write: usize) -> bool {
+        self.writes[write]
     }
 }
 

@@ -47,7 +47,8 @@ struct Session {
 impl Session {
     async fn open(target: &Target) -> Result<Self> {
         let client = target.connect(Purpose::Write, |_| ()).await?;
-        let link = Link::prepare(client, statements()).await?;
+        let mut link = Link::prepare(client, statements()).await?;
+        link.prepare_merged().await?;
         let made = run(&link.client, link.statement(&MARK_MAKE)?, NO_VALUES).await?;
         let writer = made
             .rows
