@@ -6,8 +6,6 @@
 //! token of the document too, with a mark that no text can produce, so that a
 //! search reads the postings of its own scope only.
 
-use std::collections::HashMap;
-
 use agentry_domain::text::terms as tokens;
 use agentry_domain::{MessageId, OrgId, SessionId};
 
@@ -21,8 +19,6 @@ use crate::{Result, Store};
 pub const QUERY_TERMS_MAX: usize = 32;
 /// Newest matches that are scored.
 pub const CANDIDATES_MAX: u32 = 500;
-/// A hit that holds less than this share of the query's weight is no answer.
-pub const COVERAGE_MIN: f64 = 0.5;
 /// The bytes of a document's terms together; what a longer text says further
 /// back cannot be found.
 const DOCUMENT_BYTES_MAX: usize = 256 << 10;
@@ -164,13 +160,6 @@ pub(crate) fn candidate(row: &mut Columns<'_>) -> Result<Candidate> {
     })
 }
 
-/// A scope's own statistics.
-#[derive(Clone, Copy, Debug)]
-struct Statistics {
-    documents: u64,
-    tokens: u64,
-}
-
 impl Store {
     /// The documents of a scope that answer a query best, best first, at most
     /// `limit`.
@@ -185,41 +174,56 @@ impl Store {
         terms.sort_unstable();
         terms.dedup();
         terms.truncate(QUERY_TERMS_MAX);
+        if terms.is_empty() {
+            return Ok(Vec::new());
+        }
+        // On PostgreSQL the counters may not know the newest documents yet.
         let documents = self.counter(org, TEXT_DOCUMENTS, &scope.0).await?;
-        if terms.is_empty() || documents == 0 {
+        if documents == 0 && self.is_sqlite() {
             return Ok(Vec::new());
         }
         let tokens = self.counter(org, TEXT_TOKENS, &scope.0).await?;
-        let statistics = Statistics { documents, tokens };
-        // One more than the bound tells "common" apart from "just rare enough".
-        let count_max = (documents / COMMON_TERM_ONE_IN).max(u64::from(CANDIDATES_MAX)) + 1;
-        let counts: Vec<(&str, Vec<Value>)> = terms
-            .iter()
-            .map(|term| {
-                (term.as_str(), vec![Value::Text(self.match_all(scope, &[term])), int(count_max)])
-            })
-            .collect();
-        let bound = counts.iter().map(|(_, bound)| bound.clone()).collect();
-        let found = self.scan_each(&TEXT_TERM_COUNT, bound, value::int).await?;
-        let weighed: Vec<(String, u64)> = counts
-            .iter()
-            .zip(found)
-            .map(|((term, _), n)| {
-                ((*term).to_owned(), n.first().copied().unwrap_or(0).unsigned_abs())
-            })
-            .collect();
+        if documents <= u64::from(CANDIDATES_MAX) {
+            // All that match are candidates, and tell how common each term is.
+            let all: Vec<&String> = terms.iter().collect();
+            let bound = self.matching(org, scope, &all);
+            let candidates = self.rows(&TEXT_CANDIDATES, bound, candidate).await?;
+            let weighed = terms.into_iter().map(|term| count(term, &candidates)).collect();
+            let query = Query { weighed, documents, tokens };
+            return Ok(query.rank(candidates, limit));
+        }
+        let weighed = self.text_weigh(scope, terms, documents).await?;
         let chosen = choose(&weighed, documents);
         if chosen.is_empty() {
             return Ok(Vec::new());
         }
-        let matching = self.match_all(scope, &chosen);
-        let bound = values![matching, org, scope.0, i64::from(CANDIDATES_MAX)];
+        let bound = self.matching(org, scope, &chosen);
         let candidates = self.scan(&TEXT_CANDIDATES, bound, candidate).await?;
-        Ok(rank(candidates, &weighed, statistics, limit))
+        Ok(Query { weighed, documents, tokens }.rank(candidates, limit))
+    }
+
+    /// In how many documents of a large scope each term is, counted no further
+    /// than needed to tell that it is common.
+    async fn text_weigh(
+        &self,
+        scope: Scope,
+        terms: Vec<String>,
+        documents: u64,
+    ) -> Result<Vec<(String, u64)>> {
+        let count_max = documents / COMMON_TERM_ONE_IN + u64::from(CANDIDATES_MAX);
+        let count_max = i64::try_from(count_max).unwrap_or(i64::MAX);
+        let bound = terms.iter().map(|term| values![self.match_any(scope, &[term]), count_max]);
+        let counted = self.scan_each(&TEXT_TERM_COUNT, bound.collect(), value::int).await?;
+        let counts = counted.into_iter().map(|rows| rows.first().map_or(0, |n| n.unsigned_abs()));
+        Ok(terms.into_iter().zip(counts).collect())
+    }
+
+    fn matching(&self, org: OrgId, scope: Scope, terms: &[&String]) -> Vec<Value> {
+        values![self.match_any(scope, terms), org, scope.0, i64::from(CANDIDATES_MAX)]
     }
 
     /// The engine's query for documents of the scope with any of these terms.
-    fn match_all(&self, scope: Scope, terms: &[&String]) -> String {
+    fn match_any(&self, scope: Scope, terms: &[&String]) -> String {
         let (quote, and, or) =
             if self.is_sqlite() { ('"', " AND ", " OR ") } else { ('\'', " & ", " | ") };
         let any: Vec<String> = terms.iter().map(|term| format!("{quote}{term}{quote}")).collect();
@@ -227,25 +231,24 @@ impl Store {
     }
 }
 
-fn int(n: u64) -> Value {
-    Value::Int(i64::try_from(n).unwrap_or(i64::MAX))
+/// A term with the number of candidates that hold it.
+fn count(term: String, candidates: &[Candidate]) -> (String, u64) {
+    let holds = |candidate: &&Candidate| candidate.tokens.split(' ').any(|token| token == term);
+    let n = candidates.iter().filter(holds).count() as u64;
+    (term, n)
 }
 
-/// The terms to look for: the rarest, as long as the candidates they bring fit
-/// the bound, and never a common one while a rarer one remains.
+/// The terms to look for in a large scope: the rarest, as long as the candidates
+/// they bring fit the bound, and no common one while a rarer one remains.
 fn choose(weighed: &[(String, u64)], documents: u64) -> Vec<&String> {
     let mut present: Vec<&(String, u64)> = weighed.iter().filter(|(_, n)| *n > 0).collect();
     present.sort_by_key(|(_, n)| *n);
     let mut sum = 0;
     let mut chosen = Vec::new();
     for (term, n) in present {
-        let common = *n > (documents / COMMON_TERM_ONE_IN).max(1);
-        let full = sum + n > u64::from(CANDIDATES_MAX);
-        if !chosen.is_empty() && (common || full) {
-            // With few documents every term is "common"; all of them fit then.
-            if full || documents > u64::from(CANDIDATES_MAX) {
-                break;
-            }
+        let common = *n > documents / COMMON_TERM_ONE_IN;
+        if !chosen.is_empty() && (common || sum + n > u64::from(CANDIDATES_MAX)) {
+            break;
         }
         sum += n;
         chosen.push(term);
@@ -261,40 +264,45 @@ fn weight(n: u64, documents: u64) -> f64 {
     (1.0 + (documents - n + 0.5) / (n + 0.5)).ln()
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-fn rank(
-    candidates: Vec<Candidate>,
-    weighed: &[(String, u64)],
-    statistics: Statistics,
-    limit: usize,
-) -> Vec<Hit> {
-    // Sums go in the terms' order: the last bits of a score decide between equals,
-    // and must be the same everywhere.
-    let weights: Vec<f64> = weighed.iter().map(|(_, n)| weight(*n, statistics.documents)).collect();
-    let places: HashMap<&str, usize> =
-        weighed.iter().enumerate().map(|(place, (term, _))| (term.as_str(), place)).collect();
-    let whole: f64 = weights.iter().sum();
-    let mean = (statistics.tokens as f64 / statistics.documents as f64).max(1.0);
-    let mut hits: Vec<Hit> = candidates
-        .into_iter()
-        .map(|candidate| {
+/// A query's terms in sorted order, each with the number of documents that hold
+/// it, and its scope's statistics.
+struct Query {
+    weighed: Vec<(String, u64)>,
+    documents: u64,
+    tokens: u64,
+}
+
+impl Query {
+    /// The candidates with their scores, best first.
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    fn rank(&self, candidates: Vec<Candidate>, limit: usize) -> Vec<Hit> {
+        let documents = self.documents.max(candidates.len() as u64);
+        // In the terms' order, which is sorted.
+        let weights: Vec<f64> = self.weighed.iter().map(|(_, n)| weight(*n, documents)).collect();
+        let whole: f64 = weights.iter().sum();
+        let mean = (self.tokens as f64 / documents as f64).max(1.0);
+        let score = |candidate: Candidate| {
             let mut frequencies = vec![0.0; weights.len()];
             for token in candidate.tokens.split(' ') {
-                if let Some(place) = places.get(token) {
-                    frequencies[*place] += 1.0;
+                if let Ok(place) = self.weighed.binary_search_by(|(term, _)| (**term).cmp(token)) {
+                    frequencies[place] += 1.0;
                 }
             }
             let norm = BM25_K1 * (1.0 - BM25_B + BM25_B * candidate.length as f64 / mean);
             let held = || weights.iter().zip(&frequencies).filter(|(_, f)| **f > 0.0);
-            let score = held().map(|(weight, f)| weight * f * (BM25_K1 + 1.0) / (f + norm)).sum();
-            let held: f64 = held().map(|(weight, _)| weight).sum();
-            Hit { message: candidate.id, session: candidate.session, score, coverage: held / whole }
-        })
-        .collect();
-    // Equal scores: the newer message, so that the order is the same everywhere.
-    hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(b.message.cmp(&a.message)));
-    hits.truncate(limit);
-    hits
+            Hit {
+                message: candidate.id,
+                session: candidate.session,
+                score: held().map(|(w, f)| w * f * (BM25_K1 + 1.0) / (f + norm)).sum(),
+                coverage: held().map(|(w, _)| w).sum::<f64>() / whole,
+            }
+        };
+        let mut hits: Vec<Hit> = candidates.into_iter().map(score).collect();
+        // Equal scores: the newer message, so that the order is the same everywhere.
+        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(b.message.cmp(&a.message)));
+        hits.truncate(limit);
+        hits
+    }
 }
 
 #[cfg(test)]
@@ -325,7 +333,7 @@ mod tests {
         assert_eq!(choose(&large, 10_000), ["dog"]);
         let only_common = weighed(&[("all", 9_000)]);
         assert_eq!(choose(&only_common, 10_000), ["all"]);
-        let small = weighed(&[("a1", 5), ("b1", 9)]);
-        assert_eq!(choose(&small, 10), ["a1", "b1"]);
+        let rare = weighed(&[("a1", 5), ("b1", 9)]);
+        assert_eq!(choose(&rare, 1_000), ["a1", "b1"]);
     }
 }

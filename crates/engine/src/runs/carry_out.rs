@@ -227,7 +227,9 @@ impl Engine {
                 self.0.store.message_history(caller.org, run.session, input, limit).await?
             }
         };
-        let recalled = if agent.memory.recall {
+        // A session of nobody in which nothing was said has nothing to recall.
+        let has_past = run.user_id.is_some() || !history.is_empty();
+        let recalled = if agent.memory.recall && has_past {
             // One that quotes wants the best hits, wherever they are, and enough
             // of them to leave earlier questions out; a language model has the
             // conversation before it already.

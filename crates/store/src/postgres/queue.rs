@@ -1,10 +1,16 @@
 //! The writes that wait: bounded, interactive ones before bulk.
+//!
+//! A transaction costs much the same for one write as for twenty, so a writer
+//! does not begin a small one while another is at work: it waits for company,
+//! though never for long.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use crate::write::{Urgency, Write, Written};
 use crate::{Activity, Result, StoreError};
@@ -12,6 +18,11 @@ use crate::{Activity, Result, StoreError};
 /// Writes that share one transaction at most: what one of them can be held up
 /// by the others.
 const GROUP_WRITES_MAX: usize = 64;
+
+/// Waiting writes for which a second writer begins while another is at work.
+const COMPANY_WRITES: usize = 16;
+/// How long writes wait for company at most.
+const COMPANY_WITHIN: Duration = Duration::from_millis(2);
 
 /// A write and who waits for it.
 pub(super) struct Waiting {
@@ -23,12 +34,33 @@ pub(super) struct Waiting {
 struct Lanes {
     interactive: VecDeque<Waiting>,
     bulk: VecDeque<Waiting>,
+    /// Since when something waits.
+    since: Option<Instant>,
+    /// Writers that are at work.
+    working: usize,
     closed: bool,
 }
 
 impl Lanes {
     fn len(&self) -> usize {
         self.interactive.len() + self.bulk.len()
+    }
+
+    /// Whether a writer should begin.
+    fn due(&self) -> bool {
+        let waiting = self.len();
+        let late = || self.since.is_some_and(|since| since.elapsed() >= COMPANY_WITHIN);
+        waiting > 0 && (self.working == 0 || self.closed || waiting >= COMPANY_WRITES || late())
+    }
+
+    fn take(&mut self) -> Vec<Waiting> {
+        let first = self.interactive.len().min(GROUP_WRITES_MAX);
+        let mut group: Vec<Waiting> = self.interactive.drain(..first).collect();
+        let rest = self.bulk.len().min(GROUP_WRITES_MAX - first);
+        group.extend(self.bulk.drain(..rest));
+        self.since = (self.len() > 0).then(Instant::now);
+        self.working += 1;
+        group
     }
 }
 
@@ -61,7 +93,7 @@ impl Queue {
     /// Puts a write in and waits for its answer.
     pub(super) async fn write(&self, write: Write) -> Result<Written> {
         let (answer, answered) = oneshot::channel();
-        {
+        let wake = {
             let mut lanes = self.lanes.lock();
             if lanes.closed {
                 return Err(StoreError::Closed);
@@ -74,8 +106,13 @@ impl Queue {
                 Urgency::Interactive => lanes.interactive.push_back(waiting),
                 Urgency::Bulk => lanes.bulk.push_back(waiting),
             }
+            // The first one wakes a writer to watch the time.
+            lanes.since.get_or_insert_with(Instant::now);
+            lanes.len() == 1 || lanes.due()
+        };
+        if wake {
+            self.arrived.notify_one();
         }
-        self.arrived.notify_one();
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -83,16 +120,12 @@ impl Queue {
     /// queue is closed and nothing waits.
     pub(super) async fn next_group(&self) -> Option<Vec<Waiting>> {
         loop {
-            {
+            let watch = {
                 let mut lanes = self.lanes.lock();
-                let waiting = lanes.len();
-                if waiting > 0 {
-                    let first = lanes.interactive.len().min(GROUP_WRITES_MAX);
-                    let mut group: Vec<Waiting> = lanes.interactive.drain(..first).collect();
-                    let rest = lanes.bulk.len().min(GROUP_WRITES_MAX - first);
-                    group.extend(lanes.bulk.drain(..rest));
-                    if waiting > group.len() {
-                        // What is left is another writer's.
+                if lanes.due() {
+                    let group = lanes.take();
+                    if lanes.len() > 0 {
+                        // What is left is another writer's, at once or in a while.
                         self.arrived.notify_one();
                     }
                     return Some(group);
@@ -101,8 +134,22 @@ impl Queue {
                     self.arrived.notify_one();
                     return None;
                 }
+                lanes.len() > 0
+            };
+            if watch {
+                let _ = tokio::time::timeout(COMPANY_WITHIN, self.arrived.notified()).await;
+            } else {
+                self.arrived.notified().await;
             }
-            self.arrived.notified().await;
+        }
+    }
+
+    /// A writer has answered its group.
+    pub(super) fn done(&self) {
+        let mut lanes = self.lanes.lock();
+        lanes.working -= 1;
+        if lanes.due() {
+            self.arrived.notify_one();
         }
     }
 

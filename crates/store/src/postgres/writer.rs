@@ -86,6 +86,7 @@ impl Writer {
         let queue = Arc::clone(&self.queue);
         while let Some(group) = queue.next_group().await {
             self.commit(group).await;
+            queue.done();
         }
         if let Some(Session { link, mark }) = self.session.take()
             && let Ok(statement) = link.statement(&MARK_DELETE)
