@@ -2,13 +2,13 @@
 //! conversation lies together.
 
 use agentry_domain::sessions::{Message, MessageRole};
-use agentry_domain::{MessageId, OrgId, Page, PageRequest, RunId, SessionId};
+use agentry_domain::{Code, Error, MessageId, OrgId, Page, PageRequest, RunId, SessionId};
 
 use crate::counters::MESSAGES;
 use crate::lists::{cursor, list_page};
 use crate::sql::statements;
 use crate::value::{Columns, values};
-use crate::write::Write;
+use crate::write::{Probe, Write};
 use crate::{Result, Store, StoreError};
 
 statements! {
@@ -21,6 +21,10 @@ statements! {
     MESSAGE_LIST_DESC = "select id, session, run, role, content, metadata, created_at \
         from message where org = $1 and session = $2 and id < $3 \
         order by id desc limit $4 offset $5";
+    MESSAGE_NEWEST = "select id from message where org = $1 and session = $2 \
+        order by id desc limit 1";
+    MESSAGE_NONE_AFTER = "select 1 where not exists (select 1 from message \
+        where org = $1 and session = $2 and id > $3)";
     // SQLite forgets the counter as a whole.
     MESSAGE_COUNT_SESSION = sqlite "" postgres "insert into counter_change (org, kind, key, n) \
         select org, $1, session, -count(*) from message where org = $2 and session = $3 \
@@ -46,6 +50,17 @@ impl Write {
         );
         self.count(MESSAGES, &message.session.to_bytes(), 1);
     }
+
+    /// Guard: no message of the session sorts after this id. Otherwise the write
+    /// fails with `precondition_failed`: take a greater id.
+    ///
+    /// An id is made before its write's turn comes, and a reply that was stored
+    /// in between would sort behind what was said after it.
+    pub fn message_is_newest(&mut self, session: SessionId, id: MessageId) {
+        self.add(&MESSAGE_NONE_AFTER, values![self.org, session, id]).expect_one(Probe::always(
+            || Error::new(Code::PreconditionFailed, "the session has newer messages"),
+        ));
+    }
 }
 
 impl Store {
@@ -57,6 +72,16 @@ impl Store {
         id: MessageId,
     ) -> Result<Option<Message>> {
         self.point(&MESSAGE_GET, values![org, session, id], message).await
+    }
+
+    /// The id of a session's newest message.
+    pub async fn message_newest(
+        &self,
+        org: OrgId,
+        session: SessionId,
+    ) -> Result<Option<MessageId>> {
+        let newest = |row: &mut Columns<'_>| Ok(MessageId::from_bytes(row.id()?));
+        self.point(&MESSAGE_NEWEST, values![org, session], newest).await
     }
 
     /// A page of a session's messages.

@@ -20,7 +20,7 @@ use crate::{Activity, Result, StoreError};
 const GROUP_WRITES_MAX: usize = 64;
 
 /// Waiting writes for which a second writer begins while another is at work.
-const COMPANY_WRITES: usize = 16;
+const COMPANY_WRITES: usize = 24;
 /// How long writes wait for company at most.
 const COMPANY_WITHIN: Duration = Duration::from_millis(2);
 
