@@ -16,6 +16,9 @@ pub mod tasks;
 pub mod text;
 pub mod time;
 
+/// Bytes of a client's own JSON value, such as `metadata`, at most.
+pub const FREE_JSON_BYTES_MAX: usize = 64 * 1_024;
+
 pub use caller::{Caller, Permission, Role};
 pub use error::{Code, Error, Fault, Result};
 pub use ids::{AgentId, JobId, KeyId, MessageId, OrgId, RunId, SessionId, WorkerId};

@@ -89,9 +89,9 @@ impl AgentChange {
                 *field = new;
             }
         }
-        fn patch(field: &mut String, patch: Option<JsonPatch>) -> Result<()> {
+        fn patch(name: &str, field: &mut String, patch: Option<JsonPatch>) -> Result<()> {
             if let Some(patch) = patch {
-                *field = patch.apply(field)?;
+                *field = patch.apply(name, field)?;
             }
             Ok(())
         }
@@ -105,9 +105,9 @@ impl AgentChange {
         set(&mut agent.memory.recall, self.memory.recall);
         set(&mut agent.memory.remember, self.memory.remember);
         set(&mut agent.memory.limit, self.memory.limit);
-        patch(&mut agent.configuration, self.configuration)?;
-        patch(&mut agent.metadata, self.metadata)?;
-        patch(&mut agent.resource_limits, self.resource_limits)
+        patch("configuration", &mut agent.configuration, self.configuration)?;
+        patch("metadata", &mut agent.metadata, self.metadata)?;
+        patch("resource_limits", &mut agent.resource_limits, self.resource_limits)
     }
 }
 

@@ -1,6 +1,6 @@
 //! RFC 7396 merge patches for the JSON objects that belong to clients.
 
-use agentry_domain::{Error, Result};
+use agentry_domain::{Error, FREE_JSON_BYTES_MAX, Fault, Result};
 use serde_json::{Map, Value};
 
 /// A merge patch for one stored object.
@@ -8,15 +8,21 @@ use serde_json::{Map, Value};
 pub struct JsonPatch(pub Value);
 
 impl JsonPatch {
-    /// The stored object with the patch applied, as JSON text. A patch of null
-    /// empties the object.
-    pub(crate) fn apply(self, stored: &str) -> Result<String> {
+    /// The stored object of this field with the patch applied, as JSON text. A
+    /// patch of null empties the object; one that makes it larger than
+    /// [`FREE_JSON_BYTES_MAX`] is refused.
+    pub(crate) fn apply(self, field: &str, stored: &str) -> Result<String> {
         let mut target: Value = serde_json::from_str(stored).map_err(Error::internal)?;
         merge(&mut target, self.0);
         if target.is_null() {
             target = Value::Object(Map::new());
         }
-        serde_json::to_string(&target).map_err(Error::internal)
+        let text = serde_json::to_string(&target).map_err(Error::internal)?;
+        if text.len() > FREE_JSON_BYTES_MAX {
+            let detail = format!("would have more than {FREE_JSON_BYTES_MAX} bytes");
+            return Err(Error::invalid(vec![Fault::new(format!("/{field}"), "too_long", detail)]));
+        }
+        Ok(text)
     }
 }
 
@@ -42,6 +48,15 @@ fn merge(target: &mut Value, patch: Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_object_does_not_grow_past_its_bound() {
+        let patch = |key: &str, chars| JsonPatch(serde_json::json!({ key: "x".repeat(chars) }));
+        let stored = patch("a", 40_000).apply("metadata", "{}").unwrap();
+        let error = patch("b", 40_000).apply("metadata", &stored).unwrap_err();
+        assert_eq!(error.faults[0].pointer, "/metadata");
+        assert!(patch("a", 50_000).apply("metadata", &stored).is_ok());
+    }
 
     #[test]
     fn the_examples_of_rfc_7396() {

@@ -133,6 +133,7 @@ impl Engine {
             self.0.models.resolve(model)?;
             request.model = Some(model.clone());
         }
+        let mut newest = None;
         for _ in 0..LANE_TRIES_MAX {
             let place = self.run_place(caller, &new).await?;
             let user_id = user_of(&place.session, new.user_id.as_deref())?;
@@ -143,7 +144,7 @@ impl Engine {
                 session: place.session.id,
                 user_id,
                 status: RunStatus::Running,
-                message: Some(MessageId::from_uuid(self.uuid(now))),
+                message: Some(self.message_id(now, newest)),
                 request: request.clone(),
                 metadata: new.metadata.clone(),
                 reply: None,
@@ -159,6 +160,11 @@ impl Engine {
                 Ok(job) => return Ok(Stored::Begun { run, agent, job, held }),
                 // Another run made the session of this name first.
                 Err(error) if error.code == Code::AlreadyExists => continue,
+                // The run before it stored its reply after this one's id was made.
+                Err(error) if error.code == Code::PreconditionFailed => {
+                    newest = self.0.store.message_newest(caller.org, run.session).await?;
+                    continue;
+                }
                 // The session has work.
                 Err(error) if error.code == Code::Conflict => {}
                 Err(error) => return Err(error),
@@ -179,6 +185,17 @@ impl Engine {
         }
         Err(Error::new(Code::Overloaded, "the session changes too fast to add a run to it")
             .retry_after(RETRY_FULL))
+    }
+
+    /// A fresh id that sorts after the session's newest message, also when the
+    /// process that wrote that has a clock ahead of ours. Ids of one process grow
+    /// by themselves.
+    fn message_id(&self, now: Timestamp, newest: Option<MessageId>) -> MessageId {
+        let id = MessageId::from_uuid(self.uuid(now));
+        match newest {
+            Some(newest) if id <= newest => MessageId::from_uuid(self.uuid(after(newest))),
+            _ => id,
+        }
     }
 
     /// The run with this id.
@@ -265,6 +282,10 @@ impl Engine {
         let job = JobId::from_bytes(run.id.to_bytes());
         let lane = run.session.to_bytes();
         write.job_begin(job, lane, self.0.worker, run.created_at);
+        if let (Some(message), false) = (run.message, place.is_new) {
+            // Behind the lane, so that it sees what the run before this one wrote.
+            write.message_is_newest(run.session, message);
+        }
         write.run_insert(run);
         write.log(entry(caller, run.created_at, "run.created", EntityKind::Run, run.id.to_bytes()));
         store_input(&mut write, caller, run, agent.memory.remember, run.created_at);
@@ -325,6 +346,14 @@ fn store_input(write: &mut Write, caller: &Caller, run: &Run, remember: bool, at
     };
     let scope = scope(caller, run.user_id.as_deref(), run.session);
     store_message(write, caller, &message, remember.then_some(scope));
+}
+
+/// The first time all of whose ids are greater than this one. A UUIDv7 begins with its
+/// 48 bits of milliseconds (RFC 9562, section 5.7).
+fn after(id: MessageId) -> Timestamp {
+    let mut millis = [0; 8];
+    millis[2..].copy_from_slice(&id.to_bytes()[..6]);
+    Timestamp::from_micros((i64::from_be_bytes(millis) + 1) * 1_000)
 }
 
 /// How long a run may take.

@@ -120,7 +120,7 @@ impl Engine {
             session.origin = change.origin.unwrap_or(session.origin);
             session.status = change.status.unwrap_or(session.status);
             if let Some(patch) = change.metadata {
-                session.metadata = patch.apply(&session.metadata)?;
+                session.metadata = patch.apply("metadata", &session.metadata)?;
             }
             let now = self.now();
             session.updated_at = now;

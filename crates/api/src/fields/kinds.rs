@@ -3,10 +3,10 @@
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
-use agentry_domain::Fault;
 use agentry_domain::agents::AgentStatus;
 use agentry_domain::runs::RunStatus;
 use agentry_domain::sessions::{MessageRole, SessionStatus};
+use agentry_domain::{FREE_JSON_BYTES_MAX, Fault};
 use serde_json::{Map, Value};
 use utoipa::openapi::schema::{
     AdditionalProperties, ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat,
@@ -17,8 +17,6 @@ use super::{Fields, object_schema, pointer};
 
 /// Characters of a caller's own id at most.
 pub const EXTERNAL_ID_CHARS_MAX: usize = 256;
-/// Bytes of a client's own JSON, in compact form, at most.
-pub const FREE_JSON_BYTES_MAX: usize = 64 * 1_024;
 
 /// A kind of field.
 pub trait Kind {

@@ -99,12 +99,15 @@ impl Engine {
             return Ok((run, None));
         }
         let agent = self.0.store.agent_get(job.org, run.agent).await?;
-        let now = self.now();
         let is_first = run.message.is_none();
+        let now = self.now();
+        if is_first {
+            let newest = self.0.store.message_newest(job.org, run.session).await?;
+            run.message = Some(self.message_id(now, newest));
+        }
         run.status = RunStatus::Running;
         run.attempt = job.attempts;
         run.started_at = run.started_at.or(Some(now));
-        run.message = run.message.or_else(|| Some(MessageId::from_uuid(self.uuid(now))));
         let mut write = Write::new(job.org);
         write.job_held(job);
         write.run_begin(&run);
@@ -179,7 +182,7 @@ impl Engine {
                 run.error = Some(RunError { code: error.code, detail: error.detail.into_owned() });
             }
         }
-        let reply = run.reply.is_some().then(|| MessageId::from_uuid(self.uuid(self.now())));
+        let reply = run.reply.is_some().then(|| self.message_id(self.now(), run.message));
         self.store_outcome(&caller, &job, run, reply, remember && !outcome.quotes, speaker).await;
     }
 
