@@ -1,11 +1,13 @@
 //! Lanes and jobs: first in, first out, one at a time, and only for whoever
 //! holds the fence.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use agentry_domain::{Code, JobId, OrgId, WorkerId};
 use agentry_store::{ClaimedJob, Store, StoreError, Write};
+use futures::future::join_all;
+use parking_lot::Mutex;
 
 use crate::bed::{Bed, wait_until};
 use crate::make;
@@ -196,4 +198,72 @@ pub(crate) async fn a_session_with_work_is_not_deleted(bed: Bed) {
     end(&store, &job).await.unwrap();
     store.write(delete()).await.unwrap();
     assert_eq!(store.session_get(org, session.id).await.unwrap(), None);
+}
+
+const PRODUCERS: usize = 24;
+const JOBS: usize = 10;
+const BUSY_LANES: usize = 4;
+
+/// What was carried out, per lane, and which lanes are at work now.
+#[derive(Default)]
+struct Carried {
+    out: BTreeMap<Lane, Vec<JobId>>,
+    at_work: BTreeSet<Lane>,
+    count: usize,
+}
+
+/// Carries a job out: nobody else may be at work in its lane.
+async fn carry_out(store: &Store, carried: &Mutex<Carried>, job: &ClaimedJob) {
+    assert!(carried.lock().at_work.insert(job.lane), "two jobs of a lane at once");
+    held(store, job).await.unwrap();
+    {
+        let mut carried = carried.lock();
+        carried.at_work.remove(&job.lane);
+        carried.out.entry(job.lane).or_default().push(job.id);
+        carried.count += 1;
+    }
+    end(store, job).await.unwrap();
+}
+
+pub(crate) async fn busy_lanes_keep_their_order(bed: Bed) {
+    let store = bed.open().await;
+    let (org, worker) = (make::org(), make::worker());
+    let lanes: Vec<Lane> = (0..BUSY_LANES).map(|_| lane()).collect();
+    let carried = Mutex::new(Carried::default());
+    let produce = async |lane: Lane| {
+        let mut mine = Vec::new();
+        while mine.len() < JOBS {
+            match begin(&store, org, lane, worker).await {
+                Ok(job) => {
+                    mine.push(job.id);
+                    carry_out(&store, &carried, &job).await;
+                    continue;
+                }
+                error => assert_eq!(make::refused(error).code, Code::Conflict),
+            }
+            match enqueue(&store, org, lane, worker, 1_000).await {
+                Ok(id) => mine.push(id),
+                // It became idle in between.
+                error => assert_eq!(make::refused(error).code, Code::Conflict),
+            }
+        }
+        (lane, mine)
+    };
+    let consume = async || {
+        while carried.lock().count < PRODUCERS * JOBS {
+            for job in claim(&store, worker, 2).await {
+                carry_out(&store, &carried, &job).await;
+            }
+        }
+    };
+    let producers = join_all((0..PRODUCERS).map(|nth| produce(lanes[nth % BUSY_LANES])));
+    let (produced, ..) = tokio::join!(producers, consume(), consume());
+    let carried = carried.into_inner();
+    for (lane, mine) in produced {
+        let order: Vec<JobId> =
+            carried.out[&lane].iter().filter(|id| mine.contains(id)).copied().collect();
+        assert_eq!(order, mine, "each once, in the order of asking");
+    }
+    assert_eq!(carried.count, PRODUCERS * JOBS);
+    assert_eq!(store.activity().failed, 0);
 }

@@ -55,6 +55,7 @@ on_both_engines! {
     lanes::no_job_is_claimed_twice,
     lanes::a_lost_fence_cannot_write,
     lanes::a_session_with_work_is_not_deleted,
+    lanes::busy_lanes_keep_their_order,
     lane_model::lanes_behave_as_their_model,
     log::the_log_is_dense_and_in_order,
     log::an_organisation_reads_its_own,
