@@ -115,6 +115,11 @@ impl Write {
     ) {
         let probe = Probe::read(&LANE_DEPTH, values![self.org, lane], move |depth| match depth {
             None => Error::new(Code::Conflict, "the lane is idle"),
+            // On PostgreSQL the probe may see more than its guard did: a lane that
+            // was idle for the guard and was opened before the probe is not full.
+            Some(depth) if depth < i64::from(depth_max) => {
+                Error::new(Code::Conflict, "the lane was idle")
+            }
             Some(depth) => Error::new(
                 Code::SessionQueueFull,
                 format!(
