@@ -29,6 +29,9 @@ const QUOTABLE_PASSAGES_MIN: usize = 20;
 /// The longest wait between two tries.
 const STORE_AGAIN_MAX: Duration = Duration::from_secs(5);
 
+/// How long a run waits for a storage that cannot be read, before it fails.
+const READ_AGAIN_FOR: Duration = Duration::from_secs(15);
+
 /// What became of a run.
 #[derive(Default)]
 struct Outcome {
@@ -197,7 +200,7 @@ impl Engine {
     ) -> Result<()> {
         let model = self.0.models.resolve(run.request.model.as_ref().unwrap_or(&agent.model))?;
         outcome.quotes = model.quotes();
-        let request = self.model_request(caller, agent, run, deadline, &model).await?;
+        let request = self.model_request_read(caller, agent, run, deadline, &model).await?;
         let mut events = model.respond(request).await?;
         while let Some(event) = events.next().await {
             match event? {
@@ -212,6 +215,29 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// What the model is asked. Nothing has been said yet, so a storage that
+    /// fails for a moment (a database that is started again) is asked again.
+    async fn model_request_read(
+        &self,
+        caller: &Caller,
+        agent: &Agent,
+        run: &Run,
+        deadline: Instant,
+        model: &Arc<dyn Model>,
+    ) -> Result<ModelRequest> {
+        let patience = Instant::now() + READ_AGAIN_FOR;
+        let mut wait = STORE_AGAIN_FIRST;
+        loop {
+            match self.model_request(caller, agent, run, deadline, model).await {
+                Err(error)
+                    if error.code == Code::StorageUnavailable
+                        && Instant::now() + wait < patience
+                        && self.wait_to_store_again(&mut wait).await => {}
+                request => return request,
+            }
+        }
     }
 
     async fn model_request(
