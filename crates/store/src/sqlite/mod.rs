@@ -66,7 +66,10 @@ impl Engine {
         let lock = lock(&options.data)?;
         let path = options.data.join(FILE_NAME);
         let mut connection = open_writer(&path)?;
+        // Grouped: otherwise a migration and the note that it was made are two
+        // transactions, and a crash between them makes it again over its own tables.
         migrations::migrations::runner()
+            .set_grouped(true)
             .run(&mut connection)
             .map_err(|error| StoreError::Unavailable(error.into()))?;
         for statement in statements() {

@@ -1,6 +1,10 @@
-//! The one writer: a thread that takes all waiting writes, applies each in a
-//! savepoint, commits once, and only then answers. The cost of a sync is shared
+//! The one writer: a thread that takes all waiting writes, applies them in one
+//! transaction, commits once, and only then answers. The cost of a sync is shared
 //! by everyone who waited for it.
+//!
+//! A write that a guard refuses must not take the others with it. Savepoints
+//! around each write see to that, and cost a copy of every page that it changes;
+//! so a group goes without them first, and again with them when one was refused.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -67,7 +71,7 @@ impl Writer {
             counts: Counts::default(),
             head: watch::Sender::new(seq),
         });
-        let mut group = Group { connection: Some(connection), path, seq };
+        let mut group = Group { connection: Some(connection), path, seq, savepoints: false };
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
@@ -161,6 +165,8 @@ struct Group {
     connection: Option<Connection>,
     path: PathBuf,
     seq: i64,
+    /// Whether the last group had a refused write, so that the next may too.
+    savepoints: bool,
 }
 
 /// How applying a group ended.
@@ -221,9 +227,15 @@ impl Group {
             Err(error) => return Applied::Undone(error),
         };
         let before = self.seq;
-        match apply_group(&connection, writes, &mut self.seq) {
+        let mut applied = apply_group(&connection, writes, &mut self.seq, self.savepoints);
+        if let Ok(None) = applied {
+            applied = apply_group(&connection, writes, &mut self.seq, true);
+        }
+        match applied {
             Ok(results) => {
+                let results = results.unwrap_or_default();
                 self.connection = Some(connection);
+                self.savepoints = results.iter().any(Result::is_err);
                 Applied::Committed(results)
             }
             Err(error) => {
@@ -248,23 +260,34 @@ impl Group {
     }
 }
 
-/// Applies the writes in one transaction and commits it. An error says that
+/// Applies the writes in one transaction and commits it: each write's result, or
+/// none when one was refused and the others need savepoints. An error says that
 /// nothing was committed.
 fn apply_group(
     connection: &Connection,
     writes: &[Write],
     seq: &mut i64,
-) -> Result<Vec<Result<Written>>> {
+    savepoints: bool,
+) -> Result<Option<Vec<Result<Written>>>> {
     execute(connection, "begin immediate")?;
+    let alone = writes.len() == 1;
     let mut results = Vec::with_capacity(writes.len());
     for write in writes {
-        let result = apply_one(connection, write);
+        let result = if savepoints && !alone {
+            apply_in_savepoint(connection, write)
+        } else {
+            apply_statements(connection, write)
+        };
         // A full disk, an I/O error or a lack of memory rolls back everything.
         if connection.is_autocommit() {
             return Err(result.err().unwrap_or(StoreError::Closed));
         }
         if let Err(error @ (StoreError::Full(_) | StoreError::Unavailable(_))) = result {
             return Err(error);
+        }
+        if result.is_err() && (alone || !savepoints) {
+            execute(connection, "rollback")?;
+            return Ok(alone.then(|| vec![result]));
         }
         results.push(result);
     }
@@ -302,31 +325,28 @@ fn apply_group(
         change(connection, &LOG_HEAD_SET, &[Value::Int(*seq)])?;
     }
     execute(connection, "commit")?;
-    Ok(results)
+    Ok(Some(results))
+}
+
+fn apply_statements(connection: &Connection, write: &Write) -> Result<Written> {
+    let mut written = Written::default();
+    for (place, statement) in write.statements.iter().enumerate() {
+        run(connection, place, statement, &mut written)?;
+    }
+    Ok(written)
 }
 
 /// Applies one write so that a failure leaves nothing of it behind.
-fn apply_one(connection: &Connection, write: &Write) -> Result<Written> {
-    // A statement that fails or finds nothing to change undoes itself.
-    if let [statement] = write.statements.as_slice() {
-        let mut written = Written::default();
-        run(connection, 0, statement, &mut written)?;
-        return Ok(written);
-    }
+fn apply_in_savepoint(connection: &Connection, write: &Write) -> Result<Written> {
     execute(connection, "savepoint one")?;
-    let mut written = Written::default();
-    let outcome = write
-        .statements
-        .iter()
-        .enumerate()
-        .try_for_each(|(place, statement)| run(connection, place, statement, &mut written));
+    let outcome = apply_statements(connection, write);
     if outcome.is_err() && !connection.is_autocommit() {
         execute(connection, "rollback to one")?;
     }
     if !connection.is_autocommit() {
         execute(connection, "release one")?;
     }
-    outcome.map(|()| written)
+    outcome
 }
 
 fn run(
