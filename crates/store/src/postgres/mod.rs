@@ -131,7 +131,10 @@ async fn migrate(target: &Target) -> Result<()> {
     let mut client = target.connect(Purpose::Migrate, |_| ()).await?;
     // Freed with the session, however it ends.
     client.execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await?;
+    // Grouped: otherwise a migration and the note that it was made are two
+    // transactions, and a crash between them makes it again over its own tables.
     migrations::migrations::runner()
+        .set_grouped(true)
         .run_async(&mut client)
         .await
         .map(drop)
