@@ -151,7 +151,10 @@ impl<'a> Columns<'a> {
     }
 
     pub(crate) fn int(&mut self) -> Read<i64> {
-        self.take()
+        let RowRef::Sqlite(row) = &self.row else { return self.take() };
+        let int = row.get_ref(self.next)?;
+        self.next += 1;
+        int.as_i64().map_err(|_| StoreError::unreadable("a whole number"))
     }
 
     pub(crate) fn opt_int(&mut self) -> Read<Option<i64>> {
@@ -163,7 +166,10 @@ impl<'a> Columns<'a> {
     }
 
     pub(crate) fn text(&mut self) -> Read<String> {
-        self.take()
+        let RowRef::Sqlite(row) = &self.row else { return self.take() };
+        let text = row.get_ref(self.next)?;
+        self.next += 1;
+        text.as_str().map(str::to_owned).map_err(|_| StoreError::unreadable("a text"))
     }
 
     pub(crate) fn opt_text(&mut self) -> Read<Option<String>> {

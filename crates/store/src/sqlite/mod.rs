@@ -35,6 +35,9 @@ const LOCK_NAME: &str = "lock";
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 /// Statements kept prepared per connection; more than there are.
 const STATEMENTS_CACHED_MAX: usize = 256;
+/// Pages in the log before they are copied into the database. More pages share
+/// the copying and its syncs; a start after a crash reads them again.
+const CHECKPOINT_PAGES: i64 = 8_000;
 /// The size of the part of the database that is read through a memory map. The
 /// pages are the kernel's and are given back under pressure.
 const MMAP_BYTES: i64 = 128 << 20;
@@ -147,7 +150,7 @@ fn open_writer(path: &PathBuf) -> Result<Connection> {
     // FULL syncs the log of every commit, before the commit is answered.
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
-    connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     connection.pragma_update(None, "cache_size", -32_768)?;
     Ok(connection)

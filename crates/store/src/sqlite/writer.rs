@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, params_from_iter, types::ValueRef};
@@ -27,6 +28,13 @@ use crate::{Activity, Result, StoreError};
 /// others.
 const GROUP_WRITES_MAX: usize = 256;
 
+/// Groups from this size on wait for company: as many writes as the last group
+/// had, for the clients that it answered come back at about the same time.
+const COMPANY_WRITES_MIN: usize = 8;
+/// How long they wait at most. Less than the sync costs that a second group
+/// would need.
+const COMPANY_WAIT_MAX: Duration = Duration::from_micros(300);
+
 type Answer = oneshot::Sender<Result<Written>>;
 
 struct Waiting {
@@ -39,6 +47,14 @@ struct Queues {
     interactive: VecDeque<Waiting>,
     bulk: VecDeque<Waiting>,
     closed: bool,
+    /// How many writes the writer waits for.
+    wanted: usize,
+}
+
+impl Queues {
+    fn waiting(&self) -> usize {
+        self.interactive.len() + self.bulk.len()
+    }
 }
 
 #[derive(Default)]
@@ -76,7 +92,9 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                while let Some(waiting) = theirs.next_group() {
+                let mut last = 0;
+                while let Some(waiting) = theirs.next_group(last) {
+                    last = waiting.len();
                     group.commit(waiting, &theirs);
                 }
             })
@@ -86,12 +104,12 @@ impl Writer {
 
     pub(super) async fn write(&self, write: Write) -> Result<Written> {
         let (answer, answered) = oneshot::channel();
-        {
+        let enough = {
             let mut queues = self.shared.queues.lock();
             if queues.closed {
                 return Err(StoreError::Closed);
             }
-            if queues.interactive.len() + queues.bulk.len() >= self.waiting_max {
+            if queues.waiting() >= self.waiting_max {
                 return Err(StoreError::Overloaded);
             }
             let waiting = Waiting { write, answer };
@@ -99,8 +117,11 @@ impl Writer {
                 Urgency::Interactive => queues.interactive.push_back(waiting),
                 Urgency::Bulk => queues.bulk.push_back(waiting),
             }
+            queues.waiting() >= queues.wanted
+        };
+        if enough {
+            self.shared.wake.notify_one();
         }
-        self.shared.wake.notify_one();
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -116,7 +137,7 @@ impl Writer {
             writes: counts.writes.load(Ordering::Relaxed),
             refused: counts.refused.load(Ordering::Relaxed),
             failed: counts.failed.load(Ordering::Relaxed),
-            waiting: (queues.interactive.len() + queues.bulk.len()) as u64,
+            waiting: queues.waiting() as u64,
         }
     }
 
@@ -142,15 +163,27 @@ impl Drop for Writer {
 
 impl Shared {
     /// Waits for writes and takes them: interactive ones first. None when the
-    /// store is closed and nothing waits.
-    fn next_group(&self) -> Option<Vec<Waiting>> {
+    /// store is closed and nothing waits. `last` is the last group's size.
+    fn next_group(&self, last: usize) -> Option<Vec<Waiting>> {
         let mut queues = self.queues.lock();
-        while queues.interactive.is_empty() && queues.bulk.is_empty() {
+        queues.wanted = 1;
+        while queues.waiting() == 0 {
             if queues.closed {
                 return None;
             }
             self.wake.wait(&mut queues);
         }
+        if last >= COMPANY_WRITES_MIN {
+            queues.wanted = last;
+            let until = Instant::now() + COMPANY_WAIT_MAX;
+            while queues.waiting() < last && !queues.closed {
+                if self.wake.wait_until(&mut queues, until).timed_out() {
+                    break;
+                }
+            }
+        }
+        // Until this group is answered nobody waits, and nobody need be woken.
+        queues.wanted = usize::MAX;
         let first = queues.interactive.len().min(GROUP_WRITES_MAX);
         let mut group: Vec<Waiting> = queues.interactive.drain(..first).collect();
         let rest = queues.bulk.len().min(GROUP_WRITES_MAX - first);
@@ -197,11 +230,17 @@ impl Group {
             }
             Applied::Undone(error) => {
                 tracing::error!(writes = writes.len(), %error, "a group could not be committed");
-                let mut first = Some(error);
                 shared.counts.failed.fetch_add(answers.len() as u64, Ordering::Relaxed);
+                let is_full = matches!(error, StoreError::Full(_));
+                let mut first = Some(error);
                 for answer in answers {
                     let error = first.take().unwrap_or_else(|| {
-                        StoreError::Unavailable("the group's commit failed".into())
+                        let cause = "the group's commit failed".into();
+                        if is_full {
+                            StoreError::Full(cause)
+                        } else {
+                            StoreError::Unavailable(cause)
+                        }
                     });
                     let _ = answer.send(Err(error));
                 }
