@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentry_domain::Result;
+use agentry_store::StoreError;
 
 use crate::Engine;
 
@@ -20,9 +21,16 @@ impl Engine {
     /// Takes over what an earlier process left, and starts the workers; they
     /// end when the tasks stop.
     pub async fn start_workers(&self) -> Result<()> {
-        let reclaimed = self.0.store.worker_beat(self.0.worker, self.0.options.lease).await?;
-        if reclaimed > 0 {
-            tracing::info!(jobs = reclaimed, "jobs of an earlier process were taken over");
+        match self.0.store.worker_beat(self.0.worker, self.0.options.lease).await {
+            Ok(0) => {}
+            Ok(jobs) => tracing::info!(jobs, "jobs of an earlier process were taken over"),
+            // A full disk still reads, and whoever makes room finds a server that
+            // runs. No other process can take these claims for dead, and the next
+            // beat takes over what is left. Shared claims need their lease first.
+            Err(StoreError::Full(error)) if self.0.store.is_sqlite() => {
+                tracing::error!(%error, "the disk is full: nothing can be stored until it is not");
+            }
+            Err(error) => return Err(error.into()),
         }
         let engine = self.clone();
         self.0.tasks.spawn(async move { engine.claim_jobs().await });
