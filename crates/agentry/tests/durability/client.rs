@@ -40,11 +40,7 @@ pub(crate) struct Target {
 
 impl Target {
     pub(crate) fn of(server: &Process) -> Self {
-        Self {
-            http: server.client.clone(),
-            url: server.url.clone(),
-            key: server.key.clone(),
-        }
+        Self { http: server.client.clone(), url: server.url.clone(), key: server.key.clone() }
     }
 }
 
@@ -87,9 +83,9 @@ pub(crate) struct Client {
 impl Client {
     /// A client that nobody knows yet; names must differ.
     pub(crate) fn new(name: &str, seed: u64) -> Self {
-        let salt = name.bytes().fold(seed, |salt, byte| {
-            salt.wrapping_mul(0x0100_0000_01b3).wrapping_add(byte.into())
-        });
+        let salt = name
+            .bytes()
+            .fold(seed, |salt, byte| salt.wrapping_mul(0x0100_0000_01b3).wrapping_add(byte.into()));
         Self {
             name: name.to_owned(),
             chance: StdRng::seed_from_u64(salt),
@@ -165,7 +161,7 @@ impl Client {
         let mark = self.mark("agent");
         let body = json!({
             "name": mark, "description": "as it was made", "agent_type": "tested",
-            "instructions": "i".repeat(self.instructions_bytes), "memory": {"limit": 7},
+            "instructions": "語".repeat(self.instructions_bytes / "語".len()), "memory": {"limit": 7},
             "configuration": {"a": {"b": [1, null, "x"]}}, "metadata": {"made": self.asked},
             "resource_limits": {"cpu": 2},
         });

@@ -230,8 +230,7 @@ pub(crate) async fn faults_on_postgres(url: &str) -> Vec<String> {
         let mut faults = Vec::new();
         for (name, sql) in CHECKS {
             let counted = transaction.query_one(&format!("{ON_POSTGRES}{sql}"), &[]).await;
-            let counted: i64 =
-                counted.unwrap_or_else(|error| panic!("{name}: {error:?}")).get(0);
+            let counted: i64 = counted.unwrap_or_else(|error| panic!("{name}: {error:?}")).get(0);
             if counted != 0 {
                 faults.push(format!("{name}: {counted}"));
             }

@@ -75,7 +75,7 @@ impl Place {
 
 /// What a campaign did, for its last line.
 #[derive(Debug, Default)]
-struct Tally {
+pub(crate) struct Tally {
     kills: usize,
     acknowledged: usize,
     unanswered: usize,
@@ -164,7 +164,12 @@ fn things_of(clients: &[Client]) -> Vec<Vec<Thing>> {
 
 /// Compares what the clients know with what a server at rest shows, and takes
 /// that for known.
-async fn compare(server: &Process, clients: &mut [Client], tally: &mut Tally, when: &str) {
+pub(crate) async fn compare(
+    server: &Process,
+    clients: &mut [Client],
+    tally: &mut Tally,
+    when: &str,
+) {
     let world = World::of_server(server).await;
     let mut found = faults(&things_of(clients), &world, &|_| true);
     found.extend(world.conversation_faults(true));
@@ -190,7 +195,8 @@ async fn kill_the_server(place: &Place, kills: usize, chance: &mut StdRng, tally
                 server.kill();
             });
         };
-        let (outcomes, ()) = futures::future::join(load.drive(&mut clients, &target), killing).await;
+        let (outcomes, ()) =
+            futures::future::join(load.drive(&mut clients, &target), killing).await;
         for outcome in outcomes {
             assert_eq!(outcome, Outcome::Lost, "kill {kill}");
         }
@@ -229,7 +235,8 @@ async fn kill_the_database(
             });
             load.over.store(true, Ordering::SeqCst);
         };
-        let (outcomes, ()) = futures::future::join(load.drive(&mut clients, &target), killing).await;
+        let (outcomes, ()) =
+            futures::future::join(load.drive(&mut clients, &target), killing).await;
         for outcome in outcomes {
             let is_said = match &outcome {
                 Outcome::Acknowledged => true,
@@ -243,7 +250,8 @@ async fn kill_the_database(
         tally.kills += 1;
         tally.acknowledged += load.acknowledged.load(Ordering::SeqCst);
         // The server comes back by itself.
-        let back = async { while clients[0].create_agent(&target).await != Outcome::Acknowledged {} };
+        let back =
+            async { while clients[0].create_agent(&target).await != Outcome::Acknowledged {} };
         tokio::time::timeout(WAIT_MAX, back).await.expect("writes are taken again in time");
         wait_until(|| async { server.get("/api/v1/agents?limit=1").await.0.is_success() }).await;
         at_rest(&server).await;

@@ -52,23 +52,31 @@ impl World {
     /// Everything that a store holds; nothing when it was never installed.
     pub(crate) async fn of_store(store: &Store) -> Self {
         let Some(org) = store.org_first().await.unwrap() else { return Self::default() };
-        let agents = pages(agent, |agent| agent.id.to_bytes(), async |page| {
-            store.agent_list(org, &AgentFilter::default(), &page).await.unwrap()
-        });
-        let sessions = pages(session, |session| session.id.to_bytes(), async |page| {
-            store.session_list(org, &SessionFilter::default(), &page).await.unwrap()
-        });
-        let runs = pages(run, |run| run.id.to_bytes(), async |page| {
-            store.run_list(org, &RunFilter::default(), &page).await.unwrap()
-        });
+        let agents = pages(
+            agent,
+            |agent| agent.id.to_bytes(),
+            async |page| store.agent_list(org, &AgentFilter::default(), &page).await.unwrap(),
+        );
+        let sessions = pages(
+            session,
+            |session| session.id.to_bytes(),
+            async |page| store.session_list(org, &SessionFilter::default(), &page).await.unwrap(),
+        );
+        let runs = pages(
+            run,
+            |run| run.id.to_bytes(),
+            async |page| store.run_list(org, &RunFilter::default(), &page).await.unwrap(),
+        );
         let (agents, sessions, runs) = (agents.await, sessions.await, runs.await);
         let mut messages = HashMap::new();
         for session in &sessions {
             let id = session["id"].as_str().unwrap();
             let key = id.parse().unwrap();
-            let of_session = pages(message, |message| message.id.to_bytes(), async |page| {
-                store.message_list(org, key, &page).await.unwrap()
-            });
+            let of_session = pages(
+                message,
+                |message| message.id.to_bytes(),
+                async |page| store.message_list(org, key, &page).await.unwrap(),
+            );
             messages.insert(id.to_owned(), of_session.await);
         }
         Self { agents, sessions, runs, messages, by_mark: HashMap::new() }.indexed()
@@ -107,11 +115,6 @@ impl World {
             Kind::Run => Place::Runs,
         };
         self.by_mark.get(&(place, mark.to_owned())).into_iter().flatten().collect()
-    }
-
-    /// How many runs there are.
-    pub(crate) fn runs(&self) -> usize {
-        self.runs.len()
     }
 
     /// What is wrong with conversations: a run has one input and, once it
