@@ -28,12 +28,16 @@ use crate::{Activity, Result, StoreError};
 /// others.
 const GROUP_WRITES_MAX: usize = 256;
 
-/// Groups from this size on wait for company: as many writes as the last group
-/// had, for the clients that it answered come back at about the same time.
+/// Groups from this size on wait for company: for as many writes as the last
+/// group had, since the clients that it answered come back at about one time.
 const COMPANY_WRITES_MIN: usize = 8;
-/// How long they wait at most. Less than the sync costs that a second group
-/// would need.
-const COMPANY_WAIT_MAX: Duration = Duration::from_micros(300);
+/// They wait at most this part of what the last commit took, so that the wait
+/// costs less than the commit that it may spare.
+const COMPANY_PART_OF_COMMIT: u32 = 4;
+/// A shorter wait is not worth waking up for: the disk is fast enough.
+const COMPANY_WAIT_MIN: Duration = Duration::from_micros(100);
+/// What a wait adds to a write at most.
+const COMPANY_WAIT_MAX: Duration = Duration::from_millis(1);
 
 type Answer = oneshot::Sender<Result<Written>>;
 
@@ -87,13 +91,19 @@ impl Writer {
             counts: Counts::default(),
             head: watch::Sender::new(seq),
         });
-        let mut group = Group { connection: Some(connection), path, seq, savepoints: false };
+        let mut group = Group {
+            connection: Some(connection),
+            path,
+            seq,
+            savepoints: false,
+            commit_took: Duration::ZERO,
+        };
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
                 let mut last = 0;
-                while let Some(waiting) = theirs.next_group(last) {
+                while let Some(waiting) = theirs.next_group(last, group.commit_took) {
                     last = waiting.len();
                     group.commit(waiting, &theirs);
                 }
@@ -163,8 +173,9 @@ impl Drop for Writer {
 
 impl Shared {
     /// Waits for writes and takes them: interactive ones first. None when the
-    /// store is closed and nothing waits. `last` is the last group's size.
-    fn next_group(&self, last: usize) -> Option<Vec<Waiting>> {
+    /// store is closed and nothing waits. `last` is the last group's size, and
+    /// `commit_took` what its commit took.
+    fn next_group(&self, last: usize, commit_took: Duration) -> Option<Vec<Waiting>> {
         let mut queues = self.queues.lock();
         queues.wanted = 1;
         while queues.waiting() == 0 {
@@ -173,9 +184,10 @@ impl Shared {
             }
             self.wake.wait(&mut queues);
         }
-        if last >= COMPANY_WRITES_MIN {
+        let wait = (commit_took / COMPANY_PART_OF_COMMIT).min(COMPANY_WAIT_MAX);
+        if last >= COMPANY_WRITES_MIN && wait >= COMPANY_WAIT_MIN {
             queues.wanted = last;
-            let until = Instant::now() + COMPANY_WAIT_MAX;
+            let until = Instant::now() + wait;
             while queues.waiting() < last && !queues.closed {
                 if self.wake.wait_until(&mut queues, until).timed_out() {
                     break;
@@ -200,6 +212,8 @@ struct Group {
     seq: i64,
     /// Whether the last group had a refused write, so that the next may too.
     savepoints: bool,
+    /// What the last commit took, most of it the sync.
+    commit_took: Duration,
 }
 
 /// How applying a group ended.
@@ -266,9 +280,9 @@ impl Group {
             Err(error) => return Applied::Undone(error),
         };
         let before = self.seq;
-        let mut applied = apply_group(&connection, writes, &mut self.seq, self.savepoints);
+        let mut applied = self.apply_group(&connection, writes, self.savepoints);
         if let Ok(None) = applied {
-            applied = apply_group(&connection, writes, &mut self.seq, true);
+            applied = self.apply_group(&connection, writes, true);
         }
         match applied {
             Ok(results) => {
@@ -291,80 +305,82 @@ impl Group {
         }
     }
 
+    /// Applies the writes in one transaction and commits it: each write's result, or
+    /// none when one was refused and the others need savepoints. An error says that
+    /// nothing was committed.
+    fn apply_group(
+        &mut self,
+        connection: &Connection,
+        writes: &[Write],
+        savepoints: bool,
+    ) -> Result<Option<Vec<Result<Written>>>> {
+        execute(connection, "begin immediate")?;
+        let alone = writes.len() == 1;
+        let mut results = Vec::with_capacity(writes.len());
+        for write in writes {
+            let result = if savepoints && !alone {
+                apply_in_savepoint(connection, write)
+            } else {
+                apply_statements(connection, write)
+            };
+            // A full disk, an I/O error or a lack of memory rolls back everything.
+            if connection.is_autocommit() {
+                return Err(result.err().unwrap_or(StoreError::Closed));
+            }
+            if let Err(error @ (StoreError::Full(_) | StoreError::Unavailable(_))) = result {
+                return Err(error);
+            }
+            if result.is_err() && (alone || !savepoints) {
+                execute(connection, "rollback")?;
+                return Ok(alone.then(|| vec![result]));
+            }
+            results.push(result);
+        }
+        let applied = || writes.iter().zip(&results).filter(|(_, r)| r.is_ok()).map(|(w, _)| w);
+        for (sql, values) in applied().flat_map(|write| &write.full_text) {
+            change(connection, sql, values)?;
+        }
+        let mut counts: HashMap<&CounterKey, i64> = HashMap::new();
+        for (key, delta) in applied().flat_map(|write| &write.counts) {
+            *counts.entry(key).or_default() += delta;
+        }
+        for (key, delta) in counts.into_iter().filter(|(_, delta)| *delta != 0) {
+            change(
+                connection,
+                &COUNTER_ADD,
+                &[key.org.into(), key.kind.into(), key.key.clone().into(), delta.into()],
+            )?;
+        }
+        let first = self.seq;
+        for (write, entry) in applied().flat_map(|w| w.log.iter().map(move |entry| (w, entry))) {
+            self.seq += 1;
+            let values = values![
+                self.seq,
+                write.org,
+                entry.at,
+                entry.kind,
+                entry.entity.as_str(),
+                entry.id,
+                entry.actor,
+                &entry.data,
+            ];
+            change(connection, &LOG_INSERT, &values)?;
+        }
+        if self.seq != first {
+            change(connection, &LOG_HEAD_SET, &[Value::Int(self.seq)])?;
+        }
+        let begun = Instant::now();
+        execute(connection, "commit")?;
+        self.commit_took = begun.elapsed();
+        Ok(Some(results))
+    }
+
     fn reopen(&mut self) -> Result<Connection> {
         let connection = super::open_writer(&self.path)?;
         self.seq = connection.query_row(LOG_HEAD.sqlite, [], |row| row.get(0))?;
         tracing::info!("the store's writer has a new connection");
         Ok(connection)
     }
-}
-
-/// Applies the writes in one transaction and commits it: each write's result, or
-/// none when one was refused and the others need savepoints. An error says that
-/// nothing was committed.
-fn apply_group(
-    connection: &Connection,
-    writes: &[Write],
-    seq: &mut i64,
-    savepoints: bool,
-) -> Result<Option<Vec<Result<Written>>>> {
-    execute(connection, "begin immediate")?;
-    let alone = writes.len() == 1;
-    let mut results = Vec::with_capacity(writes.len());
-    for write in writes {
-        let result = if savepoints && !alone {
-            apply_in_savepoint(connection, write)
-        } else {
-            apply_statements(connection, write)
-        };
-        // A full disk, an I/O error or a lack of memory rolls back everything.
-        if connection.is_autocommit() {
-            return Err(result.err().unwrap_or(StoreError::Closed));
-        }
-        if let Err(error @ (StoreError::Full(_) | StoreError::Unavailable(_))) = result {
-            return Err(error);
-        }
-        if result.is_err() && (alone || !savepoints) {
-            execute(connection, "rollback")?;
-            return Ok(alone.then(|| vec![result]));
-        }
-        results.push(result);
-    }
-    let applied = || writes.iter().zip(&results).filter(|(_, r)| r.is_ok()).map(|(w, _)| w);
-    for (sql, values) in applied().flat_map(|write| &write.full_text) {
-        change(connection, sql, values)?;
-    }
-    let mut counts: HashMap<&CounterKey, i64> = HashMap::new();
-    for (key, delta) in applied().flat_map(|write| &write.counts) {
-        *counts.entry(key).or_default() += delta;
-    }
-    for (key, delta) in counts.into_iter().filter(|(_, delta)| *delta != 0) {
-        change(
-            connection,
-            &COUNTER_ADD,
-            &[key.org.into(), key.kind.into(), key.key.clone().into(), delta.into()],
-        )?;
-    }
-    let first = *seq;
-    for (write, entry) in applied().flat_map(|w| w.log.iter().map(move |entry| (w, entry))) {
-        *seq += 1;
-        let values = values![
-            *seq,
-            write.org,
-            entry.at,
-            entry.kind,
-            entry.entity.as_str(),
-            entry.id,
-            entry.actor,
-            &entry.data,
-        ];
-        change(connection, &LOG_INSERT, &values)?;
-    }
-    if *seq != first {
-        change(connection, &LOG_HEAD_SET, &[Value::Int(*seq)])?;
-    }
-    execute(connection, "commit")?;
-    Ok(Some(results))
 }
 
 fn apply_statements(connection: &Connection, write: &Write) -> Result<Written> {
