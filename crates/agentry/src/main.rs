@@ -35,6 +35,8 @@ enum Command {
     Openapi,
     /// Print every setting with its default, as a configuration file.
     Settings,
+    /// Load and measure this or any other HTTP server.
+    Lab(agentry_lab::LabArgs),
 }
 
 #[derive(Args, Debug)]
@@ -58,7 +60,7 @@ struct ServeArgs {
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("agentry: {error:#}");
             ExitCode::FAILURE
@@ -67,7 +69,7 @@ fn main() -> ExitCode {
 }
 
 #[expect(clippy::print_stdout, reason = "what these commands print is their result")]
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve(args) => {
             let flags = Flags {
@@ -76,15 +78,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 database: args.database,
                 auth: args.auth,
             };
-            serve::run(Settings::load(args.config.as_deref(), &flags)?)
+            serve::run(Settings::load(args.config.as_deref(), &flags)?)?;
         }
         Command::Openapi => {
             println!("{}", agentry_api::openapi_json()?);
-            Ok(())
         }
         Command::Settings => {
             print!("{}", settings::DEFAULT_FILE);
-            Ok(())
         }
+        Command::Lab(args) => return Ok(agentry_lab::main(args)),
     }
+    Ok(ExitCode::SUCCESS)
 }

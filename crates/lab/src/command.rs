@@ -1,0 +1,470 @@
+//! The command line of `agentry lab`. Stdout is data, stderr is talk.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use tokio::sync::watch;
+
+use crate::drive::{self, Finished, RUN_FILE};
+use crate::hit;
+use crate::mock::{Delay, Mock, Stall, Tokens};
+use crate::report;
+use crate::scenario::{Overrides, Plan, SHIPPED, Surroundings, shipped};
+use crate::summary::{Point, Summary};
+use crate::units;
+use crate::verdict::{Exit, judge};
+
+/// The load lab.
+#[derive(Args, Debug)]
+pub struct LabArgs {
+    #[command(subcommand)]
+    command: LabCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum LabCommand {
+    /// Load one URL.
+    Hit(HitArgs),
+    /// Run a scenario: a file, or one that is shipped.
+    Run(RunArgs),
+    /// Find the faults of a scenario without running it.
+    Check(CheckArgs),
+    /// Make the reports of a run file again.
+    Report(ReportArgs),
+    /// Serve a target whose delays are known.
+    Mock(MockArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct HitArgs {
+    /// http://HOST:PORT/PATH
+    pub(crate) url: String,
+    /// Users who wait for each answer.
+    #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) concurrency: u32,
+    /// How long.
+    #[arg(short, long, default_value = "10s", value_parser = units::duration, conflicts_with = "requests")]
+    pub(crate) duration: Duration,
+    /// How many, instead of how long.
+    #[arg(short = 'n', long)]
+    pub(crate) requests: Option<u64>,
+    /// Open load: so many a second, whatever the target does, such as 500/s.
+    #[arg(short, long, value_parser = units::rate, conflicts_with = "requests")]
+    pub(crate) rate: Option<f64>,
+    /// Open load with random gaps.
+    #[arg(long, requires = "rate")]
+    pub(crate) poisson: bool,
+    /// How many may be under way at once in an open load.
+    #[arg(long, default_value_t = 1000, requires = "rate", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) users: u32,
+    /// What comes before is not in the results.
+    #[arg(long, default_value = "0s", value_parser = units::duration)]
+    pub(crate) warmup: Duration,
+    /// How long a request may take.
+    #[arg(long, default_value = "60s", value_parser = units::duration)]
+    pub(crate) timeout: Duration,
+    #[arg(short = 'X', long, default_value = "GET")]
+    pub(crate) method: String,
+    /// NAME: VALUE
+    #[arg(short = 'H', long = "header")]
+    pub(crate) headers: Vec<String>,
+    /// The body, sent as JSON unless a header says otherwise.
+    #[arg(short, long)]
+    pub(crate) body: Option<String>,
+    /// Threads of the generator.
+    #[arg(long, default_value_t = threads_by_default(), value_parser = threads)]
+    pub(crate) threads: usize,
+    /// The directory for the run file and the reports.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct RunArgs {
+    /// A file, or the name of a shipped scenario.
+    scenario: String,
+    /// http://HOST:PORT, instead of the scenario's.
+    #[arg(long)]
+    target: Option<String>,
+    /// Which of the scenario's profiles; `normal` or the first without it.
+    #[arg(long)]
+    profile: Option<String>,
+    /// How long, instead of what the profile says.
+    #[arg(long, value_parser = units::duration)]
+    duration: Option<Duration>,
+    /// How many iterations, instead of how long.
+    #[arg(long)]
+    requests: Option<u64>,
+    /// How many users, who wait for their answers.
+    #[arg(long)]
+    concurrency: Option<u32>,
+    /// How long a request may take.
+    #[arg(long, value_parser = units::duration)]
+    timeout: Option<Duration>,
+    /// Only this entry of the mix; may be repeated.
+    #[arg(long, value_name = "ENDPOINT")]
+    only: Vec<String>,
+    /// One run for each of these numbers of users.
+    #[arg(long, value_delimiter = ',', conflicts_with = "concurrency")]
+    sweep: Vec<u32>,
+    /// Another seed than the scenario's.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Threads of the generator.
+    #[arg(long, default_value_t = threads_by_default(), value_parser = threads)]
+    threads: usize,
+    /// The directory for the run file and the reports.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct CheckArgs {
+    /// A file, or the name of a shipped scenario.
+    scenario: String,
+}
+
+#[derive(Args, Debug)]
+struct ReportArgs {
+    /// A run file, or the directory of one.
+    run: PathBuf,
+    /// Where to; the directory of the run file without it.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct MockArgs {
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// none, constant:5ms, bimodal:2ms,50ms,10% or lognormal:5ms,0.8
+    #[arg(long, default_value = "none")]
+    delay: Delay,
+    /// How many requests are answered 500, such as 1%.
+    #[arg(long, default_value = "0%", value_parser = units::share)]
+    errors: f64,
+    /// Nothing is answered for so long ...
+    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    stall: Option<Duration>,
+    /// ... from this long after the first request.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::duration, requires = "stall")]
+    stall_at: Duration,
+    /// How many created items are acknowledged and lost.
+    #[arg(long, default_value = "0%", value_parser = units::share)]
+    lose: f64,
+    /// Tokens of a completion.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    tokens: u32,
+    /// Tokens in one event of a streamed completion.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    tokens_per_event: u32,
+    /// Between two events.
+    #[arg(long, default_value = "5ms", value_parser = units::duration)]
+    token_gap: Duration,
+    /// Tear every event over two chunks.
+    #[arg(long)]
+    torn: bool,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Half of the CPUs, so that a target on the same machine has the other half.
+fn threads_by_default() -> usize {
+    (std::thread::available_parallelism().map_or(1, std::num::NonZero::get) / 2).max(1)
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(threads @ 1..=256) => Ok(threads),
+        _ => Err("from 1 to 256".to_owned()),
+    }
+}
+
+/// Runs the command. The exit code is 0 when everything held, 1 when a
+/// threshold was broken or faults were found, 4 when nothing valid was
+/// measured.
+pub fn main(args: LabArgs) -> ExitCode {
+    let ended = match args.command {
+        LabCommand::Hit(args) => hit(&args),
+        LabCommand::Run(args) => run(&args),
+        LabCommand::Check(args) => check(&args),
+        LabCommand::Report(args) => make_report(&args),
+        LabCommand::Mock(args) => serve_mock(&args),
+    };
+    match ended {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(message) => {
+            eprintln!("lab: {message}");
+            ExitCode::from(Exit::Invalid.code())
+        }
+    }
+}
+
+fn hit(args: &HitArgs) -> Result<Exit, String> {
+    let (plan, options) = hit::plan(args)?;
+    carry_out(plan, &options)
+}
+
+fn run(args: &RunArgs) -> Result<Exit, String> {
+    let text = read_scenario(&args.scenario)?;
+    let env = |name: &str| std::env::var(name).ok();
+    let run = run_name();
+    let mut worst = Exit::Pass;
+    let sweep: Vec<Option<u32>> = match args.sweep.as_slice() {
+        [] => vec![args.concurrency],
+        numbers => numbers.iter().copied().map(Some).collect(),
+    };
+    for (n, concurrency) in sweep.iter().enumerate() {
+        let overrides = Overrides {
+            target: args.target.clone(),
+            profile: args.profile.clone(),
+            duration: args.duration,
+            requests: args.requests,
+            concurrency: *concurrency,
+            timeout: args.timeout,
+            only: args.only.clone(),
+            seed: args.seed,
+        };
+        // Users of one run must not meet what those of another left.
+        let run = if args.sweep.is_empty() { run.clone() } else { format!("{run}-{n}") };
+        let surroundings = Surroundings { env: &env, run: &run };
+        let plan = Plan::read(&text, &overrides, &surroundings)
+            .map_err(|faults| report::faults(&args.scenario, &faults))?;
+        let out = match (&args.out, concurrency) {
+            (Some(out), Some(users)) if !args.sweep.is_empty() => {
+                Some(out.join(format!("c{users}")))
+            }
+            (out, _) => out.clone(),
+        };
+        let name = Path::new(&args.scenario).file_stem().unwrap_or_default();
+        let options = drive::Options {
+            scenario: name.to_string_lossy().into_owned(),
+            scenario_text: text.clone(),
+            run,
+            command: run_command(args, *concurrency),
+            threads: args.threads,
+            out,
+        };
+        let exit = carry_out(plan, &options)?;
+        if exit.code() > worst.code() {
+            worst = exit;
+        }
+    }
+    Ok(worst)
+}
+
+/// The command that does this one run again.
+fn run_command(args: &RunArgs, concurrency: Option<u32>) -> String {
+    let mut words = vec![format!("agentry lab run {}", args.scenario)];
+    let mut flag = |name: &str, value: Option<String>| {
+        words.extend(value.map(|value| format!("--{name} {value}")));
+    };
+    flag("target", args.target.clone());
+    flag("profile", args.profile.clone());
+    flag("duration", args.duration.map(|duration| format!("{duration:?}")));
+    flag("requests", args.requests.map(|requests| requests.to_string()));
+    flag("concurrency", concurrency.map(|users| users.to_string()));
+    flag("timeout", args.timeout.map(|timeout| format!("{timeout:?}")));
+    args.only.iter().for_each(|only| flag("only", Some(only.clone())));
+    flag("seed", args.seed.map(|seed| seed.to_string()));
+    flag("threads", Some(args.threads.to_string()));
+    words.join(" ")
+}
+
+/// The text of a file, or of a shipped scenario.
+fn read_scenario(name: &str) -> Result<String, String> {
+    if let Some(text) = shipped(name) {
+        return Ok(text.to_owned());
+    }
+    std::fs::read_to_string(name).map_err(|error| {
+        let known: Vec<&str> = SHIPPED.iter().map(|(name, _)| *name).collect();
+        format!("{name}: {error}; shipped scenarios are {}", known.join(", "))
+    })
+}
+
+/// Differs from one run to the next.
+pub(crate) fn run_name() -> String {
+    format!("{:x}", jiff::Timestamp::now().as_millisecond())
+}
+
+/// Runs a plan, tells about it, writes its reports.
+fn carry_out(plan: Plan, options: &drive::Options) -> Result<Exit, String> {
+    let slos = plan.slos.clone();
+    let interrupt = interrupted_by_signal()?;
+    let mut progress = Progress::start(&plan);
+    let finished = drive::drive(plan, options, &interrupt, &mut |summary, point| {
+        progress.second(summary, point);
+    });
+    let Finished { summary, not_written } = finished.map_err(|error| error.to_string())?;
+    let verdict = judge(&summary, &slos);
+    print(&report::text(&summary, &verdict));
+    if let Some(directory) = &options.out {
+        let made = report::write_all(directory, &summary, &verdict);
+        if let Some(error) = not_written.or_else(|| made.err().map(|error| error.to_string())) {
+            return Err(format!("{}: {error}", directory.display()));
+        }
+        eprintln!("lab: reports are in {}", directory.display());
+    }
+    Ok(verdict.exit())
+}
+
+/// Turns true at the first SIGINT or SIGTERM; the second ends the process.
+fn interrupted_by_signal() -> Result<watch::Receiver<bool>, String> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (sender, receiver) = watch::channel(false);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let (mut interrupt, mut terminate) = runtime
+        .block_on(async {
+            Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
+        })
+        .map_err(|error: std::io::Error| error.to_string())?;
+    let wait = move || {
+        runtime.block_on(async {
+            for round in 0.. {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                if round > 0 {
+                    std::process::exit(130);
+                }
+                eprintln!("lab: ending; what was measured will be reported");
+                sender.send_replace(true);
+            }
+        });
+    };
+    // Waits for signals as long as the process lives.
+    std::thread::Builder::new()
+        .name("lab-signals".to_owned())
+        .spawn(wait)
+        .map_err(|error| error.to_string())?;
+    Ok(receiver)
+}
+
+/// A line now and then, or one line that changes when a terminal is there.
+struct Progress {
+    terminal: bool,
+    every: u64,
+}
+
+impl Progress {
+    fn start(plan: &Plan) -> Self {
+        let profile = &plan.profile;
+        let kind = if profile.is_open() { "open" } else { "closed" };
+        let (url, users) = (plan.target.url(), profile.users());
+        eprintln!("lab: {url}, profile {}, {kind} load, {users} users", profile.name);
+        let terminal = std::io::stderr().is_terminal();
+        Self { terminal, every: if terminal { 1 } else { 10 } }
+    }
+
+    fn second(&mut self, summary: &Summary, point: &Point) {
+        if !(point.second + 1).is_multiple_of(self.every) || point.seconds < 1.0 {
+            return;
+        }
+        let target = point.target.map(|used| {
+            let memory = units::show_bytes(used.resident_bytes as f64);
+            format!(", target {:.2} CPU {memory}", used.cpu_seconds)
+        });
+        let line = format!(
+            "{:>5} s  {}  {} failed  p50 {}  p99 {}{}{}",
+            point.second + 1,
+            units::show_rate((point.ok + point.failed) as f64 / point.seconds),
+            point.failed,
+            units::show_seconds(point.p50),
+            units::show_seconds(point.p99),
+            target.unwrap_or_default(),
+            if point.warmup { "  (warm-up)" } else { "" },
+        );
+        if self.terminal {
+            let whole = summary.header.load.seconds;
+            let share = whole.map_or(0.0, |whole| (point.second + 1) as f64 / whole).min(1.0);
+            let bar = "=".repeat((share * 20.0) as usize);
+            eprint!("\r\x1b[2K[{bar:<20}] {line}");
+            if share >= 1.0 {
+                eprintln!();
+            }
+        } else {
+            eprintln!("{line}");
+        }
+    }
+}
+
+fn check(args: &CheckArgs) -> Result<Exit, String> {
+    let text = read_scenario(&args.scenario)?;
+    // A scenario is right or wrong by itself, whatever this machine has set.
+    let env = |name: &str| Some(std::env::var(name).unwrap_or_default());
+    let surroundings = Surroundings { env: &env, run: "check" };
+    match Plan::read(&text, &Overrides::default(), &surroundings) {
+        Ok(plan) => {
+            print(&format!("{}: right\n", args.scenario));
+            for flow in &plan.flows {
+                print(&format!(
+                    "  {} (weight {}), {} steps\n",
+                    flow.name,
+                    flow.weight,
+                    flow.steps.len()
+                ));
+            }
+            Ok(Exit::Pass)
+        }
+        Err(faults) => {
+            print(&format!("{}\n", report::faults(&args.scenario, &faults)));
+            Ok(Exit::Broken)
+        }
+    }
+}
+
+fn make_report(args: &ReportArgs) -> Result<Exit, String> {
+    let path = if args.run.is_dir() { args.run.join(RUN_FILE) } else { args.run.clone() };
+    let (summary, slos) = report::read(&path)?;
+    let verdict = judge(&summary, &slos);
+    print(&report::text(&summary, &verdict));
+    let directory = match (&args.out, path.parent()) {
+        (Some(out), _) => out.clone(),
+        (None, Some(parent)) => parent.to_owned(),
+        (None, None) => PathBuf::from("."),
+    };
+    report::write_all(&directory, &summary, &verdict)
+        .map_err(|error| format!("{}: {error}", directory.display()))?;
+    eprintln!("lab: reports are in {}", directory.display());
+    Ok(verdict.exit())
+}
+
+fn serve_mock(args: &MockArgs) -> Result<Exit, String> {
+    let options = crate::mock::Options {
+        listen: args.listen,
+        delay: args.delay,
+        errors: args.errors,
+        stall: args.stall.map(|lasts| Stall { at: args.stall_at, lasts }),
+        lose: args.lose,
+        tokens: Tokens {
+            count: args.tokens,
+            per_event: args.tokens_per_event,
+            gap: args.token_gap,
+            torn: args.torn,
+        },
+        seed: args.seed,
+    };
+    let mut interrupted = interrupted_by_signal()?;
+    let mock = Mock::start(options).map_err(|error| format!("{}: {error}", args.listen))?;
+    print(&format!("listening on {}\n", mock.url()));
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    // An error means that the signals' thread is gone, which ends it as well.
+    drop(runtime.block_on(interrupted.wait_for(|interrupted| *interrupted)));
+    Ok(Exit::Pass)
+}
+
+/// Data goes to stdout; a reader that went away is no fault of ours.
+fn print(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    drop(written);
+}

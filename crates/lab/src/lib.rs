@@ -1,0 +1,30 @@
+//! The load lab: an instrument that loads any HTTP server, records what it
+//! sees, and says what the record can and cannot claim. It knows HTTP and
+//! nothing of the rest of the house. `docs/lab.md` is its manual.
+
+mod command;
+mod connection;
+mod dice;
+mod drive;
+mod expression;
+mod hit;
+mod http1;
+mod machine;
+pub mod mock;
+mod pacing;
+mod queue;
+mod recorder;
+mod report;
+mod run_file;
+pub mod scenario;
+mod sketch;
+mod summary;
+mod target;
+mod timers;
+mod tokens;
+pub mod units;
+pub mod verdict;
+mod worker;
+pub mod yaml;
+
+pub use command::{LabArgs, main};

@@ -1,0 +1,180 @@
+//! What procfs says: about this machine, the generator's own threads and the
+//! target's process.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::run_file::{Machine, TargetUse};
+
+/// How a thread spent a lap.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ThreadUse {
+    pub(crate) seconds: f64,
+    pub(crate) running_seconds: f64,
+    /// Ready, and not running.
+    pub(crate) waiting_seconds: f64,
+}
+
+/// The calling thread's time, by `/proc/thread-self/schedstat`.
+#[derive(Debug)]
+pub(crate) struct ThreadClock {
+    at: Instant,
+    running_ns: u64,
+    waiting_ns: u64,
+}
+
+impl ThreadClock {
+    pub(crate) fn start() -> Self {
+        let (running_ns, waiting_ns) = schedstat().unwrap_or_default();
+        Self { at: Instant::now(), running_ns, waiting_ns }
+    }
+
+    /// Since the start or the last lap; zero where the kernel does not count.
+    pub(crate) fn lap(&mut self) -> ThreadUse {
+        let before = std::mem::replace(self, Self::start());
+        let seconds = |now: u64, then: u64| now.saturating_sub(then) as f64 / 1e9;
+        ThreadUse {
+            seconds: self.at.duration_since(before.at).as_secs_f64(),
+            running_seconds: seconds(self.running_ns, before.running_ns),
+            waiting_seconds: seconds(self.waiting_ns, before.waiting_ns),
+        }
+    }
+}
+
+fn schedstat() -> Option<(u64, u64)> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let mut numbers = text.split_whitespace().map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// This machine.
+pub(crate) fn describe(target: IpAddr) -> Machine {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| Some(line.split_once(':')?.1.trim().to_owned())).unwrap_or_default()
+    };
+    let memory = field(&read("/proc/meminfo"), "MemTotal");
+    let kilobytes: u64 =
+        memory.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default();
+    Machine {
+        system: format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()),
+        cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        cpu_model: field(&read("/proc/cpuinfo"), "model name"),
+        memory_bytes: kilobytes * 1024,
+        shared_with_target: target.is_loopback(),
+    }
+}
+
+/// Watches the target's process.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    pid: u32,
+    cpu_seconds: f64,
+}
+
+impl Watcher {
+    /// None when there is no such process, or it is not ours to read.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        Some(Self { pid, cpu_seconds: cpu_seconds(pid)? })
+    }
+
+    /// The process that listens on this port of the loopback.
+    pub(crate) fn of_listener(port: u16) -> Option<Self> {
+        let inodes: HashSet<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+            .iter()
+            .filter_map(|path| fs::read_to_string(path).ok())
+            .flat_map(|table| listeners(&table, port))
+            .collect();
+        let pids = fs::read_dir("/proc").ok()?.flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let mut holders = pids.filter(|pid| holds(*pid, &inodes));
+        Self::of(holders.next()?)
+    }
+
+    /// What it used since the last time; none when it has ended.
+    pub(crate) fn lap(&mut self) -> Option<TargetUse> {
+        let cpu = cpu_seconds(self.pid)?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let number = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        };
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.pid)).ok()?.count();
+        let used = cpu - self.cpu_seconds;
+        self.cpu_seconds = cpu;
+        Some(TargetUse {
+            cpu_seconds: used.max(0.0),
+            resident_bytes: number("VmRSS:").unwrap_or_default() * 1024,
+            descriptors: descriptors as u64,
+            threads: number("Threads:").unwrap_or_default(),
+        })
+    }
+}
+
+/// The sockets that listen on the port (proc(5), `/proc/net/tcp`).
+fn listeners(table: &str, port: u16) -> Vec<String> {
+    const LISTEN: &str = "0A";
+    let mut inodes = Vec::new();
+    for line in table.lines().skip(1) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (Some(local), Some(state), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9))
+        else {
+            continue;
+        };
+        let local_port = local.rsplit(':').next().and_then(|hex| u16::from_str_radix(hex, 16).ok());
+        if *state == LISTEN && local_port == Some(port) {
+            inodes.push(format!("socket:[{inode}]"));
+        }
+    }
+    inodes
+}
+
+fn holds(pid: u32, sockets: &HashSet<String>) -> bool {
+    let Ok(files) = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd")) else {
+        return false;
+    };
+    files.flatten().any(|file| {
+        fs::read_link(file.path())
+            .is_ok_and(|to| to.to_str().is_some_and(|to| sockets.contains(to)))
+    })
+}
+
+/// User and system time, by `/proc/PID/stat`.
+fn cpu_seconds(pid: u32) -> Option<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    let mut fields = after_name.split(' ').skip(11);
+    let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some((user + system) as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_found_by_its_port() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut watcher = Watcher::of_listener(port).unwrap();
+        assert_eq!(watcher.pid, std::process::id());
+        let used = watcher.lap().unwrap();
+        assert!(used.resident_bytes > 0 && used.descriptors > 3 && used.threads > 0);
+        drop(listener);
+        assert!(Watcher::of_listener(port).is_none());
+    }
+
+    #[test]
+    fn a_busy_thread_has_run() {
+        let mut clock = ThreadClock::start();
+        let before = Instant::now();
+        while before.elapsed().as_millis() < 20 {}
+        let used = clock.lap();
+        assert!(used.running_seconds + used.waiting_seconds > 0.015, "{used:?}");
+    }
+}

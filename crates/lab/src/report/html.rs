@@ -1,0 +1,474 @@
+//! One file that a browser shows without a network.
+
+use std::collections::BTreeMap;
+
+use askama::Template;
+
+use super::svg::{Chart, Line, Scale, ticks};
+use super::text::{name, rows};
+use crate::sketch::Sketch;
+use crate::summary::{Point, Summary};
+use crate::units::{show_bytes, show_rate, show_seconds, show_share};
+use crate::verdict::{Exit, Threshold, Verdict};
+
+/// Classes of errors that get a line of their own in the chart.
+const ERROR_LINES: [&str; 4] = ["e1", "e2", "e3", "e4"];
+/// Failed answers that are shown.
+const SAMPLES_SHOWN: usize = 20;
+
+#[derive(Template)]
+#[template(path = "report.html")]
+struct Page<'a> {
+    title: String,
+    result: &'static str,
+    result_class: &'static str,
+    sentence: &'static str,
+    verdict: &'a Verdict,
+    thresholds: &'a [Threshold],
+    facts: Vec<(&'static str, String)>,
+    charts: Vec<(&'static str, &'static str, String)>,
+    rows: Vec<Vec<String>>,
+    streams: Vec<Vec<String>>,
+    errors: Vec<(String, String, u64)>,
+    samples: Vec<SampleRow>,
+    conditions: Vec<(&'static str, String)>,
+    command: &'a str,
+    scenario_text: &'a str,
+}
+
+struct SampleRow {
+    at: String,
+    endpoint: String,
+    class: String,
+    detail: String,
+    body: String,
+}
+
+/// # Errors
+/// Only a fault of the template.
+pub(super) fn html(summary: &Summary, verdict: &Verdict) -> Result<String, askama::Error> {
+    let header = &summary.header;
+    let exit = verdict.exit();
+    Page {
+        title: format!("{} ({})", header.scenario, header.profile),
+        result: exit.word(),
+        result_class: match exit {
+            Exit::Pass => "good",
+            Exit::Broken | Exit::Invalid => "bad",
+        },
+        sentence: match exit {
+            Exit::Pass if verdict.thresholds.is_empty() => {
+                "The run is valid; it had no thresholds."
+            }
+            Exit::Pass => "The run is valid and every threshold held.",
+            Exit::Broken => "The run is valid; the target did not keep what was asked of it.",
+            Exit::Invalid => "These figures say nothing about the target.",
+        },
+        verdict,
+        thresholds: &verdict.thresholds,
+        facts: facts(summary),
+        charts: charts(summary),
+        rows: table(summary),
+        streams: streams(summary),
+        errors: summary
+            .errors
+            .iter()
+            .map(|((endpoint, class), count)| {
+                (name(summary, *endpoint).to_owned(), class.clone(), *count)
+            })
+            .collect(),
+        samples: samples(summary),
+        conditions: conditions(summary),
+        command: &header.command,
+        scenario_text: &header.scenario_text,
+    }
+    .render()
+}
+
+fn facts(summary: &Summary) -> Vec<(&'static str, String)> {
+    let response = &summary.all.ok.response;
+    let time = |q: f64| {
+        if response.is_empty() { "-".to_owned() } else { show_seconds(response.quantile(q)) }
+    };
+    let mut facts = vec![
+        ("requests", summary.all.count().to_string()),
+        ("offered", show_rate(summary.offered_rate())),
+        ("achieved", show_rate(summary.rate())),
+        ("succeeded", show_rate(summary.goodput())),
+        ("errors", show_share(summary.error_share())),
+        ("p50", time(0.5)),
+        ("p95", time(0.95)),
+        ("p99", time(0.99)),
+    ];
+    if let Some(cpus) = summary.target_cpus() {
+        facts.push(("target's CPUs", format!("{cpus:.2}")));
+    }
+    facts
+}
+
+/// Title, what it shows, the drawing.
+fn charts(summary: &Summary) -> Vec<(&'static str, &'static str, String)> {
+    let mut charts = vec![
+        (
+            "Rate",
+            "Offered counts iterations, which may have several requests.",
+            rate_chart(summary),
+        ),
+        (
+            "Response time over the run",
+            "Each second by itself, of answers that succeeded.",
+            time_chart(summary),
+        ),
+        (
+            "Percentiles",
+            "Response time counts from when a request was intended; service time from when it was \
+             sent. Where they part, requests waited for a free connection.",
+            percentile_chart(summary),
+        ),
+    ];
+    if summary.timeline.iter().any(|point| !point.errors.is_empty()) {
+        charts.push(("Errors by class", "Each second by itself.", error_chart(summary)));
+    }
+    if summary.timeline.iter().any(|point| point.target.is_some()) {
+        charts.push((
+            "The target's CPUs",
+            "1 is one CPU in full use.",
+            target_chart(
+                summary,
+                "The target's CPUs",
+                "lines-1",
+                |used, point| used.cpu_seconds / point.seconds,
+                &|value| format!("{value}"),
+            ),
+        ));
+        charts.push((
+            "The target's memory",
+            "Resident.",
+            target_chart(
+                summary,
+                "The target's memory",
+                "lines-2",
+                |used, _| used.resident_bytes as f64,
+                &show_bytes,
+            ),
+        ));
+        charts.push((
+            "The target's descriptors",
+            "Open files and sockets.",
+            target_chart(
+                summary,
+                "The target's descriptors",
+                "lines-3",
+                |used, _| used.descriptors as f64,
+                &|value| format!("{value:.0}"),
+            ),
+        ));
+    }
+    charts
+}
+
+fn seconds_ticks(summary: &Summary) -> Vec<(f64, String)> {
+    let last = summary.timeline.last().map_or(1, |point| point.second + 1);
+    // In steps of seconds, and no labels past the end.
+    let shown = ticks(last as f64).into_iter().filter(|tick| *tick <= last as f64);
+    shown.map(|tick| (tick, format!("{tick} s"))).collect()
+}
+
+/// The whole of the warm-up, to be shaded.
+fn warmup(summary: &Summary) -> Option<(f64, f64)> {
+    let seconds = summary.header.warmup_seconds;
+    (seconds > 0.0).then_some((0.0, seconds))
+}
+
+/// A point of a second stands at its end; the last second may be so short that
+/// its rate means nothing.
+fn line(
+    summary: &Summary,
+    name: &'static str,
+    class: &'static str,
+    value: impl Fn(&Point) -> Option<f64>,
+) -> Line {
+    const SHORTEST: f64 = 0.25;
+    let points = summary.timeline.iter().filter(|point| point.seconds >= SHORTEST);
+    let points = points
+        .filter_map(|point| Some((point.second as f64 + point.seconds, value(point)?)))
+        .collect();
+    Line { name, class, points }
+}
+
+fn rate_chart(summary: &Summary) -> String {
+    let rate = |count: u64, point: &Point| Some(count as f64 / point.seconds);
+    let lines = [
+        line(summary, "offered", "offered", |point| rate(point.offered, point)),
+        line(summary, "ended", "ended", |point| rate(point.ok + point.failed, point)),
+        line(summary, "failed", "failed", |point| rate(point.failed, point)),
+    ];
+    Chart {
+        title: "Requests per second",
+        lines: &lines,
+        y_scale: Scale::Linear,
+        x_ticks: &seconds_ticks(summary),
+        show_y: &show_rate,
+        shaded: warmup(summary),
+    }
+    .draw()
+}
+
+fn time_chart(summary: &Summary) -> String {
+    let time = |point: &Point, value: f64| (point.ok > 0).then_some(value);
+    let lines = [
+        line(summary, "p99", "p99", |point| time(point, point.p99)),
+        line(summary, "p95", "p95", |point| time(point, point.p95)),
+        line(summary, "p50", "p50", |point| time(point, point.p50)),
+    ];
+    Chart {
+        title: "Response time by second",
+        lines: &lines,
+        y_scale: Scale::Log,
+        x_ticks: &seconds_ticks(summary),
+        show_y: &show_seconds,
+        shaded: warmup(summary),
+    }
+    .draw()
+}
+
+/// Percentiles on an axis on which each nine takes the same room.
+fn percentile_chart(summary: &Summary) -> String {
+    let nines = |q: f64| -(1.0 - q).log10();
+    let curve = |sketch: &Sketch| -> Vec<(f64, f64)> {
+        // Past 1 - 1/n there is nothing but the largest value.
+        let last = (sketch.count().max(2) as f64).log10().min(5.0);
+        let steps = 120;
+        (0..=steps)
+            .map(|step| last * f64::from(step) / f64::from(steps))
+            .map(|at| (at, sketch.quantile(1.0 - 10f64.powf(-at))))
+            .collect()
+    };
+    let all = &summary.all.ok;
+    let lines = [
+        Line { name: "response", class: "response", points: curve(&all.response) },
+        Line { name: "service", class: "service", points: curve(&all.service) },
+        Line { name: "first byte", class: "first-byte", points: curve(&all.first_byte) },
+    ];
+    let last = lines[0].points.last().map_or(1.0, |point| point.0);
+    let ticks: Vec<(f64, String)> = [
+        ("min", 0.0),
+        ("p50", 0.5),
+        ("p90", 0.9),
+        ("p99", 0.99),
+        ("p99.9", 0.999),
+        ("p99.99", 0.9999),
+    ]
+    .into_iter()
+    .map(|(label, q)| (nines(q), label.to_owned()))
+    .filter(|(at, _)| *at <= last + 1e-9)
+    .collect();
+    Chart {
+        title: "Percentiles of response and service time",
+        lines: &lines,
+        y_scale: Scale::Log,
+        x_ticks: &ticks,
+        show_y: &show_seconds,
+        shaded: None,
+    }
+    .draw()
+}
+
+fn error_chart(summary: &Summary) -> String {
+    let mut classes: BTreeMap<&str, u64> = BTreeMap::new();
+    for point in &summary.timeline {
+        for (class, count) in &point.errors {
+            *classes.entry(class).or_default() += count;
+        }
+    }
+    let mut by_count: Vec<(&str, u64)> = classes.into_iter().collect();
+    by_count.sort_by_key(|(class, count)| (std::cmp::Reverse(*count), *class));
+    let lines: Vec<Line> = by_count
+        .iter()
+        .zip(ERROR_LINES)
+        .map(|((class, _), style)| {
+            line(summary, "", style, |point| {
+                let count = point.errors.get(*class).copied().unwrap_or_default();
+                Some(count as f64 / point.seconds)
+            })
+        })
+        .collect();
+    let chart = Chart {
+        title: "Errors per second by class",
+        lines: &lines,
+        y_scale: Scale::Linear,
+        x_ticks: &seconds_ticks(summary),
+        show_y: &show_rate,
+        shaded: warmup(summary),
+    };
+    // Classes hold text of the target's, which the drawing does not escape.
+    let drawn = chart.draw();
+    let (drawing, _) = drawn.split_once("<p class=\"legend\">").unwrap_or((&drawn, ""));
+    let keys: String = by_count
+        .iter()
+        .zip(ERROR_LINES)
+        .map(|((class, count), style)| {
+            let class = askama::filters::escape(class, askama::filters::Html)
+                .map(|safe| safe.to_string())
+                .unwrap_or_default();
+            format!("<span class=\"key {style}\"></span>{class} ({count}) ")
+        })
+        .collect();
+    format!("{drawing}<p class=\"legend\">{keys}</p>")
+}
+
+fn target_chart(
+    summary: &Summary,
+    title: &str,
+    class: &'static str,
+    value: impl Fn(&crate::run_file::TargetUse, &Point) -> f64,
+    show_y: &dyn Fn(f64) -> String,
+) -> String {
+    let lines = [line(summary, "target", class, |point| {
+        point.target.as_ref().map(|used| value(used, point))
+    })];
+    Chart {
+        title,
+        lines: &lines,
+        y_scale: Scale::Linear,
+        x_ticks: &seconds_ticks(summary),
+        show_y,
+        shaded: warmup(summary),
+    }
+    .draw()
+}
+
+fn table(summary: &Summary) -> Vec<Vec<String>> {
+    rows(summary)
+        .into_iter()
+        .map(|row| {
+            let response = &row.ok.response;
+            let time = |seconds: f64| {
+                if response.is_empty() { "-".to_owned() } else { show_seconds(seconds) }
+            };
+            vec![
+                row.name.clone(),
+                row.count().to_string(),
+                show_share(row.error_share()),
+                show_rate(summary.rate_of(row)),
+                time(response.min()),
+                time(response.mean()),
+                time(response.quantile(0.5)),
+                time(response.quantile(0.9)),
+                time(response.quantile(0.95)),
+                time(response.quantile(0.99)),
+                time(response.quantile(0.999)),
+                time(response.max()),
+            ]
+        })
+        .collect()
+}
+
+fn streams(summary: &Summary) -> Vec<Vec<String>> {
+    let time = |sketch: &Sketch, q: f64| {
+        if sketch.is_empty() { "-".to_owned() } else { show_seconds(sketch.quantile(q)) }
+    };
+    summary
+        .endpoints
+        .iter()
+        .filter_map(|row| Some((row, row.ok.stream.as_ref()?)))
+        .map(|(row, stream)| {
+            vec![
+                row.name.clone(),
+                row.ok.count.to_string(),
+                time(&stream.first_token, 0.5),
+                time(&stream.first_token, 0.99),
+                time(&stream.gap, 0.5),
+                time(&stream.gap, 0.99),
+                time(&stream.time_per_token, 0.5),
+                stream.chunks.to_string(),
+                stream.tokens.to_string(),
+                stream.without_usage.to_string(),
+            ]
+        })
+        .collect()
+}
+
+fn samples(summary: &Summary) -> Vec<SampleRow> {
+    summary
+        .samples
+        .iter()
+        .take(SAMPLES_SHOWN)
+        .map(|sample| SampleRow {
+            at: format!("{:.1} s", sample.at),
+            endpoint: name(summary, sample.endpoint).to_owned(),
+            class: sample.class.clone(),
+            detail: sample.detail.clone(),
+            body: sample.body.clone(),
+        })
+        .collect()
+}
+
+fn conditions(summary: &Summary) -> Vec<(&'static str, String)> {
+    let header = &summary.header;
+    let load = &header.load;
+    let mut model = format!("{}, {} users", load.model, load.users);
+    if let Some([low, high]) = load.think_seconds
+        && high > 0.0
+    {
+        model += &format!(", pauses of {} to {}", show_seconds(low), show_seconds(high));
+    }
+    if let Some(ramp) = load.ramp_per_second {
+        model += &format!(", {} begin", show_rate(ramp));
+    }
+    if let Some(arrivals) = &load.arrivals {
+        model += &format!(" at most, {arrivals} arrivals");
+    }
+    for stage in &load.stages {
+        let (from, to) = (show_rate(stage.from_per_second), show_rate(stage.to_per_second));
+        model += &format!(", {from} to {to} in {}", show_seconds(stage.seconds));
+    }
+    if let Some(seconds) = load.seconds {
+        model += &format!(", for {}", show_seconds(seconds));
+    }
+    if let Some(iterations) = load.iterations {
+        model += &format!(", {iterations} iterations");
+    }
+    let generator = &summary.generator;
+    let machine = &header.machine;
+    vec![
+        ("target", header.target.clone()),
+        ("started", header.started_at.clone()),
+        ("load", model),
+        (
+            "measured",
+            format!(
+                "{} after a warm-up of {}; time-out {}",
+                show_seconds(summary.seconds()),
+                show_seconds(header.warmup_seconds),
+                show_seconds(header.timeout_seconds)
+            ),
+        ),
+        ("seed, run", format!("{}, {}", header.seed, header.run)),
+        (
+            "generator",
+            format!(
+                "lab {}, {} threads, {:.1} us CPU a request, busiest thread {}, waited for a CPU \
+                 {}, dispatch lag p50 {} and p99 {}, {} connections made",
+                header.lab,
+                header.threads,
+                generator.cpu_seconds * 1e6 / summary.all.count().max(1) as f64,
+                show_share(generator.busiest_thread()),
+                show_share(generator.scheduler_delay()),
+                show_seconds(generator.dispatch_lag.quantile(0.5)),
+                show_seconds(generator.dispatch_lag.quantile(0.99)),
+                generator.connects
+            ),
+        ),
+        (
+            "machine",
+            format!(
+                "{}, {} CPUs ({}), {} of memory",
+                machine.system,
+                machine.cpus,
+                machine.cpu_model,
+                show_bytes(machine.memory_bytes as f64)
+            ),
+        ),
+    ]
+}

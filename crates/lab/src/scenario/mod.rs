@@ -1,0 +1,347 @@
+//! A scenario: YAML read into a [`Plan`] that can be carried out as it stands.
+//! Reading finds every fault, each with its line and column; whatever is not
+//! understood is a fault, so that nothing in a scenario is silently ignored.
+
+mod pieces;
+mod profile;
+mod request;
+mod slo;
+mod steps;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value;
+use serde_json_path::JsonPath;
+
+pub(crate) use profile::{Arrivals, Load, Profile, Stage, Until};
+pub(crate) use request::{Piece, Request};
+pub(crate) use slo::{Measure, Slo, Subject};
+
+use crate::expression::{Names, Template};
+use crate::target::Target;
+use crate::tokens::Dialect;
+use crate::units;
+use crate::yaml::{Fault, Node, Tree};
+use pieces::{Fields, Reader};
+
+/// How long a request may take unless the scenario says otherwise.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The largest scenario, in bytes.
+const SCENARIO_BYTES_MAX: usize = 4 << 20;
+
+/// The scenarios that come with the lab: name and text.
+pub const SHIPPED: &[(&str, &str)] = &[
+    ("agent_run", include_str!("../../scenarios/agent_run.yaml")),
+    ("full_api", include_str!("../../scenarios/full_api.yaml")),
+    ("session_queue", include_str!("../../scenarios/session_queue.yaml")),
+];
+
+/// What a run does, checked.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) target: Target,
+    pub(crate) seed: u64,
+    pub(crate) timeout: Duration,
+    /// Names of endpoints, by number; rows of every table.
+    pub(crate) endpoints: Vec<String>,
+    /// What every user does once, before anything else.
+    pub(crate) setup: Vec<Step>,
+    pub(crate) flows: Vec<Flow>,
+    pub(crate) data: Vec<(String, Vec<Value>)>,
+    /// How many slots what is saved needs.
+    pub(crate) slots: usize,
+    pub(crate) profile: Profile,
+    pub(crate) slos: Vec<Slo>,
+    pub(crate) watch: Watch,
+}
+
+/// Which process is the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watch {
+    Nothing,
+    /// The one that listens on the target's port on this machine, if any.
+    Auto,
+    Pid(u32),
+}
+
+/// One thing a user may do.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    pub(crate) name: String,
+    pub(crate) weight: f64,
+    pub(crate) steps: Vec<Step>,
+}
+
+/// One request of a flow.
+#[derive(Debug)]
+pub(crate) struct Step {
+    pub(crate) endpoint: usize,
+    pub(crate) request: Request,
+    pub(crate) expect: Expect,
+    /// Slot and where its value stands in the answer.
+    pub(crate) save: Vec<(usize, JsonPath)>,
+    pub(crate) stream: Option<Dialect>,
+    pub(crate) acknowledged: Option<Acknowledge>,
+}
+
+/// What has to answer 2xx after the run when a step was acknowledged.
+#[derive(Debug)]
+pub(crate) struct Acknowledge {
+    pub(crate) path: Template,
+    /// The rest of the request, after the path.
+    pub(crate) rest: Request,
+}
+
+/// What an answer has to be.
+#[derive(Debug)]
+pub(crate) struct Expect {
+    pub(crate) status: Vec<(u16, u16)>,
+    /// Lower-case name and exact value.
+    pub(crate) headers: Vec<(String, String)>,
+    /// Where, and the exact value; none means that something stands there.
+    pub(crate) json: Vec<(JsonPath, Option<Value>)>,
+}
+
+impl Expect {
+    pub(crate) fn status_is_right(&self, status: u16) -> bool {
+        self.status.iter().any(|(low, high)| (*low..=*high).contains(&status))
+    }
+}
+
+/// What the command line says instead of the scenario.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Another target.
+    pub target: Option<String>,
+    /// Which profile.
+    pub profile: Option<String>,
+    /// How long, instead of the profile's.
+    pub duration: Option<Duration>,
+    /// How many iterations, instead of a duration.
+    pub requests: Option<u64>,
+    /// How many users, closed.
+    pub concurrency: Option<u32>,
+    /// How long a request may take.
+    pub timeout: Option<Duration>,
+    /// Only these flows.
+    pub only: Vec<String>,
+    /// Another seed.
+    pub seed: Option<u64>,
+}
+
+/// Where a scenario's `${env.NAME}` and `${run}` come from.
+pub struct Surroundings<'a> {
+    /// The environment.
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// A text that differs for each run.
+    pub run: &'a str,
+}
+
+impl Plan {
+    /// # Errors
+    /// Every fault, in the order of the text; faults of the overrides stand at
+    /// 0:0.
+    pub(crate) fn read(
+        text: &str,
+        overrides: &Overrides,
+        around: &Surroundings<'_>,
+    ) -> Result<Self, Vec<Fault>> {
+        if text.len() > SCENARIO_BYTES_MAX {
+            let message = "a scenario is at most 4 MiB".to_owned();
+            return Err(vec![Fault { at: crate::yaml::At::default(), message }]);
+        }
+        let root = Node::parse(text).map_err(|fault| vec![fault])?;
+        let mut reader = Reader::default();
+        let plan = read_plan(&mut reader, &root, overrides, around);
+        let mut faults = reader.faults;
+        faults.sort();
+        faults.dedup();
+        match plan {
+            Some(plan) if faults.is_empty() => Ok(plan),
+            _ => Err(faults),
+        }
+    }
+
+    /// The one request of `lab hit`.
+    pub(crate) fn single(target: Target, request: Bytes, head: bool, profile: Profile) -> Self {
+        Self {
+            target,
+            seed: 1,
+            timeout: TIMEOUT,
+            endpoints: vec!["hit".to_owned()],
+            setup: Vec::new(),
+            flows: vec![Flow {
+                name: "hit".to_owned(),
+                weight: 1.0,
+                steps: vec![Step {
+                    endpoint: 0,
+                    request: Request { pieces: vec![Piece::Fixed(request)], body: None, head },
+                    expect: Expect { status: vec![(200, 399)], headers: vec![], json: vec![] },
+                    save: vec![],
+                    stream: None,
+                    acknowledged: None,
+                }],
+            }],
+            data: Vec::new(),
+            slots: 0,
+            profile,
+            slos: Vec::new(),
+            watch: Watch::Auto,
+        }
+    }
+}
+
+const KEYS: &[&str] = &[
+    "name",
+    "description",
+    "target",
+    "seed",
+    "timeout",
+    "headers",
+    "data",
+    "setup",
+    "mix",
+    "profiles",
+    "slo",
+    "watch",
+];
+
+fn read_plan(
+    reader: &mut Reader,
+    root: &Node,
+    overrides: &Overrides,
+    around: &Surroundings<'_>,
+) -> Option<Plan> {
+    let fields = reader.fields(root, KEYS)?;
+    for key in ["name", "description"] {
+        fields.get(key).map(|node| reader.text(node));
+    }
+    let target = read_target(reader, root, &fields, overrides);
+    let seed = fields.get("seed").and_then(|node| reader.whole(node));
+    let timeout = fields.get("timeout").and_then(|node| reader.parsed(node, units::duration));
+    let data = fields.get("data").map(|node| read_data(reader, node)).unwrap_or_default();
+    let saved = steps::saved_names(&fields);
+    let names = Names { data: &data, saved: &saved, env: around.env, run: around.run };
+    let mut endpoints = Vec::new();
+    let host = target.as_ref().map(Target::authority).unwrap_or_default();
+    let headers = fields.get("headers");
+    let common = steps::Common::read(reader, headers, host, &names);
+    let setup = fields
+        .get("setup")
+        .map(|node| steps::read_steps(reader, node, "setup", true, &common, &mut endpoints));
+    let flows = steps::read_mix(reader, root, &fields, &common, &mut endpoints);
+    let flows = chosen(reader, flows, &overrides.only);
+    let profile = profile::choose(reader, fields.get("profiles"), overrides);
+    let slos = fields.get("slo").map(|node| slo::read(reader, node, &endpoints));
+    let watch = fields.get("watch").map_or(Some(Watch::Auto), |node| read_watch(reader, node));
+    Some(Plan {
+        target: target?,
+        seed: overrides.seed.or(seed).unwrap_or(1),
+        timeout: overrides.timeout.or(timeout).unwrap_or(TIMEOUT),
+        endpoints,
+        setup: setup.unwrap_or_default(),
+        flows,
+        slots: saved.len(),
+        profile: profile?,
+        slos: slos.unwrap_or_default(),
+        watch: watch?,
+        data,
+    })
+}
+
+fn read_target(
+    reader: &mut Reader,
+    root: &Node,
+    fields: &Fields<'_>,
+    overrides: &Overrides,
+) -> Option<Target> {
+    let written = fields.get("target").and_then(|node| Some((node, reader.text(node)?)));
+    if let Some(url) = &overrides.target {
+        return match Target::parse(url) {
+            Ok(target) => Some(target),
+            Err(fault) => {
+                reader.fault_of_overrides(format!("--target: {fault}"));
+                None
+            }
+        };
+    }
+    let Some((node, url)) = written else {
+        reader.fault(root, "`target` is missing, and --target was not given");
+        return None;
+    };
+    match Target::parse(&url) {
+        Ok(target) => Some(target),
+        Err(fault) => {
+            reader.fault(node, fault);
+            None
+        }
+    }
+}
+
+fn read_data(reader: &mut Reader, node: &Node) -> Vec<(String, Vec<Value>)> {
+    let Tree::Map(entries) = &node.tree else {
+        reader.fault(node, format!("`data` is a mapping of lists, not {}", node.kind()));
+        return Vec::new();
+    };
+    let mut data = Vec::new();
+    for (key, node) in entries {
+        match &node.tree {
+            Tree::List(items) if !items.is_empty() => {
+                data.push((key.name.clone(), items.iter().map(Node::to_json).collect()));
+            }
+            _ => reader.fault(node, format!("`{}` is a list with at least one item", key.name)),
+        }
+    }
+    data
+}
+
+fn read_watch(reader: &mut Reader, node: &Node) -> Option<Watch> {
+    let fields = reader.fields(node, &["pid"])?;
+    let Some(pid) = fields.get("pid") else { return Some(Watch::Nothing) };
+    match &pid.tree {
+        Tree::Text(text) if text == "auto" => Some(Watch::Auto),
+        Tree::Text(text) if text == "none" => Some(Watch::Nothing),
+        Tree::Int(number) if u32::try_from(*number).is_ok_and(|pid| pid > 0) => {
+            u32::try_from(*number).ok().map(Watch::Pid)
+        }
+        _ => {
+            reader.fault(pid, "`pid` is auto, none or the number of a process");
+            None
+        }
+    }
+}
+
+fn chosen(reader: &mut Reader, flows: Vec<Flow>, only: &[String]) -> Vec<Flow> {
+    if only.is_empty() {
+        return flows;
+    }
+    for name in only {
+        if !flows.iter().any(|flow| flow.name == *name) {
+            let known: Vec<&str> = flows.iter().map(|flow| flow.name.as_str()).collect();
+            let known = known.join(", ");
+            reader.fault_of_overrides(format!("--only {name}: the mix has {known}"));
+        }
+    }
+    flows.into_iter().filter(|flow| only.contains(&flow.name)).collect()
+}
+
+/// The text of a shipped scenario.
+pub fn shipped(name: &str) -> Option<&'static str> {
+    SHIPPED.iter().find(|(shipped, _)| *shipped == name).map(|(_, text)| *text)
+}
+
+/// Thresholds that a run file holds as text.
+///
+/// # Errors
+/// What is wrong with the first that is wrong.
+pub(crate) fn thresholds(texts: &[String], endpoints: &[String]) -> Result<Vec<Slo>, String> {
+    texts.iter().map(|text| slo::parse(text, endpoints)).collect()
+}
+
+/// Shared by the threads of a run.
+pub(crate) type SharedPlan = Arc<Plan>;
+
+#[cfg(test)]
+mod tests;

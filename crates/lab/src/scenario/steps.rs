@@ -1,0 +1,444 @@
+//! The steps of `setup` and of the flows of `mix`.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use serde_json_path::JsonPath;
+
+use super::pieces::{Fields, Reader};
+use super::request::{Pieces, Request};
+use super::{Acknowledge, Expect, Flow, Step};
+use crate::expression::{Escape, Names, Part, Template};
+use crate::tokens::Dialect;
+use crate::yaml::{Node, Tree};
+
+/// The key that names a step's path, and the method it stands for; `sse` is a
+/// POST when it has a body and a GET when it has none.
+const METHODS: &[(&str, &str)] = &[
+    ("get", "GET"),
+    ("post", "POST"),
+    ("put", "PUT"),
+    ("patch", "PATCH"),
+    ("delete", "DELETE"),
+    ("head", "HEAD"),
+    ("sse", ""),
+];
+const STEP_KEYS: &[&str] = &[
+    "get",
+    "post",
+    "put",
+    "patch",
+    "delete",
+    "head",
+    "sse",
+    "name",
+    "headers",
+    "json",
+    "body",
+    "expect",
+    "save",
+    "tokens",
+    "acknowledged",
+];
+/// Endpoints of one scenario.
+const ENDPOINTS_MAX: usize = 200;
+
+/// What all steps share.
+pub(super) struct Common<'a> {
+    names: &'a Names<'a>,
+    host: String,
+    headers: Vec<(String, Template)>,
+}
+
+impl<'a> Common<'a> {
+    pub(super) fn read(
+        reader: &mut Reader,
+        headers: Option<&Node>,
+        host: &str,
+        names: &'a Names<'a>,
+    ) -> Self {
+        let headers = headers.map(|node| read_headers(reader, node, names)).unwrap_or_default();
+        Self { names, host: host.to_owned(), headers }
+    }
+}
+
+/// Every name that any step saves, each once.
+pub(super) fn saved_names(fields: &Fields<'_>) -> Vec<String> {
+    let mut names = BTreeSet::new();
+    let mut visit = |steps: &Node| {
+        let Tree::List(steps) = &steps.tree else { return };
+        for step in steps {
+            let Tree::Map(entries) = &step.tree else { continue };
+            for (_, node) in entries.iter().filter(|(key, _)| key.name == "save") {
+                if let Tree::Map(saved) = &node.tree {
+                    names.extend(saved.iter().map(|(key, _)| key.name.clone()));
+                }
+            }
+        }
+    };
+    if let Some(setup) = fields.get("setup") {
+        visit(setup);
+    }
+    if let Some(Node { tree: Tree::Map(flows), .. }) = fields.get("mix") {
+        for (_, flow) in flows {
+            if let Tree::Map(entries) = &flow.tree {
+                entries.iter().filter(|(key, _)| key.name == "steps").for_each(|(_, s)| visit(s));
+            }
+        }
+    }
+    names.into_iter().collect()
+}
+
+pub(super) fn read_mix(
+    reader: &mut Reader,
+    root: &Node,
+    fields: &Fields<'_>,
+    common: &Common<'_>,
+    endpoints: &mut Vec<String>,
+) -> Vec<Flow> {
+    let Some(mix) = fields.get("mix") else {
+        reader.fault(root, "`mix` is missing: what users do, with weights");
+        return Vec::new();
+    };
+    let mut flows = Vec::new();
+    for (key, node) in reader.entries(mix, "`mix`") {
+        let Some(fields) = reader.fields(node, &["weight", "steps"]) else { continue };
+        let weight = match fields.get("weight") {
+            Some(node) => reader.positive(node),
+            None => Some(1.0),
+        };
+        let Some(list) = fields.get("steps") else {
+            reader.fault(node, format!("`{}` has no `steps`", key.name));
+            continue;
+        };
+        let steps = read_steps(reader, list, &key.name, false, common, endpoints);
+        if let Some(weight) = weight {
+            flows.push(Flow { name: key.name.clone(), weight, steps });
+        }
+    }
+    if let Tree::Map(entries) = &mix.tree
+        && entries.is_empty()
+    {
+        reader.fault(mix, "`mix` has nothing to do");
+    }
+    flows
+}
+
+/// A flow of one step gives the step its name; a step of several is called
+/// `flow.name` or `flow.n`. What happens once for each user is marked so, and
+/// has a row of its own.
+pub(super) fn read_steps(
+    reader: &mut Reader,
+    list: &Node,
+    flow: &str,
+    once: bool,
+    common: &Common<'_>,
+    endpoints: &mut Vec<String>,
+) -> Vec<Step> {
+    let items = reader.list(list, "`steps`");
+    if items.is_empty() {
+        reader.fault(list, format!("`{flow}` has no steps"));
+    }
+    let mut steps = Vec::new();
+    for (number, node) in (1..).zip(items) {
+        let Some(fields) = reader.fields(node, STEP_KEYS) else { continue };
+        let name = match fields.get("name").and_then(|node| reader.text(node)) {
+            Some(name) => format!("{flow}.{name}"),
+            None if items.len() == 1 && !once => flow.to_owned(),
+            None => format!("{flow}.{number}"),
+        };
+        let name = if once { format!("{name} (initial)") } else { name };
+        if endpoints.contains(&name) {
+            reader.fault(node, format!("there are two steps called `{name}`"));
+        }
+        if endpoints.len() == ENDPOINTS_MAX {
+            reader.fault(node, "a scenario has at most 200 steps");
+            return steps;
+        }
+        endpoints.push(name);
+        steps.extend(read_step(reader, node, &fields, common, endpoints.len() - 1));
+    }
+    steps
+}
+
+fn read_step(
+    reader: &mut Reader,
+    node: &Node,
+    fields: &Fields<'_>,
+    common: &Common<'_>,
+    endpoint: usize,
+) -> Option<Step> {
+    let mut asked =
+        METHODS.iter().filter_map(|(key, method)| Some((method, key, fields.get(key)?)));
+    let Some((method, key, path)) = asked.next() else {
+        reader.fault(node, "a step says what it asks: get, post, put, patch, delete, head or sse");
+        return None;
+    };
+    if let Some((_, other, at)) = asked.next() {
+        reader.fault(at, format!("a step asks one thing; this one has `{key}` and `{other}`"));
+    }
+    let body = read_body(reader, fields, common);
+    let method = match (*method, &body) {
+        ("", Some(_)) => "POST",
+        ("", None) => "GET",
+        (method, _) => method,
+    };
+    let request = read_request(reader, method, path, body, fields, common);
+    let stream = match (*key, fields.get("tokens")) {
+        ("sse", None) => Some(Dialect::Events),
+        ("sse", Some(node)) => reader.parsed(node, |text| match text {
+            "openai" => Ok(Dialect::OpenAi),
+            "events" => Ok(Dialect::Events),
+            _ => Err(format!("`tokens` is openai or events, not `{text}`")),
+        }),
+        (_, Some(node)) => {
+            reader.fault(node, "`tokens` goes with `sse`");
+            None
+        }
+        (_, None) => None,
+    };
+    let expect = match fields.get("expect") {
+        Some(node) => read_expect(reader, node)?,
+        None => Expect { status: vec![(200, 299)], headers: Vec::new(), json: Vec::new() },
+    };
+    let mut save = Vec::new();
+    if let Some(node) = fields.get("save") {
+        for (key, node) in reader.entries(node, "`save`") {
+            let path = reader.parsed(node, json_path);
+            let slot = common.names.saved.iter().position(|name| *name == key.name);
+            save.extend(slot.zip(path));
+        }
+    }
+    if stream.is_some() && (!save.is_empty() || !expect.json.is_empty()) {
+        reader.fault(node, "a stream is not JSON: `save` and `expect.json` do not go with `sse`");
+    }
+    let acknowledged = fields.get("acknowledged").and_then(|node| {
+        let path = read_path(reader, node, common)?;
+        Some(Acknowledge { path, rest: end_of_head(common) })
+    });
+    Some(Step { endpoint, request: request?, expect, save, stream, acknowledged })
+}
+
+/// What stands after the path of a request that has the common headers alone.
+fn end_of_head(common: &Common<'_>) -> Request {
+    let mut head = Pieces::default();
+    head.fixed(format!(" HTTP/1.1\r\nhost: {}\r\n", common.host));
+    for (name, value) in &common.headers {
+        head.fixed(format!("{name}: "));
+        head.template(value, Escape::Header);
+        head.fixed("\r\n");
+    }
+    head.fixed("\r\n");
+    Request { pieces: head.finish(), body: None, head: false }
+}
+
+/// A path, or what of a URL stands after the authority.
+fn read_path(reader: &mut Reader, node: &Node, common: &Common<'_>) -> Option<Template> {
+    let template = read_template(reader, node, common.names)?;
+    let starts = match template.parts.first() {
+        Some(Part::Literal(text)) => text.starts_with('/'),
+        _ => false,
+    };
+    if !starts {
+        reader.fault(node, "a path begins with `/`");
+    }
+    let bad = template.parts.iter().any(|part| match part {
+        Part::Literal(text) => text.bytes().any(|b| b <= b' ' || b == 0x7f || b == b'#'),
+        Part::Inserted(_) => false,
+    });
+    if bad {
+        reader.fault(node, "a path has no spaces, control characters or `#`; encode them");
+    }
+    Some(template)
+}
+
+fn read_template(reader: &mut Reader, node: &Node, names: &Names<'_>) -> Option<Template> {
+    reader.parsed(node, |text| Template::compile(text, names))
+}
+
+fn read_headers(reader: &mut Reader, node: &Node, names: &Names<'_>) -> Vec<(String, Template)> {
+    let mut headers = Vec::new();
+    for (key, node) in reader.entries(node, "`headers`") {
+        let name = key.name.to_ascii_lowercase();
+        if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+            reader.fault_at(key.at, format!("`{}` is no name of a header", key.name));
+        } else if ["host", "content-length", "transfer-encoding", "connection"]
+            .contains(&name.as_str())
+        {
+            reader.fault_at(key.at, format!("`{name}` is set by the lab"));
+        }
+        let Some(template) = read_template(reader, node, names) else { continue };
+        let bad = |part: &Part| match part {
+            Part::Literal(text) => text.bytes().any(|byte| byte.is_ascii_control()),
+            Part::Inserted(_) => false,
+        };
+        if template.parts.iter().any(bad) {
+            reader.fault(node, "a header has no control characters");
+        }
+        headers.push((name, template));
+    }
+    headers
+}
+
+/// The body and its media type.
+fn read_body(
+    reader: &mut Reader,
+    fields: &Fields<'_>,
+    common: &Common<'_>,
+) -> Option<(Pieces, &'static str)> {
+    let mut pieces = Pieces::default();
+    match (fields.get("json"), fields.get("body")) {
+        (None, None) => None,
+        (Some(_), Some(node)) => {
+            reader.fault(node, "a step has `json` or `body`, not both");
+            None
+        }
+        (Some(node), None) => {
+            json_body(reader, node, common.names, &mut pieces);
+            Some((pieces, "application/json"))
+        }
+        (None, Some(node)) => {
+            let template = read_template(reader, node, common.names)?;
+            pieces.template(&template, Escape::None);
+            Some((pieces, "text/plain; charset=utf-8"))
+        }
+    }
+}
+
+/// A text that is one expression alone keeps the expression's type: `"${uid}"`
+/// is a number.
+fn json_body(reader: &mut Reader, node: &Node, names: &Names<'_>, into: &mut Pieces) {
+    match &node.tree {
+        Tree::Text(_) => {
+            let Some(template) = read_template(reader, node, names) else { return };
+            if let [Part::Inserted(expression)] = template.parts.as_slice() {
+                into.varies(expression.clone(), Escape::Json);
+            } else {
+                into.fixed("\"");
+                into.template(&template, Escape::JsonText);
+                into.fixed("\"");
+            }
+        }
+        Tree::List(items) => {
+            into.fixed("[");
+            for (n, item) in items.iter().enumerate() {
+                if n > 0 {
+                    into.fixed(",");
+                }
+                json_body(reader, item, names, into);
+            }
+            into.fixed("]");
+        }
+        Tree::Map(entries) => {
+            into.fixed("{");
+            for (n, (key, value)) in entries.iter().enumerate() {
+                if n > 0 {
+                    into.fixed(",");
+                }
+                into.fixed(Value::from(key.name.as_str()).to_string());
+                into.fixed(":");
+                json_body(reader, value, names, into);
+            }
+            into.fixed("}");
+        }
+        _ => into.fixed(node.to_json().to_string()),
+    }
+}
+
+fn read_request(
+    reader: &mut Reader,
+    method: &str,
+    path: &Node,
+    body: Option<(Pieces, &'static str)>,
+    fields: &Fields<'_>,
+    common: &Common<'_>,
+) -> Option<Request> {
+    let own = fields.get("headers").map(|node| read_headers(reader, node, common.names));
+    let own = own.unwrap_or_default();
+    let path = read_path(reader, path, common)?;
+    let mut head = Pieces::default();
+    head.fixed(method);
+    head.fixed(" ");
+    head.template(&path, Escape::Url);
+    head.fixed(format!(" HTTP/1.1\r\nhost: {}\r\n", common.host));
+    let inherited =
+        common.headers.iter().filter(|(name, _)| !own.iter().any(|(other, _)| other == name));
+    let mut typed = false;
+    for (name, value) in inherited.chain(&own) {
+        typed |= name == "content-type";
+        head.fixed(format!("{name}: "));
+        head.template(value, Escape::Header);
+        head.fixed("\r\n");
+    }
+    let mut varying = None;
+    match body {
+        Some((body, media_type)) => {
+            if !typed {
+                head.fixed(format!("content-type: {media_type}\r\n"));
+            }
+            if let Some(bytes) = body.constant() {
+                head.fixed(format!("content-length: {}\r\n\r\n", bytes.len()));
+                head.fixed(bytes);
+            } else {
+                varying = Some(body.finish());
+            }
+        }
+        // Without a length some servers wait for a body.
+        None if ["POST", "PUT", "PATCH"].contains(&method) => {
+            head.fixed("content-length: 0\r\n\r\n");
+        }
+        None => head.fixed("\r\n"),
+    }
+    Some(Request { pieces: head.finish(), body: varying, head: method == "HEAD" })
+}
+
+fn json_path(text: &str) -> Result<JsonPath, String> {
+    JsonPath::parse(text).map_err(|error| format!("`{text}` is no JSONPath: {error}"))
+}
+
+fn read_expect(reader: &mut Reader, node: &Node) -> Option<Expect> {
+    let fields = reader.fields(node, &["status", "headers", "json", "has"])?;
+    let status = match fields.get("status") {
+        None => vec![(200, 299)],
+        Some(Node { tree: Tree::List(items), .. }) => {
+            items.iter().filter_map(|item| reader.parsed(item, status)).collect()
+        }
+        Some(node) => reader.parsed(node, status).into_iter().collect(),
+    };
+    let mut headers = Vec::new();
+    if let Some(node) = fields.get("headers") {
+        for (key, node) in reader.entries(node, "`headers`") {
+            headers.extend(reader.text(node).map(|text| (key.name.to_ascii_lowercase(), text)));
+        }
+    }
+    let mut json = Vec::new();
+    if let Some(node) = fields.get("json") {
+        for (key, node) in reader.entries(node, "`json`") {
+            match json_path(&key.name) {
+                Ok(path) => json.push((path, Some(node.to_json()))),
+                Err(message) => reader.fault_at(key.at, message),
+            }
+        }
+    }
+    if let Some(node) = fields.get("has") {
+        for node in reader.list(node, "`has`") {
+            json.extend(reader.parsed(node, json_path).map(|path| (path, None)));
+        }
+    }
+    Some(Expect { status, headers, json })
+}
+
+/// `201`, or `2xx`.
+fn status(text: &str) -> Result<(u16, u16), String> {
+    let wrong = || format!("`{text}` is no status such as 201 or 2xx");
+    if let Some(class) = text.strip_suffix("xx") {
+        let class: u16 = class.parse().map_err(|_| wrong())?;
+        return if (2..=5).contains(&class) {
+            Ok((class * 100, class * 100 + 99))
+        } else {
+            Err(wrong())
+        };
+    }
+    let code: u16 = text.parse().map_err(|_| wrong())?;
+    if (200..=599).contains(&code) { Ok((code, code)) } else { Err(wrong()) }
+}

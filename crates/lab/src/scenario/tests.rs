@@ -1,0 +1,164 @@
+use super::*;
+use crate::dice::Dice;
+use crate::expression::Scope;
+use std::cell::Cell;
+
+fn read(text: &str, overrides: &Overrides) -> Result<Plan, Vec<String>> {
+    let env = |name: &str| (name == "AGENTRY_KEY").then(|| "ak_x".to_owned());
+    Plan::read(text, overrides, &Surroundings { env: &env, run: "r1" })
+        .map_err(|faults| faults.iter().map(ToString::to_string).collect())
+}
+
+const GOOD: &str = r#"
+target: http://127.0.0.1:8881
+seed: 42
+timeout: 5s
+headers: {X-API-Key: "${env.AGENTRY_KEY}"}
+data:
+  questions: ["who?", "say \"why\""]
+setup:
+  - post: /users
+    json: {email: "u${uid}@example.org", n: "${uid}"}
+    save: {user: $.id}
+mix:
+  run: {weight: 60, steps: [{post: /run, json: {message: "${pick(questions)}"}, expect: {status: 200, json: {$.success: true}}}]}
+  two:
+    steps:
+      - {name: list, get: "/items?u=${user}"}
+      - {sse: /chat, json: {stream: true}, tokens: openai}
+profiles:
+  normal: {closed: {users: 50, think: 1s..2s, ramp: 10/s}, for: 5m}
+  steady: {open: {rate: 500/s, arrivals: poisson}, for: 60s, warmup: 10s}
+  stages: {open: {stages: [{to: 100/s, for: 10s}, {rate: 300/s, for: 5s}], users: 10}}
+slo: [run.p95 < 50ms, errors < 0.1%]
+watch: {pid: auto}
+"#;
+
+#[test]
+fn a_scenario_becomes_a_plan() {
+    let plan = read(GOOD, &Overrides::default()).unwrap();
+    assert_eq!(plan.endpoints, ["setup.1 (initial)", "run", "two.list", "two.2"]);
+    assert_eq!((plan.seed, plan.timeout, plan.slots), (42, Duration::from_secs(5), 1));
+    assert_eq!(plan.flows.iter().map(|flow| flow.weight).collect::<Vec<_>>(), [60.0, 1.0]);
+    assert_eq!(plan.profile.name, "normal");
+    assert_eq!(plan.profile.users(), 50);
+    assert_eq!(plan.slos.len(), 2);
+
+    let steady = Overrides { profile: Some("steady".to_owned()), ..Overrides::default() };
+    let plan = read(GOOD, &steady).unwrap();
+    assert!(plan.profile.is_open());
+    assert_eq!(plan.profile.warmup, Duration::from_secs(10));
+}
+
+#[test]
+fn requests_are_rendered_whole() {
+    let plan = read(GOOD, &Overrides::default()).unwrap();
+    let saved = [Some(serde_json::json!("id/1"))];
+    let scope = Scope {
+        uid: 7,
+        iteration: 0,
+        saved: &saved,
+        data: &plan.data,
+        dice: Dice::new(1, "x"),
+        draws: &Cell::new(0),
+    };
+    let text =
+        |step: &Step| String::from_utf8(step.request.render(&scope).unwrap().to_vec()).unwrap();
+    let body = r#"{"email":"u7@example.org","n":7}"#;
+    assert_eq!(
+        text(&plan.setup[0]),
+        format!(
+            "POST /users HTTP/1.1\r\nhost: 127.0.0.1:8881\r\nx-api-key: ak_x\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    );
+    assert_eq!(
+        text(&plan.flows[1].steps[0]),
+        "GET /items?u=id%2F1 HTTP/1.1\r\nhost: 127.0.0.1:8881\r\nx-api-key: ak_x\r\n\r\n"
+    );
+    let chat = text(&plan.flows[1].steps[1]);
+    assert!(
+        chat.starts_with("POST /chat") && chat.ends_with("\r\n\r\n{\"stream\":true}"),
+        "{chat}"
+    );
+}
+
+#[test]
+fn overrides_replace_what_the_profile_says() {
+    let overrides = Overrides {
+        concurrency: Some(3),
+        requests: Some(100),
+        only: vec!["run".to_owned()],
+        target: Some("http://127.0.0.1:9".to_owned()),
+        ..Overrides::default()
+    };
+    let plan = read(GOOD, &overrides).unwrap();
+    assert_eq!((plan.profile.users(), plan.profile.until), (3, Until::Iterations(100)));
+    assert_eq!((plan.flows.len(), plan.target.port()), (1, 9));
+    for wrong in [
+        Overrides { only: vec!["none".to_owned()], ..Overrides::default() },
+        Overrides { profile: Some("none".to_owned()), ..Overrides::default() },
+        Overrides { concurrency: Some(0), ..Overrides::default() },
+        Overrides { target: Some("https://x".to_owned()), ..Overrides::default() },
+    ] {
+        assert!(read(GOOD, &wrong).unwrap_err()[0].starts_with("0:0: --"));
+    }
+}
+
+#[test]
+fn every_fault_is_told_with_its_place() {
+    let bad = r#"target: ftp://x
+headers: {Host: x, "bad name": y}
+tiemout: 5s
+mix:
+  a: {weight: 0, steps: [{get: items}]}
+  b:
+    steps:
+      - {post: /x, get: /y, json: {a: "${nobody}"}}
+      - {json: {}}
+      - {get: "/z", expect: {status: 99, json: {"$[": 1}}, save: {x: "oops"}}
+profiles:
+  p: {closed: {users: 0}, for: 5m}
+  q: {open: {rate: fast}, for: 5m, warmup: 6m}
+slo: [c.p95 < 50ms, errors]
+"#;
+    let faults = read(bad, &Overrides::default()).unwrap_err();
+    let all = faults.join("\n");
+    for part in [
+        "1:9: `ftp://x`",
+        "2:11: `host` is set by the lab",
+        "2:20: `bad name` is no name",
+        "3:1: `tiemout` is not known here",
+        "5:15: a number above 0",
+        "5:32: a path begins with `/`",
+        "8:16: a step asks one thing",
+        "8:39: nothing is called `nobody`",
+        "9:9: a step says what it asks",
+        "10:38: `99` is no status",
+        "10:49: `$[` is no JSONPath",
+        "10:70: `oops` is no JSONPath",
+        "12:23: `users` is from 1",
+        "13:20: `fast` is not a rate",
+        "14:7: there is no endpoint `c`",
+        "14:21: `errors` is no threshold",
+    ] {
+        assert!(all.contains(part), "{part} in\n{all}");
+    }
+    assert_eq!(faults.len(), 16, "{all}");
+    let in_order: Vec<u64> =
+        faults.iter().map(|fault| fault.split(':').next().unwrap().parse().unwrap()).collect();
+    assert!(in_order.is_sorted(), "{all}");
+}
+
+#[test]
+fn shipped_scenarios_are_right() {
+    for (name, text) in SHIPPED {
+        let plan = read(text, &Overrides::default());
+        assert!(plan.is_ok(), "{name}: {plan:?}");
+        for profile in ["ci", "smoke", "normal", "peak", "endurance"] {
+            let overrides = Overrides { profile: Some(profile.to_owned()), ..Overrides::default() };
+            assert!(read(text, &overrides).is_ok(), "{name} {profile}");
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Whether a run may be believed, whether it kept its thresholds, and what
+//! limited it.
+
+use crate::scenario::{Measure, Slo, Subject};
+use crate::summary::{EndpointSummary, Summary};
+use crate::units::{show_rate, show_seconds, show_share};
+
+/// The generator may be late by this share of the 99th percentile ...
+const LAG_SHARE_MAX: f64 = 0.05;
+/// ... or by this, whichever is more, in seconds.
+const LAG_SECONDS_MAX: f64 = 0.001;
+/// The share of the time that a thread of the generator may wait for a CPU.
+const SCHEDULER_DELAY_MAX: f64 = 0.1;
+/// A thread that runs more than this has no time left.
+const BUSY: f64 = 0.9;
+/// Offered and not achieved beyond this means that something is full.
+const ACHIEVED_MIN: f64 = 0.98;
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Everything held.
+    Pass,
+    /// A threshold was broken, or an acknowledged write was lost.
+    Broken,
+    /// The result means nothing: the generator was the limit, or nothing was
+    /// measured.
+    Invalid,
+}
+
+impl Exit {
+    /// The process's exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Pass => 0,
+            Self::Broken => 1,
+            Self::Invalid => 4,
+        }
+    }
+
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Broken => "broken",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    /// Why the run means nothing.
+    pub(crate) invalid: Vec<String>,
+    pub(crate) thresholds: Vec<Threshold>,
+    /// Other faults of the target.
+    pub(crate) broken: Vec<String>,
+    /// What a reader has to know.
+    pub(crate) notes: Vec<String>,
+    pub(crate) limited_by: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct Threshold {
+    pub(crate) text: String,
+    pub(crate) value: String,
+    pub(crate) holds: bool,
+}
+
+impl Verdict {
+    pub(crate) fn exit(&self) -> Exit {
+        if !self.invalid.is_empty() {
+            Exit::Invalid
+        } else if !self.broken.is_empty() || self.thresholds.iter().any(|t| !t.holds) {
+            Exit::Broken
+        } else {
+            Exit::Pass
+        }
+    }
+}
+
+/// Judges a run by the thresholds of its scenario.
+pub(crate) fn judge(summary: &Summary, slos: &[Slo]) -> Verdict {
+    let mut broken = Vec::new();
+    if let Some(audit) = summary.acknowledged()
+        && audit.lost > 0
+    {
+        let (lost, all) = (audit.lost, audit.acknowledged);
+        broken.push(format!("{lost} of {all} acknowledged writes could not be read back"));
+    }
+    Verdict {
+        invalid: invalid(summary),
+        thresholds: slos.iter().map(|slo| threshold(summary, slo)).collect(),
+        broken,
+        notes: notes(summary),
+        limited_by: limited_by(summary),
+    }
+}
+
+fn invalid(summary: &Summary) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if summary.all.count() == 0 {
+        reasons.push("nothing was measured".to_owned());
+        return reasons;
+    }
+    let p99 = summary.all.ok.response.quantile(0.99);
+    let lag = summary.generator.dispatch_lag.quantile(0.99);
+    let allowed = (LAG_SHARE_MAX * p99).max(LAG_SECONDS_MAX);
+    if lag > allowed {
+        reasons.push(format!(
+            "the generator was late: 99th percentile of its dispatch lag {}, allowed {}",
+            show_seconds(lag),
+            show_seconds(allowed)
+        ));
+    }
+    let delay = summary.generator.scheduler_delay();
+    if delay > SCHEDULER_DELAY_MAX {
+        reasons.push(format!(
+            "the generator waited for a CPU {} of the time, allowed {}",
+            show_share(delay),
+            show_share(SCHEDULER_DELAY_MAX)
+        ));
+    }
+    let open = summary.header.load.model == "open";
+    let queued = p99 - summary.all.ok.service.quantile(0.99);
+    let busy = summary.generator.busiest_thread();
+    if open && busy > BUSY && (queued > allowed || summary.generator.shed > 0) {
+        reasons.push(format!(
+            "the generator was the limit: its busiest thread ran {} of the time while requests \
+             waited for it",
+            show_share(busy)
+        ));
+    }
+    reasons
+}
+
+fn threshold(summary: &Summary, slo: &Slo) -> Threshold {
+    let endpoint = match &slo.subject {
+        Subject::All => Some(&summary.all),
+        Subject::Endpoint(name) => summary.endpoints.iter().find(|row| row.name == *name),
+    };
+    let Some(endpoint) = endpoint.filter(|endpoint| endpoint.count() > 0) else {
+        let value = "not measured".to_owned();
+        return Threshold { text: slo.text.clone(), value, holds: false };
+    };
+    let all = slo.subject == Subject::All;
+    let value = measure(summary, endpoint, slo.measure, all);
+    // Times of an endpoint that never succeeded are no times.
+    let measured = endpoint.ok.count > 0 || matches!(slo.measure, Measure::Errors | Measure::Rate);
+    let holds = measured && if slo.below { value < slo.limit } else { value > slo.limit };
+    let value = match slo.measure {
+        _ if !measured => "nothing succeeded".to_owned(),
+        Measure::Errors => show_share(value),
+        Measure::Rate => show_rate(value),
+        _ => show_seconds(value),
+    };
+    Threshold { text: slo.text.clone(), value, holds }
+}
+
+fn measure(summary: &Summary, endpoint: &EndpointSummary, measure: Measure, all: bool) -> f64 {
+    let response = &endpoint.ok.response;
+    match measure {
+        Measure::Quantile(q) => response.quantile(q),
+        Measure::Mean => response.mean(),
+        Measure::Max => response.max(),
+        Measure::Errors if all => summary.error_share(),
+        Measure::Errors => endpoint.error_share(),
+        // Only what succeeded was done.
+        Measure::Rate if all => summary.goodput(),
+        Measure::Rate => summary.rate_of(endpoint) * (1.0 - endpoint.error_share()),
+    }
+}
+
+fn notes(summary: &Summary) -> Vec<String> {
+    let mut notes = Vec::new();
+    match &summary.end {
+        None => notes.push(format!(
+            "The run has no end: it was killed. What was measured until then stands{}.",
+            if summary.torn { "; its last line was torn and is left out" } else { "" }
+        )),
+        Some(end) if !end.complete => {
+            notes.push(format!("The run was ended after {}.", show_seconds(end.seconds)));
+        }
+        Some(_) => {}
+    }
+    if summary.header.machine.shared_with_target {
+        notes.push(format!(
+            "Generator and target shared the {} CPUs of one machine: each took from the other.",
+            summary.header.machine.cpus
+        ));
+    }
+    if summary.generator.shed > 0 {
+        let shed = summary.generator.shed;
+        notes.push(format!("{shed} iterations were due and never sent; they count as errors."));
+    }
+    if let Some(audit) = summary.acknowledged()
+        && audit.acknowledged > 0
+    {
+        let checked = audit.acknowledged - audit.not_checked;
+        notes.push(format!(
+            "Of {} acknowledged writes {} were read back: {} found, {} lost, {} unknown.",
+            audit.acknowledged, checked, audit.found, audit.lost, audit.unknown
+        ));
+    }
+    if summary.all.ok.count < 1000 && summary.all.ok.count > 0 {
+        let count = summary.all.ok.count;
+        notes.push(format!("{count} answers are too few for percentiles above the 99th."));
+    }
+    notes
+}
+
+fn limited_by(summary: &Summary) -> String {
+    let load = &summary.header.load;
+    let busy = summary.generator.busiest_thread();
+    let cpus = summary.target_cpus();
+    let of = summary.header.machine.cpus;
+    let target = match cpus {
+        Some(used) => format!("the target used {used:.2} of {of} CPUs"),
+        None => "the target's CPU was not measured".to_owned(),
+    };
+    if load.model == "open" {
+        let iterations = summary.offered_rate();
+        let done = summary.generator.offered.saturating_sub(summary.generator.shed);
+        let achieved = crate::summary::share(done, summary.generator.offered);
+        let late =
+            summary.all.ok.response.quantile(0.99) > 2.0 * summary.all.ok.service.quantile(0.99);
+        let offered = show_rate(iterations);
+        return if achieved < ACHIEVED_MIN {
+            format!(
+                "The target: of {offered} offered, {} came through; {target}.",
+                show_share(achieved)
+            )
+        } else if late {
+            format!(
+                "The target or the number of users: all of {offered} offered was sent, but part of \
+                 it had to wait; {target}."
+            )
+        } else {
+            format!("The offered rate, {offered}: everything was sent when it was due; {target}.")
+        };
+    }
+    if busy > BUSY {
+        return format!(
+            "The generator: its busiest thread ran {} of the time, so the rate is less than the \
+             target can do; {target}.",
+            show_share(busy)
+        );
+    }
+    let think = load.think_seconds.map_or(0.0, |[low, high]| f64::midpoint(low, high));
+    let response = summary.all.ok.response.mean();
+    if think > response {
+        let most = f64::from(load.users) / think;
+        return format!(
+            "The users' pauses: {} users that pause {} make at most {} however fast the target \
+             is; {target}.",
+            load.users,
+            show_seconds(think),
+            show_rate(most)
+        );
+    }
+    format!("The target, at {} users who wait for each answer: {target}.", load.users)
+}

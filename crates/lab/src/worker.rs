@@ -1,0 +1,696 @@
+//! One thread of the generator: users with a connection each, and one loop for
+//! all of them, whatever paces it and whatever ends it.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinSet, LocalSet};
+
+use crate::connection::{Ask, Connection, Exchange, Wire};
+use crate::dice::Dice;
+use crate::expression::{Escape, NoValue, Scope};
+use crate::http1::Keep;
+use crate::machine::{ThreadClock, ThreadUse};
+use crate::pacing::Schedule;
+use crate::queue::{Arrival, Queue};
+use crate::recorder::{Failed, Outcome, Recorder, Taken, Times};
+use crate::run_file::Acknowledged;
+use crate::scenario::{Flow, Load, SharedPlan, Step, Until};
+use crate::timers::Timers;
+use crate::tokens::Streamed;
+
+/// A body that is searched is kept up to here, in bytes.
+const SEARCHED_BODY_BYTES_MAX: usize = 8 << 20;
+/// What is kept of a body that may have to be shown, in bytes.
+const SHOWN_BODY_BYTES: usize = 2 << 10;
+/// How long requests under way may take when the run is interrupted.
+const INTERRUPTED_GRACE: Duration = Duration::from_secs(2);
+/// How long a user waits after a first failure to connect; twice as long after
+/// each further one, up to a second.
+const RECONNECT_AFTER: Duration = Duration::from_millis(10);
+/// Arrivals that are made without letting users run.
+const ARRIVALS_AT_ONCE: u32 = 32;
+/// Acknowledged writes that one thread remembers, to read them back.
+const ACKNOWLEDGED_MAX: usize = 200_000;
+/// Connections of one thread that read acknowledged writes back.
+const READERS: usize = 8;
+/// Lost paths that are named.
+const LOST_SHOWN: usize = 20;
+
+/// What all threads of a run share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) plan: SharedPlan,
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) threads: usize,
+    pub(crate) started: Instant,
+    /// Iterations taken so far, in a closed load.
+    pub(crate) taken: AtomicU64,
+    /// Becomes true when the run is to end before its time.
+    pub(crate) interrupted: watch::Receiver<bool>,
+}
+
+/// What a thread tells.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// The whole seconds since the start that ended, and what they brought.
+    Second { thread: usize, second: u64, taken: Box<Taken>, used: ThreadUse, users: u64 },
+    /// All requests have ended; the rest of the last second.
+    Ended { thread: usize, taken: Box<Taken>, used: ThreadUse },
+    /// The acknowledged writes have been read back.
+    Audited(Box<Acknowledged>),
+}
+
+/// Runs one thread's share of the load.
+///
+/// # Errors
+/// When the kernel gives no timer or no runtime.
+pub(crate) fn run(shared: &Arc<Shared>, thread: usize, told: mpsc::Sender<Told>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async {
+        let worker = Rc::new(Worker::new(Arc::clone(shared), thread)?);
+        let timers = worker.timers.clone();
+        tokio::select! {
+            ended = timers.drive() => ended,
+            () = worker.run(told) => Ok(()),
+        }
+    })
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    thread: usize,
+    timers: Timers,
+    wire: Wire,
+    recorder: RefCell<Recorder>,
+    mix: Dice,
+    draws: Dice,
+    /// Weights added up.
+    weights: Vec<f64>,
+    under_way: Cell<u64>,
+    users: Cell<u64>,
+    acknowledged: RefCell<Vec<(usize, String)>>,
+    not_remembered: Cell<u64>,
+}
+
+/// What lets a user begin its next iteration.
+enum Pacing {
+    /// The user's own answers and pauses.
+    Think {
+        next: Instant,
+        think: (Duration, Duration),
+        dice: Dice,
+        turn: u64,
+    },
+    Arrivals(Rc<Queue>),
+}
+
+/// An iteration that begins.
+struct Start {
+    index: u64,
+    intended: Instant,
+    eligible: Instant,
+}
+
+struct User {
+    uid: u64,
+    connection: Connection,
+    saved: Vec<Option<Value>>,
+    failures_to_connect: u32,
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>, thread: usize) -> io::Result<Self> {
+        let plan = &shared.plan;
+        let mut sum = 0.0;
+        let weights = plan.flows.iter().map(|flow| {
+            sum += flow.weight;
+            sum
+        });
+        Ok(Self {
+            weights: weights.collect(),
+            timers: Timers::new()?,
+            wire: Wire::new(shared.address),
+            recorder: RefCell::new(Recorder::new(shared.started, plan.profile.warmup)),
+            mix: Dice::new(plan.seed, "mix"),
+            draws: Dice::new(plan.seed, "draws"),
+            under_way: Cell::default(),
+            users: Cell::default(),
+            acknowledged: RefCell::default(),
+            not_remembered: Cell::default(),
+            thread,
+            shared,
+        })
+    }
+
+    async fn run(self: &Rc<Self>, told: mpsc::Sender<Told>) {
+        let mut clock = ThreadClock::start();
+        {
+            let load = self.load();
+            tokio::pin!(load);
+            let mut second = 0;
+            loop {
+                let ends = self.shared.started + Duration::from_secs(second + 1);
+                tokio::select! {
+                    () = &mut load => break,
+                    () = self.timers.sleep_until(ends) => {}
+                }
+                let taken = Box::new(self.recorder.borrow_mut().take());
+                let (thread, used, users) = (self.thread, clock.lap(), self.users.get());
+                // Nobody listens any more only when the run has been given up.
+                if told.send(Told::Second { thread, second, taken, used, users }).await.is_err() {
+                    return;
+                }
+                second += 1;
+            }
+        }
+        let taken = Box::new(self.recorder.borrow_mut().take());
+        let ended = Told::Ended { thread: self.thread, taken, used: clock.lap() };
+        if told.send(ended).await.is_err() {
+            return;
+        }
+        let audited = self.read_back().await;
+        // As above.
+        drop(told.send(Told::Audited(Box::new(audited))).await);
+    }
+
+    /// Until everything that was begun has ended.
+    async fn load(self: &Rc<Self>) {
+        let mut users = JoinSet::new();
+        let queue = Rc::new(Queue::default());
+        let mut interrupted = self.shared.interrupted.clone();
+        let work = async {
+            match &self.shared.plan.profile.load {
+                Load::Closed { users: count, think, ramp } => {
+                    self.begin_closed(*count, *think, *ramp, &mut users);
+                }
+                Load::Open { arrivals, stages, users: count } => {
+                    let plan = &self.shared.plan;
+                    let schedule = Schedule::new(stages, *arrivals, plan.seed, &plan.profile.name);
+                    self.make_arrivals(schedule, *count, &queue, &mut users).await;
+                    queue.close();
+                    let late = self.timers.sleep(plan.timeout);
+                    tokio::pin!(late);
+                    loop {
+                        tokio::select! {
+                            () = &mut late => break,
+                            ended = users.join_next() => if ended.is_none() { return },
+                        }
+                    }
+                    self.not_sent(&queue);
+                }
+            }
+            while users.join_next().await.is_some() {}
+        };
+        tokio::select! {
+            () = work => return,
+            // An error means that nobody can interrupt any more; the run goes on.
+            Ok(_) = interrupted.wait_for(|interrupted| *interrupted) => {}
+        }
+        drop(queue.give_up());
+        let until = Instant::now() + INTERRUPTED_GRACE;
+        while self.under_way.get() > 0 && Instant::now() < until {
+            tokio::select! {
+                _ = users.join_next(), if !users.is_empty() => {}
+                () = self.timers.sleep(Duration::from_millis(1)) => {}
+            }
+        }
+    }
+
+    /// Which users are this thread's.
+    fn mine(&self, count: u32) -> impl Iterator<Item = u64> + use<> {
+        (self.thread as u64..u64::from(count)).step_by(self.shared.threads)
+    }
+
+    fn begin_closed(
+        self: &Rc<Self>,
+        count: u32,
+        think: (Duration, Duration),
+        ramp: Option<f64>,
+        users: &mut JoinSet<()>,
+    ) {
+        for uid in self.mine(count) {
+            let begins =
+                ramp.map_or(Duration::ZERO, |ramp| Duration::from_secs_f64(uid as f64 / ramp));
+            let next = self.shared.started + begins;
+            let dice = Dice::new(self.shared.plan.seed, "think").fork(uid);
+            let pacing = Pacing::Think { next, think, dice, turn: 0 };
+            users.spawn_local(Rc::clone(self).user(uid, pacing));
+        }
+    }
+
+    async fn make_arrivals(
+        self: &Rc<Self>,
+        schedule: Schedule,
+        count: u32,
+        queue: &Rc<Queue>,
+        users: &mut JoinSet<()>,
+    ) {
+        let mut ready = self.mine(count);
+        let begin = |uid, users: &mut JoinSet<()>| {
+            let pacing = Pacing::Arrivals(Rc::clone(queue));
+            users.spawn_local(Rc::clone(self).user(uid, pacing));
+        };
+        // What users have to prepare, they prepare before they are needed.
+        if !self.shared.plan.setup.is_empty() {
+            ready.by_ref().for_each(|uid| begin(uid, users));
+        }
+        let (threads, thread) = (self.shared.threads as u64, self.thread as u64);
+        let mine = schedule.filter(|(index, _)| index % threads == thread);
+        let mut at_once = 0;
+        for (index, offset) in mine {
+            let intended = self.shared.started + offset;
+            if Instant::now() < intended {
+                self.timers.sleep_until(intended).await;
+                at_once = 0;
+            } else if at_once == ARRIVALS_AT_ONCE {
+                tokio::task::yield_now().await;
+                at_once = 0;
+            }
+            at_once += 1;
+            if !queue.has_idle()
+                && let Some(uid) = ready.next()
+            {
+                begin(uid, users);
+            }
+            let mut recorder = self.recorder.borrow_mut();
+            recorder.phase(intended).offered += 1;
+            match queue.push(Arrival { index, intended }) {
+                Some(waiting) => recorder.queue_max = recorder.queue_max.max(waiting as u64),
+                None => {
+                    let flow = self.flow(index);
+                    let phase = recorder.phase(intended);
+                    phase.shed += 1;
+                    phase.error(first_endpoint(flow), "not_sent_queue_full");
+                }
+            }
+        }
+    }
+
+    /// Arrivals that waited until the end of the run and a time-out more.
+    fn not_sent(&self, queue: &Queue) {
+        let mut recorder = self.recorder.borrow_mut();
+        for arrival in queue.give_up() {
+            let flow = self.flow(arrival.index);
+            let phase = recorder.phase(arrival.intended);
+            phase.shed += 1;
+            phase.error(first_endpoint(flow), "not_sent_in_time");
+        }
+    }
+
+    fn flow(&self, index: u64) -> &Flow {
+        let flows = &self.shared.plan.flows;
+        let total = self.weights.last().copied().unwrap_or_default();
+        let drawn = self.mix.unit(index) * total;
+        let chosen = self.weights.partition_point(|sum| *sum <= drawn);
+        &flows[chosen.min(flows.len() - 1)]
+    }
+
+    async fn user(self: Rc<Self>, uid: u64, mut pacing: Pacing) {
+        let saved = vec![None; self.shared.plan.slots];
+        let connection = Connection::default();
+        let mut user = User { uid, connection, saved, failures_to_connect: 0 };
+        if let Pacing::Think { next, .. } = &pacing {
+            self.timers.sleep_until(*next).await;
+        }
+        self.users.set(self.users.get() + 1);
+        if self.set_up(&mut user).await {
+            while let Some(start) = self.next(&mut pacing).await {
+                let done = self.iterate(&mut user, &start).await;
+                if let Pacing::Think { next, think, dice, turn } = &mut pacing {
+                    let share = dice.unit(*turn);
+                    *turn += 1;
+                    *next = done + think.0 + (think.1 - think.0).mul_f64(share);
+                }
+                if user.failures_to_connect > 0 {
+                    let wait = RECONNECT_AFTER * (1 << (user.failures_to_connect - 1).min(7));
+                    self.timers.sleep(wait.min(Duration::from_secs(1))).await;
+                }
+            }
+        }
+        self.users.set(self.users.get() - 1);
+    }
+
+    /// Until it has worked, or the run is over: a user that could not prepare
+    /// would only make more failures.
+    async fn set_up(&self, user: &mut User) -> bool {
+        let plan = &self.shared.plan;
+        loop {
+            let now = Instant::now();
+            // Draws of their own, apart from those of iterations.
+            let index = u64::MAX - user.uid;
+            let start = Start { index, intended: now, eligible: now };
+            if self.steps(user, &plan.setup, &start).await.1 {
+                return true;
+            }
+            let again = Instant::now() + Duration::from_secs(1);
+            if self.is_over(again) {
+                return false;
+            }
+            self.timers.sleep_until(again).await;
+        }
+    }
+
+    /// Whether nothing may begin at `at`.
+    fn is_over(&self, at: Instant) -> bool {
+        let over = match self.shared.plan.profile.until {
+            Until::Elapsed(lasts) => at >= self.shared.started + lasts,
+            Until::Iterations(count) => self.shared.taken.load(Ordering::Relaxed) >= count,
+        };
+        over || *self.shared.interrupted.borrow()
+    }
+
+    async fn next(&self, pacing: &mut Pacing) -> Option<Start> {
+        match pacing {
+            Pacing::Arrivals(queue) => {
+                let free = Instant::now();
+                let arrival = queue.pop().await?;
+                let (index, intended) = (arrival.index, arrival.intended);
+                Some(Start { index, intended, eligible: intended.max(free) })
+            }
+            Pacing::Think { next, .. } => {
+                if self.is_over(*next) {
+                    return None;
+                }
+                self.timers.sleep_until(*next).await;
+                let index = self.shared.taken.fetch_add(1, Ordering::Relaxed);
+                if matches!(self.shared.plan.profile.until, Until::Iterations(n) if index >= n) {
+                    return None;
+                }
+                self.recorder.borrow_mut().phase(*next).offered += 1;
+                Some(Start { index, intended: *next, eligible: *next })
+            }
+        }
+    }
+
+    /// When it was done.
+    async fn iterate(&self, user: &mut User, start: &Start) -> Instant {
+        self.under_way.set(self.under_way.get() + 1);
+        let (done, _) = self.steps(user, &self.flow(start.index).steps, start).await;
+        self.under_way.set(self.under_way.get() - 1);
+        done
+    }
+
+    /// When they were done, and whether all worked; the first that fails ends
+    /// them.
+    async fn steps(&self, user: &mut User, steps: &[Step], start: &Start) -> (Instant, bool) {
+        let draws = Cell::new(0);
+        let (mut intended, mut eligible) = (start.intended, start.eligible);
+        for step in steps {
+            let (done, worked) =
+                self.step(user, step, (start.index, &draws), intended, eligible).await;
+            if !worked {
+                return (done, false);
+            }
+            (intended, eligible) = (done, done);
+        }
+        (intended, true)
+    }
+
+    async fn step(
+        &self,
+        user: &mut User,
+        step: &Step,
+        (iteration, draws): (u64, &Cell<u64>),
+        intended: Instant,
+        eligible: Instant,
+    ) -> (Instant, bool) {
+        let plan = &self.shared.plan;
+        let rendered = step.request.render(&self.scope(user, iteration, draws));
+        let sent = Instant::now();
+        let request = match rendered {
+            Ok(request) => request,
+            Err(error) => {
+                let times = Times { intended, eligible, sent, first_byte: None, done: sent };
+                self.failed(step, &times, None, "no_value", &error.to_string());
+                return (sent, false);
+            }
+        };
+        let searched = !step.save.is_empty() || !step.expect.json.is_empty();
+        let keep = Keep {
+            headers: !step.expect.headers.is_empty(),
+            body_bytes: if searched { SEARCHED_BODY_BYTES_MAX } else { SHOWN_BODY_BYTES },
+        };
+        let ask = Ask {
+            request: &request,
+            head: step.request.head,
+            keep,
+            stream: step.stream,
+            timeout: plan.timeout,
+        };
+        let mut exchange = user.connection.exchange(&self.wire, ask).await;
+        let times = Times {
+            intended,
+            eligible,
+            sent,
+            first_byte: exchange.first_byte,
+            done: exchange.done,
+        };
+        if exchange.connected {
+            self.recorder.borrow_mut().connects += 1;
+        }
+        if let Some(failure) = &exchange.failure {
+            let connecting = failure.is_of_connecting();
+            user.failures_to_connect =
+                if connecting { user.failures_to_connect.saturating_add(1) } else { 0 };
+            self.failed(step, &times, Some(&exchange), failure.class, &failure.detail);
+            return (times.done, false);
+        }
+        user.failures_to_connect = 0;
+        match judge(step, &mut exchange, searched) {
+            Err((class, detail)) => {
+                self.failed(step, &times, Some(&exchange), &class, &detail);
+                return (times.done, false);
+            }
+            Ok(Judged { saved, streamed }) => {
+                for (slot, value) in saved {
+                    user.saved[slot] = Some(value);
+                }
+                let mut recorder = self.recorder.borrow_mut();
+                let answer = &exchange.answer;
+                let body = if recorder.wants_body(step.endpoint) { &answer.body[..] } else { &[] };
+                let outcome = Outcome::Ok {
+                    body_bytes: answer.body_bytes,
+                    body,
+                    streamed: streamed.as_ref(),
+                };
+                recorder.request(step.endpoint, &times, &outcome);
+            }
+        }
+        if let Some(acknowledge) = &step.acknowledged {
+            let mut path = Vec::new();
+            let scope = self.scope(user, iteration, draws);
+            match acknowledge.path.render(&scope, &mut path, Escape::Url) {
+                Ok(()) => self.remember(step.endpoint, path),
+                Err(NoValue::NotSaved(_) | NoValue::Arithmetic(_)) => {
+                    self.not_remembered.set(self.not_remembered.get() + 1);
+                }
+            }
+        }
+        (times.done, true)
+    }
+
+    fn scope<'a>(&'a self, user: &'a User, iteration: u64, draws: &'a Cell<u64>) -> Scope<'a> {
+        Scope {
+            uid: user.uid,
+            iteration,
+            saved: &user.saved,
+            data: &self.shared.plan.data,
+            dice: self.draws,
+            draws,
+        }
+    }
+
+    fn failed(
+        &self,
+        step: &Step,
+        times: &Times,
+        exchange: Option<&Exchange>,
+        class: &str,
+        detail: &str,
+    ) {
+        let answer = exchange.map(|exchange| &exchange.answer);
+        let body = answer.map_or(&[][..], |answer| &answer.body);
+        let outcome = Outcome::Failed(Failed {
+            class,
+            detail,
+            status: answer.map(|answer| answer.status).filter(|status| *status > 0),
+            body_bytes: answer.map_or(0, |answer| answer.body_bytes),
+            body: &body[..body.len().min(SHOWN_BODY_BYTES)],
+        });
+        self.recorder.borrow_mut().request(step.endpoint, times, &outcome);
+    }
+
+    fn remember(&self, endpoint: usize, path: Vec<u8>) {
+        let mut acknowledged = self.acknowledged.borrow_mut();
+        match String::from_utf8(path) {
+            Ok(path) if acknowledged.len() < ACKNOWLEDGED_MAX => {
+                acknowledged.push((endpoint, path));
+            }
+            _ => self.not_remembered.set(self.not_remembered.get() + 1),
+        }
+    }
+
+    /// Asks for everything that was acknowledged.
+    async fn read_back(&self) -> Acknowledged {
+        let remembered = self.acknowledged.take();
+        let mut sum = Acknowledged {
+            acknowledged: remembered.len() as u64 + self.not_remembered.get(),
+            not_checked: self.not_remembered.get(),
+            ..Acknowledged::default()
+        };
+        let left = RefCell::new(remembered.into_iter());
+        let readers = (0..READERS).map(|_| async {
+            let mut connection = Connection::default();
+            let mut seen = Acknowledged::default();
+            loop {
+                let Some((endpoint, path)) = left.borrow_mut().next() else { return seen };
+                if *self.shared.interrupted.borrow() {
+                    seen.not_checked += 1;
+                    continue;
+                }
+                self.read_one(&mut connection, endpoint, path, &mut seen).await;
+            }
+        });
+        for seen in futures::future::join_all(readers).await {
+            sum.merge(seen);
+        }
+        sum
+    }
+
+    async fn read_one(
+        &self,
+        connection: &mut Connection,
+        endpoint: usize,
+        path: String,
+        seen: &mut Acknowledged,
+    ) {
+        let plan = &self.shared.plan;
+        let all = plan.setup.iter().chain(plan.flows.iter().flat_map(|flow| &flow.steps));
+        let step = all.into_iter().find(|step| step.endpoint == endpoint);
+        let Some(acknowledge) = step.and_then(|step| step.acknowledged.as_ref()) else { return };
+        let nothing = vec![None; plan.slots];
+        let draws = Cell::new(0);
+        let scope = Scope {
+            uid: 0,
+            iteration: 0,
+            saved: &nothing,
+            data: &plan.data,
+            dice: self.draws,
+            draws: &draws,
+        };
+        let Ok(rest) = acknowledge.rest.render(&scope) else {
+            seen.not_checked += 1;
+            return;
+        };
+        let request = [b"GET ", path.as_bytes(), &rest].concat();
+        let ask = Ask {
+            request: &request,
+            head: false,
+            keep: Keep { headers: false, body_bytes: 0 },
+            stream: None,
+            timeout: plan.timeout,
+        };
+        let exchange = connection.exchange(&self.wire, ask).await;
+        match (&exchange.failure, exchange.answer.status) {
+            (None, 200..=299) => seen.found += 1,
+            (None, 404 | 410) => {
+                seen.lost += 1;
+                if seen.lost_paths.len() < LOST_SHOWN {
+                    seen.lost_paths.push(path);
+                }
+            }
+            (failure, status) => {
+                seen.unknown += 1;
+                let class = failure
+                    .as_ref()
+                    .map_or_else(|| format!("http_{status}"), |f| f.class.to_owned());
+                *seen.unknown_by_class.entry(class).or_default() += 1;
+            }
+        }
+    }
+}
+
+impl Acknowledged {
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.acknowledged += other.acknowledged;
+        self.found += other.found;
+        self.lost += other.lost;
+        self.unknown += other.unknown;
+        self.not_checked += other.not_checked;
+        self.lost_paths.extend(other.lost_paths);
+        self.lost_paths.truncate(LOST_SHOWN);
+        for (class, count) in other.unknown_by_class {
+            *self.unknown_by_class.entry(class).or_default() += count;
+        }
+    }
+}
+
+fn first_endpoint(flow: &Flow) -> usize {
+    flow.steps.first().map_or(0, |step| step.endpoint)
+}
+
+/// What an answer that is right brought.
+struct Judged {
+    saved: Vec<(usize, Value)>,
+    streamed: Option<Streamed>,
+}
+
+/// Whether the answer is what the step expects; otherwise the class of failure
+/// and a detail.
+fn judge(step: &Step, exchange: &mut Exchange, searched: bool) -> Result<Judged, (String, String)> {
+    let answer = &exchange.answer;
+    let fail = |class: String, detail: String| Err((class, detail));
+    if !step.expect.status_is_right(answer.status) {
+        return fail(format!("http_{}", answer.status), String::new());
+    }
+    for (name, expected) in &step.expect.headers {
+        if answer.header(name) != Some(expected) {
+            let found = answer.header(name).unwrap_or("nothing");
+            return fail(format!("expect_header:{name}"), format!("{found}, not {expected}"));
+        }
+    }
+    let streamed = match exchange.events.take().map(crate::tokens::EventStream::end) {
+        Some(Ok(streamed)) => Some(streamed),
+        Some(Err(class)) => return fail(class.to_owned(), String::new()),
+        None => None,
+    };
+    let mut saved = Vec::new();
+    if searched {
+        if answer.body_bytes > answer.body.len() as u64 {
+            return fail("body_too_large".to_owned(), "to be searched".to_owned());
+        }
+        let body: Value = match serde_json::from_slice(&answer.body) {
+            Ok(body) => body,
+            Err(error) => return fail("not_json".to_owned(), error.to_string()),
+        };
+        for (path, expected) in &step.expect.json {
+            let found = path.query(&body).first();
+            let right = match expected {
+                None => found.is_some(),
+                Some(expected) => found == Some(expected),
+            };
+            if !right {
+                let found = found.map_or("nothing".to_owned(), Value::to_string);
+                let detail = match expected {
+                    None => "nothing stands there".to_owned(),
+                    Some(expected) => format!("{found:.200}, not {expected}"),
+                };
+                return fail(format!("expect_json:{path}"), detail);
+            }
+        }
+        for (slot, path) in &step.save {
+            match path.query(&body).first() {
+                Some(value) => saved.push((*slot, value.clone())),
+                None => return fail(format!("save:{path}"), "nothing stands there".to_owned()),
+            }
+        }
+    }
+    Ok(Judged { saved, streamed })
+}
