@@ -183,7 +183,7 @@ fn header(plan: &SharedPlan, options: &Options, address: std::net::SocketAddr) -
     }
     Header {
         schema: SCHEMA_VERSION,
-        started_at: jiff::Timestamp::now().to_string(),
+        started_at: format!("{:.0}", jiff::Timestamp::now()),
         lab: env!("CARGO_PKG_VERSION").to_owned(),
         scenario: options.scenario.clone(),
         scenario_text: options.scenario_text.clone(),

@@ -27,4 +27,7 @@ pub mod verdict;
 mod worker;
 pub mod yaml;
 
+#[cfg(test)]
+mod tests;
+
 pub use command::{LabArgs, main};

@@ -109,7 +109,7 @@ pub(crate) fn show_bytes(bytes: f64) -> String {
 /// A rate per second.
 pub(crate) fn show_rate(rate: f64) -> String {
     match rate {
-        r if r >= 1000.0 => {
+        r if r >= 999.5 => {
             let whole = format!("{r:.0}");
             let (head, tail) = whole.split_at(whole.len() - 3);
             match head.len() {
@@ -119,6 +119,7 @@ pub(crate) fn show_rate(rate: f64) -> String {
         }
         r if r >= 100.0 => format!("{r:.0}/s"),
         r if r >= 10.0 => format!("{r:.1}/s"),
+        0.0 => "0/s".to_owned(),
         r => format!("{r:.2}/s"),
     }
 }

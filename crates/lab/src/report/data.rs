@@ -13,7 +13,7 @@ use crate::verdict::Verdict;
 pub(super) const QUANTILES: [(&str, f64); 6] =
     [("p50", 0.5), ("p75", 0.75), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p99_9", 0.999)];
 
-/// `schema/report.schema.json` describes it. Times are in seconds.
+/// Times are in seconds, rates per second.
 pub(super) fn json(summary: &Summary, verdict: &Verdict) -> Value {
     let header = &summary.header;
     let generator = &summary.generator;

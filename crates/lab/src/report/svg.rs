@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-const WIDTH: f64 = 760.0;
-const HEIGHT: f64 = 230.0;
-const LEFT: f64 = 62.0;
+const WIDTH: f64 = 470.0;
+const HEIGHT: f64 = 210.0;
+const LEFT: f64 = 64.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 34.0;
@@ -118,7 +118,8 @@ impl Chart<'_> {
             let _ = write!(out, "<polyline class=\"{}\" points=\"{path}\"/>", line.class);
         }
         out.push_str("</svg><p class=\"legend\">");
-        for line in self.lines {
+        // One line is what the title says.
+        for line in self.lines.iter().filter(|_| self.lines.len() > 1) {
             let _ = write!(out, "<span class=\"key {}\"></span>{} ", line.class, line.name);
         }
         out.push_str("</p>");
