@@ -14,9 +14,13 @@ use serde_json::value::RawValue;
 /// What a handler gives back.
 pub type Handled = Result<Response, Failure>;
 
+/// Room for most answers without growing.
+const ANSWER_BYTES_USUAL: usize = 4_096;
+
 /// An answer of JSON.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Handled {
-    let bytes = serde_json::to_vec(body).map_err(Error::internal)?;
+    let mut bytes = Vec::with_capacity(ANSWER_BYTES_USUAL);
+    serde_json::to_writer(&mut bytes, body).map_err(Error::internal)?;
     let media_type = HeaderValue::from_static("application/json");
     Ok((status, [(header::CONTENT_TYPE, media_type)], bytes).into_response())
 }

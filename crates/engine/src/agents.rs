@@ -8,14 +8,13 @@ use agentry_domain::{AgentId, Caller, Code, Error, Page, PageRequest, Result, Ti
 use agentry_store::agents::agent_missing;
 use agentry_store::{AgentFilter, Write};
 
+use crate::guarded::until_unchanged;
 use crate::{Engine, JsonPatch, entry};
 
 /// Agents in the bare list at most; who has more pages through them.
 pub(crate) const AGENT_SUMMARIES_MAX: u32 = 1_000;
 /// Agents of one name that an `ambiguous_name` error lists at most.
 const AMBIGUOUS_IDS_MAX: u32 = 20;
-/// How often a change without `If-Match` is tried again when another came first.
-const UPDATE_TRIES_MAX: u32 = 10;
 
 /// A new agent. JSON fields are texts that were checked at the edge.
 #[derive(Clone, Debug)]
@@ -181,27 +180,20 @@ impl Engine {
         change: AgentChange,
         if_match: Option<i64>,
     ) -> Result<Agent> {
-        for tries in 1.. {
+        until_unchanged(if_match, || async {
             let mut agent = self.agent_get(caller, id).await?;
-            if let Some(version) = if_match {
-                agent.version = version;
-            }
+            agent.version = if_match.unwrap_or(agent.version);
             change.clone().apply(&mut agent)?;
             let now = self.now();
             agent.updated_at = now;
             let mut write = Write::new(caller.org);
             write.agent_update(&agent);
             write.log(entry(caller, now, "agent.updated", EntityKind::Agent, id.to_bytes()));
-            match self.0.store.write(write).await.map_err(Error::from) {
-                Ok(_) => {
-                    agent.version += 1;
-                    return Ok(agent);
-                }
-                Err(error) if changed_meanwhile(&error, if_match, tries) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        unreachable!("the loop ends by returning")
+            self.0.store.write(write).await?;
+            agent.version += 1;
+            Ok(agent)
+        })
+        .await
     }
 
     /// Deletes an agent. Its runs stay.
@@ -211,7 +203,7 @@ impl Engine {
         id: AgentId,
         if_match: Option<i64>,
     ) -> Result<()> {
-        for tries in 1.. {
+        until_unchanged(if_match, || async {
             let version = match if_match {
                 Some(version) => version,
                 None => self.agent_get(caller, id).await?.version,
@@ -220,13 +212,10 @@ impl Engine {
             write.agent_delete(id, version);
             let now = self.now();
             write.log(entry(caller, now, "agent.deleted", EntityKind::Agent, id.to_bytes()));
-            match self.0.store.write(write).await.map_err(Error::from) {
-                Ok(_) => return Ok(()),
-                Err(error) if changed_meanwhile(&error, if_match, tries) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        unreachable!("the loop ends by returning")
+            self.0.store.write(write).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// A page of agents.
@@ -244,9 +233,4 @@ impl Engine {
     pub async fn agent_summaries(&self, caller: &Caller) -> Result<Vec<AgentSummary>> {
         Ok(self.0.store.agent_summaries(caller.org, AGENT_SUMMARIES_MAX).await?)
     }
-}
-
-/// Whether a guarded change lost against another one and may be tried again.
-pub(crate) fn changed_meanwhile(error: &Error, if_match: Option<i64>, tries: u32) -> bool {
-    error.code == Code::PreconditionFailed && if_match.is_none() && tries < UPDATE_TRIES_MAX
 }

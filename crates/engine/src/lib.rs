@@ -3,6 +3,7 @@
 //! only converts.
 
 mod agents;
+mod guarded;
 mod held;
 mod json_patch;
 mod keys;

@@ -8,7 +8,7 @@ use agentry_domain::{
 use agentry_store::sessions::session_missing;
 use agentry_store::{Scope, SessionFilter, Write};
 
-use crate::agents::changed_meanwhile;
+use crate::guarded::until_unchanged;
 use crate::{Engine, JsonPatch, entry};
 
 /// Sessions of one name that an `ambiguous_name` error lists at most.
@@ -112,7 +112,7 @@ impl Engine {
         change: SessionChange,
         if_match: Option<i64>,
     ) -> Result<Session> {
-        for tries in 1.. {
+        until_unchanged(if_match, || async {
             let mut session = self.session_get(caller, id).await?;
             session.version = if_match.unwrap_or(session.version);
             let change = change.clone();
@@ -127,16 +127,11 @@ impl Engine {
             let mut write = Write::new(caller.org);
             write.session_update(&session);
             write.log(entry(caller, now, "session.updated", EntityKind::Session, id.to_bytes()));
-            match self.0.store.write(write).await.map_err(Error::from) {
-                Ok(_) => {
-                    session.version += 1;
-                    return Ok(session);
-                }
-                Err(error) if changed_meanwhile(&error, if_match, tries) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        unreachable!("the loop ends by returning")
+            self.0.store.write(write).await?;
+            session.version += 1;
+            Ok(session)
+        })
+        .await
     }
 
     /// Deletes a session with its messages, its runs and what recall knows of
@@ -147,7 +142,7 @@ impl Engine {
         id: SessionId,
         if_match: Option<i64>,
     ) -> Result<()> {
-        for tries in 1.. {
+        until_unchanged(if_match, || async {
             let version = match if_match {
                 Some(version) => version,
                 None => self.session_get(caller, id).await?.version,
@@ -156,13 +151,10 @@ impl Engine {
             write.session_delete(id, version);
             let now = self.now();
             write.log(entry(caller, now, "session.deleted", EntityKind::Session, id.to_bytes()));
-            match self.0.store.write(write).await.map_err(Error::from) {
-                Ok(_) => return Ok(()),
-                Err(error) if changed_meanwhile(&error, if_match, tries) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        unreachable!("the loop ends by returning")
+            self.0.store.write(write).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// A page of sessions.

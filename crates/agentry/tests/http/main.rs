@@ -1,5 +1,7 @@
 //! The HTTP contract, at the HTTP boundary: the real binary, real sockets, a
 //! fresh store for each test, on both engines. The modules mirror the URL tree.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+#![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
 mod agents;
 mod durability;

@@ -94,7 +94,8 @@ fn every_fault_is_listed_with_its_pointer() {
 
 #[test]
 fn a_free_object_is_bounded() {
-    let big = json!({"name": "n", "metadata": {"x": "y".repeat(kinds::FREE_JSON_BYTES_MAX)}});
+    let big =
+        json!({"name": "n", "metadata": {"x": "y".repeat(agentry_domain::FREE_JSON_BYTES_MAX)}});
     assert_eq!(faults(big), [("/metadata".to_owned(), "too_large")]);
 }
 
