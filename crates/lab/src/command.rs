@@ -35,6 +35,8 @@ enum LabCommand {
     Check(CheckArgs),
     /// Make the reports of a run file again.
     Report(ReportArgs),
+    /// Say what results cannot claim.
+    Audit(AuditArgs),
     /// Serve a target whose delays are known.
     Mock(MockArgs),
 }
@@ -138,6 +140,14 @@ struct ReportArgs {
 }
 
 #[derive(Args, Debug)]
+struct AuditArgs {
+    /// Run files or their directories, Locust `_stats.csv`, k6 summaries, or
+    /// figures and claims as YAML; several are the phases of one report.
+    #[arg(required = true)]
+    results: Vec<PathBuf>,
+}
+
+#[derive(Args, Debug)]
 struct MockArgs {
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
@@ -193,6 +203,7 @@ pub fn main(args: LabArgs) -> ExitCode {
         LabCommand::Run(args) => run(&args),
         LabCommand::Check(args) => check(&args),
         LabCommand::Report(args) => make_report(&args),
+        LabCommand::Audit(args) => audit(&args),
         LabCommand::Mock(args) => serve_mock(&args),
     };
     match ended {
@@ -435,6 +446,17 @@ fn make_report(args: &ReportArgs) -> Result<Exit, String> {
         .map_err(|error| format!("{}: {error}", directory.display()))?;
     eprintln!("lab: reports are in {}", directory.display());
     Ok(verdict.exit())
+}
+
+fn audit(args: &AuditArgs) -> Result<Exit, String> {
+    let evidence = crate::audit::read(&args.results)?;
+    let findings = crate::audit::audit(&evidence);
+    for finding in &findings {
+        print(&format!("{}: {}\n", finding.check, finding.says));
+    }
+    let (checks, phases) = (crate::audit::CHECKS.len(), evidence.phases.len());
+    print(&format!("{} findings of {checks} checks on {phases} phases\n", findings.len()));
+    Ok(if findings.is_empty() { Exit::Pass } else { Exit::Broken })
 }
 
 fn serve_mock(args: &MockArgs) -> Result<Exit, String> {

@@ -232,6 +232,20 @@ impl Expression {
     }
 }
 
+impl Expression {
+    /// Whether it has a value that a step saved.
+    pub(crate) fn reads_saved(&self) -> bool {
+        match self {
+            Self::Saved(..) => true,
+            Self::Constant(_) | Self::Uid | Self::Iteration | Self::Pick(_) => false,
+            Self::Hex(inner) | Self::Words(inner) => inner.reads_saved(),
+            Self::Random(both) | Self::Binary(_, both) => {
+                both.0.reads_saved() || both.1.reads_saved()
+            }
+        }
+    }
+}
+
 fn whole(value: &Value) -> Result<i64, NoValue> {
     value.as_i64().ok_or(NoValue::Arithmetic("a whole number is needed"))
 }

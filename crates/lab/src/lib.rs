@@ -2,6 +2,7 @@
 //! sees, and says what the record can and cannot claim. It knows HTTP and
 //! nothing of the rest of the house. `docs/lab.md` is its manual.
 
+mod audit;
 mod command;
 mod connection;
 mod dice;

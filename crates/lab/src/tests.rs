@@ -302,3 +302,28 @@ fn a_stall_of_a_second_is_in_the_waits_of_all_who_were_due_in_it() {
         }
     }
 }
+
+#[test]
+fn the_audit_finds_a_placeholder_in_a_real_run_and_nothing_in_a_right_one() {
+    let scenario = |read: &str| {
+        format!(
+            "mix:\n  a:\n    steps:\n      - {{post: /items, save: {{id: $.id}}}}\n      \
+             - {{get: \"{read}\"}}\nprofiles: {{p: {{closed: {{users: 1}}, iterations: 120}}}}\n"
+        )
+    };
+    let found = |read: &str| {
+        let (mock, dir) = (mock(|_| ()), tempfile::tempdir().unwrap());
+        let text = scenario(read);
+        let (_keep, interrupt) = watch::channel(false);
+        let options = Options { scenario_text: text.clone(), ..options(Some(dir.path())) };
+        drive::drive(plan(&mock.url(), &text), &options, &interrupt, &mut |_, _| ()).unwrap();
+        let evidence = crate::audit::read(&[dir.path().to_owned()]).unwrap();
+        let findings = crate::audit::audit(&evidence);
+        // A busy machine makes a run invalid, and says nothing about its answers.
+        let names = findings.iter().map(|finding| finding.check);
+        names.filter(|name| *name != "generator_bound").collect::<Vec<_>>()
+    };
+    assert_eq!(found("/items/${id}"), [""; 0]);
+    // Answers `{"ok": true}` whatever is asked for.
+    assert_eq!(found("/read?item=${id}"), ["constant_bodies"]);
+}

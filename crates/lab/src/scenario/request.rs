@@ -92,6 +92,20 @@ impl Request {
     }
 }
 
+impl Request {
+    /// Whether the request holds something that an earlier answer brought.
+    pub(crate) fn reads_saved(&self) -> bool {
+        let varies = |piece: &Piece| match piece {
+            Piece::Fixed(_) => false,
+            Piece::Varies(expression, _) => expression.reads_saved(),
+        };
+        // What is written varies by its nature; only what is read must.
+        let starts = self.pieces.first();
+        let is_get = matches!(starts, Some(Piece::Fixed(bytes)) if bytes.starts_with(b"GET "));
+        is_get && self.pieces.iter().any(varies)
+    }
+}
+
 fn render(pieces: &[Piece], scope: &Scope<'_>, into: &mut Vec<u8>) -> Result<(), NoValue> {
     for piece in pieces {
         match piece {
