@@ -9,11 +9,13 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use tokio::sync::watch;
 
+use crate::calibrate;
 use crate::drive::{self, Finished, RUN_FILE};
 use crate::hit;
 use crate::mock::{Delay, Mock, Stall, Tokens};
 use crate::report;
 use crate::scenario::{Overrides, Plan, SHIPPED, Surroundings, shipped};
+use crate::stress;
 use crate::summary::{Point, Summary};
 use crate::units;
 use crate::verdict::{Exit, judge};
@@ -31,6 +33,10 @@ enum LabCommand {
     Hit(HitArgs),
     /// Run a scenario: a file, or one that is shipped.
     Run(RunArgs),
+    /// Raise the rate until the target breaks.
+    Stress(StressArgs),
+    /// Measure this machine's own error.
+    Calibrate(CalibrateArgs),
     /// Find the faults of a scenario without running it.
     Check(CheckArgs),
     /// Make the reports of a run file again.
@@ -125,6 +131,62 @@ struct RunArgs {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct StressArgs {
+    /// http://HOST:PORT/PATH, a scenario's file, or the name of a shipped one.
+    pub(crate) what: String,
+    /// http://HOST:PORT, instead of the scenario's.
+    #[arg(long)]
+    pub(crate) target: Option<String>,
+    /// NAME: VALUE, for a URL.
+    #[arg(short = 'H', long = "header")]
+    pub(crate) headers: Vec<String>,
+    /// Where to begin.
+    #[arg(long, default_value = "50/s", value_parser = units::rate)]
+    pub(crate) from: f64,
+    /// Where to end at the latest.
+    #[arg(long, default_value = "1000000/s", value_parser = units::rate)]
+    pub(crate) to: f64,
+    /// Each step's rate, times that of the step before.
+    #[arg(long, default_value_t = 1.5, value_parser = factor)]
+    pub(crate) factor: f64,
+    /// How long each step lasts.
+    #[arg(long, default_value = "5s", value_parser = units::duration)]
+    pub(crate) step: Duration,
+    /// More errors than this are a break.
+    #[arg(long, default_value = "1%", value_parser = units::share)]
+    pub(crate) errors: f64,
+    /// A longer 95th percentile is a break.
+    #[arg(long, default_value = "1s", value_parser = units::duration)]
+    pub(crate) p95: Duration,
+    /// How many may be under way at once.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) users: u32,
+    /// How long a request may take.
+    #[arg(long, default_value = "10s", value_parser = units::duration)]
+    pub(crate) timeout: Duration,
+    /// Threads of the generator.
+    #[arg(long, default_value_t = threads_by_default(), value_parser = threads)]
+    pub(crate) threads: usize,
+    /// The directory for a run file and reports of each step.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(factor) if (1.01..=10.0).contains(&factor) => Ok(factor),
+        _ => Err("from 1.01 to 10".to_owned()),
+    }
+}
+
+#[derive(Args, Debug)]
+struct CalibrateArgs {
+    /// How long each part lasts.
+    #[arg(long, default_value = "5s", value_parser = units::duration)]
+    duration: Duration,
+}
+
+#[derive(Args, Debug)]
 struct CheckArgs {
     /// A file, or the name of a shipped scenario.
     scenario: String,
@@ -201,6 +263,8 @@ pub fn main(args: LabArgs) -> ExitCode {
     let ended = match args.command {
         LabCommand::Hit(args) => hit(&args),
         LabCommand::Run(args) => run(&args),
+        LabCommand::Stress(args) => stress::stress(&args),
+        LabCommand::Calibrate(args) => calibrate::calibrate(args.duration),
         LabCommand::Check(args) => check(&args),
         LabCommand::Report(args) => make_report(&args),
         LabCommand::Audit(args) => audit(&args),
@@ -287,7 +351,7 @@ fn run_command(args: &RunArgs, concurrency: Option<u32>) -> String {
 }
 
 /// The text of a file, or of a shipped scenario.
-fn read_scenario(name: &str) -> Result<String, String> {
+pub(crate) fn read_scenario(name: &str) -> Result<String, String> {
     if let Some(text) = shipped(name) {
         return Ok(text.to_owned());
     }
@@ -324,7 +388,7 @@ fn carry_out(plan: Plan, options: &drive::Options) -> Result<Exit, String> {
 }
 
 /// Turns true at the first SIGINT or SIGTERM; the second ends the process.
-fn interrupted_by_signal() -> Result<watch::Receiver<bool>, String> {
+pub(crate) fn interrupted_by_signal() -> Result<watch::Receiver<bool>, String> {
     use tokio::signal::unix::{SignalKind, signal};
     let (sender, receiver) = watch::channel(false);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -485,7 +549,7 @@ fn serve_mock(args: &MockArgs) -> Result<Exit, String> {
 }
 
 /// Data goes to stdout; a reader that went away is no fault of ours.
-fn print(text: &str) {
+pub(crate) fn print(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     drop(written);

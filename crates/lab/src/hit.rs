@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::command::{HitArgs, run_name};
 use crate::drive;
 use crate::scenario::{Arrivals, Plan, Profile, Until};
@@ -11,35 +13,7 @@ use crate::target::Target;
 /// # Errors
 /// A sentence about the argument that is wrong.
 pub(crate) fn plan(args: &HitArgs) -> Result<(Plan, drive::Options), String> {
-    let (target, path) = Target::with_path(&args.url)?;
-    if http::Method::from_bytes(args.method.as_bytes()).is_err() {
-        return Err(format!("`{}` is no method", args.method));
-    }
-    let mut request =
-        format!("{} {path} HTTP/1.1\r\nhost: {}\r\n", args.method, target.authority());
-    let mut typed = false;
-    for header in &args.headers {
-        let (name, value) =
-            header.split_once(':').ok_or_else(|| format!("`{header}` is not NAME: VALUE"))?;
-        let (name, value) = (name.trim(), value.trim());
-        let name = http::HeaderName::try_from(name).map_err(|error| format!("{name}: {error}"))?;
-        let value = http::HeaderValue::try_from(value)
-            .map_err(|error| format!("the value of {name}: {error}"))?;
-        let value = value.to_str().map_err(|error| format!("the value of {name}: {error}"))?;
-        typed |= name == http::header::CONTENT_TYPE;
-        // Writing to a String cannot fail.
-        let _ = write!(request, "{name}: {value}\r\n");
-    }
-    if let Some(body) = &args.body {
-        if !typed {
-            request.push_str("content-type: application/json\r\n");
-        }
-        let _ = write!(request, "content-length: {}\r\n\r\n{body}", body.len());
-    } else if ["POST", "PUT", "PATCH"].contains(&args.method.as_str()) {
-        request.push_str("content-length: 0\r\n\r\n");
-    } else {
-        request.push_str("\r\n");
-    }
+    let (target, request) = request(&args.url, &args.method, &args.headers, args.body.as_deref())?;
     let mut profile = match (args.rate, args.requests) {
         (Some(rate), _) => {
             let arrivals = if args.poisson { Arrivals::Poisson } else { Arrivals::Constant };
@@ -55,7 +29,7 @@ pub(crate) fn plan(args: &HitArgs) -> Result<(Plan, drive::Options), String> {
         profile.warmup = args.warmup;
     }
     let head = args.method == "HEAD";
-    let mut plan = Plan::single(target, request.into(), head, profile);
+    let mut plan = Plan::single(target, request, head, profile);
     plan.timeout = args.timeout;
     let options = drive::Options {
         scenario: format!("{} {}", args.method, args.url),
@@ -66,6 +40,47 @@ pub(crate) fn plan(args: &HitArgs) -> Result<(Plan, drive::Options), String> {
         out: args.out.clone(),
     };
     Ok((plan, options))
+}
+
+/// The bytes of one request, and where they go.
+///
+/// # Errors
+/// A sentence about the part that is wrong.
+pub(crate) fn request(
+    url: &str,
+    method: &str,
+    headers: &[String],
+    body: Option<&str>,
+) -> Result<(Target, Bytes), String> {
+    let (target, path) = Target::with_path(url)?;
+    if http::Method::from_bytes(method.as_bytes()).is_err() {
+        return Err(format!("`{method}` is no method"));
+    }
+    let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", target.authority());
+    let mut typed = false;
+    for header in headers {
+        let (name, value) =
+            header.split_once(':').ok_or_else(|| format!("`{header}` is not NAME: VALUE"))?;
+        let (name, value) = (name.trim(), value.trim());
+        let name = http::HeaderName::try_from(name).map_err(|error| format!("{name}: {error}"))?;
+        let value = http::HeaderValue::try_from(value)
+            .map_err(|error| format!("the value of {name}: {error}"))?;
+        let value = value.to_str().map_err(|error| format!("the value of {name}: {error}"))?;
+        typed |= name == http::header::CONTENT_TYPE;
+        // Writing to a String cannot fail.
+        let _ = write!(request, "{name}: {value}\r\n");
+    }
+    if let Some(body) = body {
+        if !typed {
+            request.push_str("content-type: application/json\r\n");
+        }
+        let _ = write!(request, "content-length: {}\r\n\r\n{body}", body.len());
+    } else if ["POST", "PUT", "PATCH"].contains(&method) {
+        request.push_str("content-length: 0\r\n\r\n");
+    } else {
+        request.push_str("\r\n");
+    }
+    Ok((target, request.into()))
 }
 
 /// Without headers and body, which may hold secrets.

@@ -3,6 +3,7 @@
 //! nothing of the rest of the house. `docs/lab.md` is its manual.
 
 mod audit;
+mod calibrate;
 mod command;
 mod connection;
 mod dice;
@@ -19,6 +20,7 @@ mod report;
 mod run_file;
 pub mod scenario;
 mod sketch;
+mod stress;
 mod summary;
 mod target;
 mod timers;

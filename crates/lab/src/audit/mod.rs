@@ -11,7 +11,7 @@ mod runs;
 
 use std::path::Path;
 
-pub(crate) use checks::{CHECKS, Finding, audit};
+pub(crate) use checks::{CHECKS, audit};
 pub(crate) use evidence::Evidence;
 
 use crate::drive::RUN_FILE;

@@ -164,6 +164,13 @@ impl Plan {
         }
     }
 
+    /// The same, at another load.
+    pub(crate) fn at(mut self, profile: Profile, timeout: Duration) -> Self {
+        self.profile = profile;
+        self.timeout = timeout;
+        self
+    }
+
     /// The one request of `lab hit`.
     pub(crate) fn single(target: Target, request: Bytes, head: bool, profile: Profile) -> Self {
         Self {
