@@ -126,7 +126,7 @@ fn charts(summary: &Summary) -> Vec<(&'static str, &'static str, String)> {
             percentile_chart(summary),
         ),
     ];
-    if summary.timeline.iter().any(|point| !point.errors.is_empty()) {
+    if !summary.errors.is_empty() {
         charts.push(("Errors by class", "Each second by itself.", error_chart(summary)));
     }
     if summary.timeline.iter().any(|point| point.target.is_some()) {
@@ -138,7 +138,7 @@ fn charts(summary: &Summary) -> Vec<(&'static str, &'static str, String)> {
                 "The target's CPUs",
                 "lines-1",
                 |used, point| used.cpu_seconds / point.seconds,
-                &|value| format!("{value}"),
+                &show_cpus,
             ),
         ));
         charts.push((
@@ -165,6 +165,12 @@ fn charts(summary: &Summary) -> Vec<(&'static str, &'static str, String)> {
         ));
     }
     charts
+}
+
+/// Without the zeros that say nothing.
+fn show_cpus(cpus: f64) -> String {
+    let text = format!("{cpus:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn seconds_ticks(summary: &Summary) -> Vec<(f64, String)> {
@@ -276,7 +282,7 @@ fn percentile_chart(summary: &Summary) -> String {
 
 fn error_chart(summary: &Summary) -> String {
     let mut classes: BTreeMap<&str, u64> = BTreeMap::new();
-    for point in &summary.timeline {
+    for point in summary.timeline.iter().filter(|point| !point.warmup) {
         for (class, count) in &point.errors {
             *classes.entry(class).or_default() += count;
         }

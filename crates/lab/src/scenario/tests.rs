@@ -162,3 +162,14 @@ fn shipped_scenarios_are_right() {
         }
     }
 }
+
+#[test]
+fn the_manual_shows_a_scenario_that_is_right() {
+    let manual = include_str!("../../../../docs/lab.md");
+    let (_, rest) = manual.split_once("```yaml\n").unwrap();
+    let (scenario, _) = rest.split_once("```").unwrap();
+    for profile in ["normal", "count", "steady", "stages"] {
+        let overrides = Overrides { profile: Some(profile.to_owned()), ..Overrides::default() };
+        assert!(read(scenario, &overrides).is_ok(), "{profile}");
+    }
+}
