@@ -18,8 +18,6 @@ create table api_key (
 ) strict, without rowid;
 create unique index api_key_by_id on api_key (org, id);
 
--- Agents and sessions are small and read by key: they lie in their key's own
--- tree. Runs and messages are large and have a tree of their own beside it.
 create table agent (
     org blob not null,
     id blob not null,
@@ -41,7 +39,7 @@ create table agent (
     created_at integer not null,
     updated_at integer not null,
     primary key (org, id)
-) strict, without rowid;
+) strict;
 create index agent_by_name on agent (org, name, id);
 
 -- A session of nobody has the user ''.
@@ -57,7 +55,7 @@ create table session (
     created_at integer not null,
     updated_at integer not null,
     primary key (org, id)
-) strict, without rowid;
+) strict;
 create unique index session_by_name on session (org, name, user_id) where name is not null;
 create index session_by_user on session (org, user_id, id);
 

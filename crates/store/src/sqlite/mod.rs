@@ -178,3 +178,38 @@ fn prepare_connection(connection: &Connection) -> Result<()> {
     connection.pragma_update(None, "temp_store", "memory")?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{agents, jobs, runs, sessions};
+
+    /// A plan without a full scan can still walk an organisation's every row:
+    /// without statistics SQLite may take the order of the key for worth more
+    /// than a second column that is known.
+    #[test]
+    fn lookups_take_the_index_that_was_made_for_them() {
+        let directory = agentry_testkit::TempDir::new();
+        let path = directory.path().join(FILE_NAME);
+        let mut connection = open_writer(&path).unwrap();
+        migrations::migrations::runner().run(&mut connection).unwrap();
+        for (sql, index) in [
+            (&agents::AGENT_BY_NAME, "agent_by_name (org=? AND name=?)"),
+            (&sessions::SESSION_BY_NAME, "session_by_name (org=? AND name=?)"),
+            (&sessions::SESSION_OF_USER, "session_by_name (org=? AND name=? AND user_id=?)"),
+            (&sessions::SESSION_USER_DESC, "session_by_user (org=? AND user_id=? AND id<?)"),
+            (&runs::RUN_SESSION_DESC, "run_by_session (org=? AND session=? AND id<?)"),
+            (&jobs::JOB_CLAIM, "job_claimable (next_at<?)"),
+        ] {
+            let mut explained =
+                connection.prepare(&format!("explain query plan {}", sql.sqlite)).unwrap();
+            let nulls = vec![Value::Null; explained.parameter_count()];
+            let plan: Vec<String> = explained
+                .query_map(rusqlite::params_from_iter(nulls), |row| row.get(3))
+                .unwrap()
+                .collect::<rusqlite::Result<_>>()
+                .unwrap();
+            assert!(plan.iter().any(|step| step.contains(index)), "{}: {plan:?}", sql.name);
+        }
+    }
+}
