@@ -62,7 +62,8 @@ pub(crate) fn describe(target: IpAddr) -> Machine {
         memory.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default();
     Machine {
         system: format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()),
-        cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        // All of them: a process may be pinned to some, and its target to others.
+        cpus: read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count(),
         cpu_model: field(&read("/proc/cpuinfo"), "model name"),
         memory_bytes: kilobytes * 1024,
         shared_with_target: target.is_loopback(),

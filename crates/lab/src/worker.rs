@@ -200,13 +200,17 @@ impl Worker {
                     loop {
                         tokio::select! {
                             () = &mut late => break,
-                            ended = users.join_next() => if ended.is_none() { return },
+                            ended = users.join_next() => if ended.is_none() { break },
                         }
                     }
                     self.not_sent(&queue);
                 }
             }
             while users.join_next().await.is_some() {}
+            // The last pauses belong to the run: nothing was due in them.
+            if let Until::Elapsed(lasts) = self.shared.plan.profile.until {
+                self.timers.sleep_until(self.shared.started + lasts).await;
+            }
         };
         tokio::select! {
             () = work => return,
