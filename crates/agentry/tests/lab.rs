@@ -81,6 +81,27 @@ fn shipped_scenarios_are_answered_without_a_fault() {
 }
 
 #[test]
+fn a_sweep_runs_once_for_each_number_of_users_and_sums_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"));
+    let out = dir.path().join("out");
+    let ran = Command::new(AGENTRY)
+        .args(["lab", "run", "agent_run", "--requests", "20", "--sweep", "1,3"])
+        .args(["--target", &server.url, "--out"])
+        .arg(&out)
+        .env("AGENTRY_KEY", &server.key)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&ran.stdout);
+    let table: Vec<Vec<&str>> =
+        text.lines().rev().take(2).map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((table[1][0], table[1][1], table[0][0], table[0][1]), ("1", "20", "3", "20"));
+    for users in [1, 3] {
+        assert!(out.join(format!("c{users}/report.html")).is_file());
+    }
+}
+
+#[test]
 fn without_a_key_every_request_fails_and_is_told_why() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = Server::start(&dir.path().join("data"));
@@ -90,4 +111,45 @@ fn without_a_key_every_request_fails_and_is_told_why() {
     assert_eq!(report["errors"][0]["count"], 40);
     let broken = report["verdict"]["thresholds"].as_array().unwrap();
     assert!(broken.iter().all(|threshold| threshold["holds"] == false), "{broken:?}");
+}
+
+/// Exit code, stdout, stderr.
+fn lab(args: &[&str]) -> (Option<i32>, String, String) {
+    let ran = Command::new(AGENTRY).arg("lab").args(args).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (ran.status.code(), text(&ran.stdout), text(&ran.stderr))
+}
+
+#[test]
+fn what_cannot_be_run_says_why_and_exits_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = dir.path().join("bad.yaml");
+    std::fs::write(&bad, "target: http://127.0.0.1:1\nmix:\n  a: {steps: [{get: x, wait: 1}]}\n")
+        .unwrap();
+    let bad = bad.to_str().unwrap();
+    let (code, out, _) = lab(&["check", bad]);
+    assert_eq!(code, Some(1));
+    assert!(out.contains("bad.yaml:3:21: a path begins with `/`"), "{out}");
+    assert!(out.contains("bad.yaml:3:24: `wait` is not known here"), "{out}");
+    let (code, out, err) = lab(&["run", bad]);
+    assert_eq!((code, out.as_str()), (Some(4), ""));
+    assert!(err.contains("bad.yaml:3:21"), "{err}");
+
+    assert_eq!(lab(&["check", "full_api"]).0, Some(0));
+    let (code, _, err) = lab(&["run", "nowhere"]);
+    assert!(code == Some(4) && err.contains("shipped scenarios are agent_run"), "{err}");
+
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (code, _, err) = lab(&["hit", &format!("http://{free}/")]);
+    assert!(code == Some(4) && err.contains("cannot be reached"), "{err}");
+
+    let figures = dir.path().join("figures.yaml");
+    std::fs::write(
+        &figures,
+        "phases: [{name: peak, users: 200}]\nclaims: [{kind: projection, users: 1000}]\n",
+    )
+    .unwrap();
+    let (code, out, _) = lab(&["audit", figures.to_str().unwrap()]);
+    assert_eq!(code, Some(1));
+    assert!(out.starts_with("projection_beyond_data: 1000 users"), "{out}");
 }

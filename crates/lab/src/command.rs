@@ -281,7 +281,7 @@ pub fn main(args: LabArgs) -> ExitCode {
 
 fn hit(args: &HitArgs) -> Result<Exit, String> {
     let (plan, options) = hit::plan(args)?;
-    carry_out(plan, &options)
+    Ok(carry_out(plan, &options)?.0)
 }
 
 fn run(args: &RunArgs) -> Result<Exit, String> {
@@ -289,6 +289,7 @@ fn run(args: &RunArgs) -> Result<Exit, String> {
     let env = |name: &str| std::env::var(name).ok();
     let run = run_name();
     let mut worst = Exit::Pass;
+    let mut swept = Vec::new();
     let sweep: Vec<Option<u32>> = match args.sweep.as_slice() {
         [] => vec![args.concurrency],
         numbers => numbers.iter().copied().map(Some).collect(),
@@ -324,10 +325,18 @@ fn run(args: &RunArgs) -> Result<Exit, String> {
             threads: args.threads,
             out,
         };
-        let exit = carry_out(plan, &options)?;
+        let (exit, summary) = carry_out(plan, &options)?;
         if exit.code() > worst.code() {
             worst = exit;
         }
+        swept.push((exit, summary));
+        // Whoever ends one run wants none of those that would follow.
+        if swept.last().is_some_and(|(_, summary)| summary.was_ended()) {
+            break;
+        }
+    }
+    if !args.sweep.is_empty() {
+        print(&report::sweep(&swept));
     }
     Ok(worst)
 }
@@ -367,7 +376,7 @@ pub(crate) fn run_name() -> String {
 }
 
 /// Runs a plan, tells about it, writes its reports.
-fn carry_out(plan: Plan, options: &drive::Options) -> Result<Exit, String> {
+fn carry_out(plan: Plan, options: &drive::Options) -> Result<(Exit, Summary), String> {
     let slos = plan.slos.clone();
     let interrupt = interrupted_by_signal()?;
     let mut progress = Progress::start(&plan);
@@ -384,7 +393,7 @@ fn carry_out(plan: Plan, options: &drive::Options) -> Result<Exit, String> {
         }
         eprintln!("lab: reports are in {}", directory.display());
     }
-    Ok(verdict.exit())
+    Ok((verdict.exit(), summary))
 }
 
 /// Turns true at the first SIGINT or SIGTERM; the second ends the process.

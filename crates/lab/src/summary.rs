@@ -147,13 +147,13 @@ impl Summary {
             }
         }
         let generator = &interval.generator;
+        self.generator.connects += generator.connects;
         if !interval.warmup {
             let ours = &mut self.generator;
             ours.dispatch_lag.merge(&generator.dispatch_lag);
             ours.offered += generator.offered;
             ours.shed += generator.shed;
             ours.queue_max = ours.queue_max.max(generator.queue_max);
-            ours.connects += generator.connects;
             ours.cpu_seconds += generator.cpu_seconds;
             // What follows the planned end is the tail of slow requests; it
             // would hide how busy the threads were while they were loaded.
@@ -204,6 +204,11 @@ impl Summary {
             errors,
             target: interval.target,
         });
+    }
+
+    /// Whether somebody ended it before its time.
+    pub(crate) fn was_ended(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| !end.complete)
     }
 
     /// How long was measured, in seconds: the plan's time without the warm-up,

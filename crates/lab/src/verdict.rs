@@ -254,7 +254,8 @@ fn limited_by(summary: &Summary) -> String {
     let think = load.think_seconds.map_or(0.0, |[low, high]| f64::midpoint(low, high));
     let response = summary.all.ok.response.mean();
     if think > response {
-        let most = f64::from(load.users) / think;
+        let per_pause = summary.all.count() as f64 / summary.generator.offered.max(1) as f64;
+        let most = f64::from(load.users) / think * per_pause.max(1.0);
         return format!(
             "The users' pauses: {} users that pause {} make at most {} however fast the target \
              is; {target}.",

@@ -15,7 +15,7 @@ use crate::summary::Summary;
 use crate::verdict::Verdict;
 use crate::yaml::Fault;
 
-pub(crate) use text::text;
+pub(crate) use text::{sweep, text};
 
 /// All faults of a scenario, each with its place.
 pub(crate) fn faults(name: &str, faults: &[Fault]) -> String {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::summary::{EndpointSummary, Summary};
 use crate::units::{show_bytes, show_rate, show_seconds, show_share};
-use crate::verdict::Verdict;
+use crate::verdict::{Exit, Verdict};
 
 /// For a terminal; at most 110 columns where names allow it.
 pub(crate) fn text(summary: &Summary, verdict: &Verdict) -> String {
@@ -73,6 +73,32 @@ fn write_text(out: &mut String, summary: &Summary, verdict: &Verdict) -> std::fm
         writeln!(out, "note: {note}")?;
     }
     Ok(())
+}
+
+/// Several runs of one scenario, a line for each.
+pub(crate) fn sweep(runs: &[(Exit, Summary)]) -> String {
+    let mut out = format!(
+        "\n{:>6} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8}\n",
+        "users", "requests", "succeeded", "errors", "mean", "p50", "p95", "p99", "verdict"
+    );
+    for (exit, summary) in runs {
+        let response = &summary.all.ok.response;
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "{:>6} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8}",
+            summary.header.load.users,
+            summary.all.count(),
+            show_rate(summary.goodput()),
+            show_share(summary.error_share()),
+            show_seconds(response.mean()),
+            show_seconds(response.quantile(0.5)),
+            show_seconds(response.quantile(0.95)),
+            show_seconds(response.quantile(0.99)),
+            exit.word()
+        );
+    }
+    out
 }
 
 /// The name of an endpoint by its number.
