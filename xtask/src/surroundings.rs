@@ -70,7 +70,8 @@ pub fn cargo_test(args: &[String]) -> Command {
         arg == "-p" || arg.starts_with("--package") || arg == "--workspace" || arg == "--all"
     });
     let mut command = cargo();
-    command.arg("test");
+    // One run shows everything that fails.
+    command.args(["test", "--no-fail-fast"]);
     if !chosen {
         command.arg("--workspace");
     }
