@@ -20,9 +20,17 @@ struct Server {
 
 impl Server {
     fn start(data: &Path) -> Self {
+        let arguments = ["serve", "--listen", "127.0.0.1:0", "--data", data.to_str().unwrap()];
+        let mut server = Self::of(&arguments);
+        let key = std::fs::read_to_string(data.join("owner.key")).unwrap();
+        key.trim().clone_into(&mut server.key);
+        server
+    }
+
+    /// Anything that says where it listens.
+    fn of(arguments: &[&str]) -> Self {
         let mut process = Command::new(AGENTRY)
-            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
-            .arg(data)
+            .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -30,8 +38,7 @@ impl Server {
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim().strip_prefix("listening on ").unwrap().to_owned();
-        let key = std::fs::read_to_string(data.join("owner.key")).unwrap().trim().to_owned();
-        Self { process, url, key }
+        Self { process, url, key: String::new() }
     }
 }
 
@@ -152,4 +159,23 @@ fn what_cannot_be_run_says_why_and_exits_so() {
     let (code, out, _) = lab(&["audit", figures.to_str().unwrap()]);
     assert_eq!(code, Some(1));
     assert!(out.starts_with("projection_beyond_data: 1000 users"), "{out}");
+}
+
+#[test]
+fn stress_names_what_broke() {
+    let mock = Server::of(&["lab", "mock", "--errors", "60%"]);
+    let (code, out, err) =
+        lab(&["stress", &mock.url, "--from", "100/s", "--step", "300ms", "--errors", "5%"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("it broke at 100/s:") && out.contains("% errors; no step held"), "{out}");
+}
+
+#[test]
+fn calibration_holds_every_distribution_against_the_truth() {
+    let (code, out, err) = lab(&["calibrate", "--duration", "300ms"]);
+    // A busy machine is what it may find.
+    assert!([Some(0), Some(4)].contains(&code), "{err}");
+    assert_eq!(out.matches(", 300 requests\n").count(), 4, "{out}");
+    assert_eq!(out.matches("measured").count(), 12, "{out}");
+    assert!(out.contains("of the generator's CPU a request"), "{out}");
 }
