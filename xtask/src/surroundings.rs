@@ -99,9 +99,12 @@ mod tests {
                 command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
             words.join(" ")
         };
-        assert_eq!(words(&[]), "test --workspace");
-        assert_eq!(words(&["jobs", "--", "--nocapture"]), "test --workspace jobs -- --nocapture");
-        assert_eq!(words(&["-p", "agentry-store"]), "test -p agentry-store");
-        assert_eq!(words(&["x", "--", "-p"]), "test --workspace x -- -p");
+        assert_eq!(words(&[]), "test --no-fail-fast --workspace");
+        assert_eq!(
+            words(&["jobs", "--", "--nocapture"]),
+            "test --no-fail-fast --workspace jobs -- --nocapture"
+        );
+        assert_eq!(words(&["-p", "agentry-store"]), "test --no-fail-fast -p agentry-store");
+        assert_eq!(words(&["x", "--", "-p"]), "test --no-fail-fast --workspace x -- -p");
     }
 }
