@@ -41,7 +41,11 @@ create table agent (
     updated_at bigint not null,
     primary key (org, id)
 );
-create index agent_by_name on agent (org, name, id);
+-- Secondary indexes begin with the column that they are for, and have the
+-- organisation second: on a table that has no statistics yet PostgreSQL takes an
+-- index of (org, name, id) for as good as the key (org, id), and then reads all of
+-- an organisation's rows to find one by its id.
+create index agent_by_name on agent (name, org, id);
 
 -- A session of nobody has the user ''.
 create table session (
@@ -57,8 +61,8 @@ create table session (
     updated_at bigint not null,
     primary key (org, id)
 );
-create unique index session_by_name on session (org, name, user_id) where name is not null;
-create index session_by_user on session (org, user_id, id);
+create unique index session_by_name on session (name, org, user_id) where name is not null;
+create index session_by_user on session (user_id, org, id);
 
 create table message (
     org bytea not null,
@@ -100,7 +104,7 @@ create table run (
     finished_at bigint,
     primary key (org, id)
 );
-create index run_by_session on run (org, session, id);
+create index run_by_session on run (session, org, id);
 
 -- A lane's row exists while it has a job.
 create table lane (
@@ -126,7 +130,7 @@ create table job (
     created_at bigint not null,
     primary key (org, id)
 );
-create unique index job_by_lane on job (org, lane, position);
+create unique index job_by_lane on job (lane, org, position);
 create index job_claimable on job (next_at) where head = 1 and claimed = 0;
 create index job_claimed on job (worker) where claimed = 1;
 
@@ -204,5 +208,5 @@ create table text_doc (
     terms tsvector not null,
     primary key (org, id)
 );
-create index text_doc_by_session on text_doc (org, session);
+create index text_doc_by_session on text_doc (session, org);
 create index text_doc_by_term on text_doc using gin (terms) with (gin_pending_list_limit = 256);
