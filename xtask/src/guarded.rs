@@ -18,13 +18,14 @@ use anyhow::{Context, Result, bail};
 pub const STOP_WITHIN: Duration = Duration::from_secs(20);
 
 // $1 is the signal that stops the child, $2 the directory that goes with it or
-// nothing, the rest its command line. The child's id goes out on the first line; its own stdout follows on the same pipe, which
-// the shell itself gives up so that the end of the pipe means the child's end.
+// nothing, the rest its command line. The child says its own id on the first
+// line before it becomes the command, so that nothing can come before it; the
+// command's stdout follows on the same pipe, which the guarding shell gives up
+// so that the end of the pipe means the child's end.
 const WATCH: &str = r#"
 signal=$1; owned=$2; shift 2
-"$@" &
+sh -c 'echo "$$"; exec "$@"' child "$@" &
 pid=$!
-echo "$pid"
 exec >/dev/null 2>&1
 cat
 kill -s "$signal" "$pid"
