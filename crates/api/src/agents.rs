@@ -1,250 +1,132 @@
 //! Agents over HTTP.
 
 use agentry_domain::agents::{
-    AGENT_TYPE_DEFAULT, Agent, AgentStatus, AgentSummary, MODEL_DEFAULT, MemoryPolicy,
+    AGENT_TYPE_DEFAULT, Agent, AgentBody, AgentStatus, AgentSummary, MODEL_DEFAULT, MemoryPolicy,
     RECALL_LIMIT_MAX,
 };
-use agentry_domain::{AgentId, Order, PageRequest, Result, Timestamp};
-use agentry_engine::{AgentChange, AgentFilter, AgentNew, JsonPatch, MemoryChange};
+use agentry_domain::{AgentId, JsonText, Order, PageRequest};
+use agentry_engine::AgentFilter;
 use agentry_gateway::Authenticated;
 use axum::extract::State;
 use http::StatusCode;
 use serde::Serialize;
-use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::answer::{Handled, IfMatch, IfNoneMatch, created, json, no_content, raw, tagged};
-use crate::extract::{Json, PathId, Query};
-use crate::fields::kinds::{FreeObject, Kind, Site, list_schema};
-use crate::fields::{Fields, FromFields};
-use crate::lists::{List, list, page_request};
+use crate::answer::{Handled, IfMatch, IfNoneMatch, created, json, no_content, tagged};
+use crate::extract::{Json, PathId, Posted, Query};
+use crate::fields::kinds::{FreeObject, Kind, Site, Text, list_schema};
+use crate::fields::{Change, Create, Fields, FromFields, Purpose, ResourceFields, Shown};
+use crate::lists::{List, documents, page_request};
 use crate::openapi::{NotFound, PreconditionFailed};
+use crate::query_parameters;
 use crate::state::ApiState;
-use crate::{body_schema, query_parameters};
 
 const NAME_CHARS_MAX: usize = 200;
 const LABEL_CHARS_MAX: usize = 200;
 const DESCRIPTION_CHARS_MAX: usize = 10_000;
 const INSTRUCTIONS_CHARS_MAX: usize = 200_000;
+const DID_CHARS_MAX: usize = 100;
 
-/// An agent.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Agent)]
-pub struct AgentAnswer<'a> {
-    /// Its id.
-    #[schema(value_type = String, format = "uuid")]
-    id: AgentId,
-    /// What people call it; need not be unique.
-    #[schema(example = "support")]
-    name: &'a str,
-    /// What it is for.
-    description: &'a str,
-    /// A label.
-    #[schema(example = "general")]
-    agent_type: &'a str,
-    /// Where it is in its life. Clients set it; runs do not change it.
-    #[schema(example = "created")]
-    status: &'static str,
-    /// `provider/model`.
-    #[schema(example = "builtin/recall")]
-    model: &'a str,
-    /// The system prompt.
-    instructions: &'a str,
-    /// Always empty: tools do not exist yet.
-    #[schema(value_type = Vec<Object>)]
-    tools: &'a RawValue,
-    /// How it uses memory.
-    memory: MemoryAnswer,
-    /// The client's own.
-    #[schema(value_type = Object)]
-    configuration: &'a RawValue,
-    /// The client's own.
-    #[schema(value_type = Object)]
-    metadata: &'a RawValue,
-    /// The client's own.
-    #[schema(value_type = Object)]
-    resource_limits: &'a RawValue,
-    /// Its decentralised identifier.
-    #[schema(example = "did:agent:support:5c0e8a41")]
-    did: &'a str,
-    /// Grows with every change, from 1; the entity tag is it in quotes.
-    version: i64,
-    /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Timestamp,
-    /// When it was last changed.
-    #[schema(value_type = String, format = DateTime)]
-    updated_at: Timestamp,
-}
+const OWN: &str = "The client's own, kept as it is.";
 
-/// How an agent uses memory.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = MemoryPolicy)]
-pub struct MemoryAnswer {
-    /// Whether a run looks up what was said before in other sessions of its user.
-    recall: bool,
-    /// Whether what is said in a run can be recalled later.
-    remember: bool,
-    /// Recalled passages per run.
-    limit: u32,
-}
+type AgentCreate = Create<AgentBody>;
+type AgentPatch = Change<AgentBody>;
+type AgentShown = Shown<AgentBody>;
 
-impl<'a> AgentAnswer<'a> {
-    fn new(agent: &'a Agent) -> Result<Self> {
-        let MemoryPolicy { recall, remember, limit } = agent.memory;
-        Ok(Self {
-            id: agent.id,
-            name: &agent.name,
-            description: &agent.description,
-            agent_type: &agent.agent_type,
-            status: agent.status.as_str(),
-            model: &agent.model,
-            instructions: &agent.instructions,
-            tools: raw(&agent.tools)?,
-            memory: MemoryAnswer { recall, remember, limit },
-            configuration: raw(&agent.configuration)?,
-            metadata: raw(&agent.metadata)?,
-            resource_limits: raw(&agent.resource_limits)?,
-            did: &agent.did,
-            version: agent.version,
-            created_at: agent.created_at,
-            updated_at: agent.updated_at,
-        })
-    }
-}
+impl ResourceFields for AgentBody {
+    const NAME: &'static str = "Agent";
 
-/// Body of a creation.
-pub struct AgentCreate(AgentNew);
-
-body_schema!(AgentCreate, "AgentCreate");
-
-impl FromFields for AgentCreate {
-    fn read(fields: &mut Fields) -> Self {
-        Self(AgentNew {
+    fn fields(fields: &mut Fields, was: Option<&Self>) -> Self {
+        Self {
             name: fields
                 .text("name", 1..=NAME_CHARS_MAX)
                 .about("What people call it; need not be unique.")
                 .example("support")
-                .required(),
+                .required_or_was(was.map(|was| &was.name)),
             description: fields
                 .text("description", 0..=DESCRIPTION_CHARS_MAX)
                 .about("What it is for.")
-                .or(String::new()),
+                .or_was(String::new(), was.map(|was| &was.description)),
             agent_type: fields
                 .text("agent_type", 1..=LABEL_CHARS_MAX)
                 .about("A label.")
-                .or(AGENT_TYPE_DEFAULT.to_owned()),
+                .or_was(AGENT_TYPE_DEFAULT.to_owned(), was.map(|was| &was.agent_type)),
             status: fields
                 .choice("status")
-                .about("Where it is in its life.")
-                .or(AgentStatus::default()),
+                .about("Where it is in its life. Clients set it; runs do not change it.")
+                .or_was(AgentStatus::default(), was.map(|was| &was.status)),
             model: fields
                 .text("model", 1..=LABEL_CHARS_MAX)
                 .about("`provider/model`.")
-                .or(MODEL_DEFAULT.to_owned()),
+                .or_was(MODEL_DEFAULT.to_owned(), was.map(|was| &was.model)),
             instructions: fields
                 .text("instructions", 0..=INSTRUCTIONS_CHARS_MAX)
                 .about("The system prompt.")
-                .or(String::new()),
-            tools: fields.field("tools", NoTools).about(NO_TOOLS).or(NoTools.placeholder()),
+                .or_was(String::new(), was.map(|was| &was.instructions)),
+            tools: fields
+                .field("tools", NoTools)
+                .about("Not supported yet: must be absent or empty.")
+                .or_was(NoTools.placeholder(), was.map(|was| &was.tools)),
             memory: fields
-                .nested("memory", read_memory)
+                .nested("memory", |fields| read_memory(fields, was.map(|was| &was.memory)))
                 .about("How it uses memory.")
-                .or(MemoryPolicy::default()),
-            configuration: fields.object("configuration").about(OWN).or("{}".to_owned()),
-            metadata: fields.object("metadata").about(OWN).or("{}".to_owned()),
-            resource_limits: fields.object("resource_limits").about(OWN).or("{}".to_owned()),
-        })
+                .or_was(MemoryPolicy::default(), was.map(|was| &was.memory)),
+            configuration: fields.own_object(
+                "configuration",
+                OWN,
+                was.map(|was| &was.configuration),
+            ),
+            metadata: fields.own_object("metadata", OWN, was.map(|was| &was.metadata)),
+            resource_limits: fields.own_object(
+                "resource_limits",
+                OWN,
+                was.map(|was| &was.resource_limits),
+            ),
+            // The engine's, at the beginning and for good.
+            did: was.map(|was| was.did.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn made(fields: &mut Fields) {
+        fields.made(
+            "did",
+            Text::of(1..=DID_CHARS_MAX),
+            "Its decentralised identifier, `did:agent:<name>:<8 hex>`.",
+        );
     }
 }
 
-const OWN: &str = "The client's own, kept as it is.";
-const NO_TOOLS: &str = "Not supported yet: must be absent or empty.";
-const RECALL: &str = "Whether a run looks up what was said before in other sessions of its user.";
-const REMEMBER: &str = "Whether what is said in a run can be recalled later.";
-const LIMIT: &str = "Recalled passages per run.";
-
-fn read_memory(fields: &mut Fields) -> MemoryPolicy {
+fn read_memory(fields: &mut Fields, was: Option<&MemoryPolicy>) -> MemoryPolicy {
     let default = MemoryPolicy::default();
-    let limit = fields.integer("limit", 1..=RECALL_LIMIT_MAX.into()).about(LIMIT);
-    let limit = limit.or(default.limit.into());
+    let limit = fields
+        .integer("limit", 1..=RECALL_LIMIT_MAX.into())
+        .about("Recalled passages per run.")
+        .or_was(default.limit.into(), was.map(|was| i64::from(was.limit)).as_ref());
     MemoryPolicy {
-        recall: fields.boolean("recall").about(RECALL).or(default.recall),
-        remember: fields.boolean("remember").about(REMEMBER).or(default.remember),
+        recall: fields
+            .boolean("recall")
+            .about("Whether a run looks up what was said before in other sessions of its user.")
+            .or_was(default.recall, was.map(|was| &was.recall)),
+        remember: fields
+            .boolean("remember")
+            .about("Whether what is said in a run can be recalled later.")
+            .or_was(default.remember, was.map(|was| &was.remember)),
         limit: u32::try_from(limit).unwrap_or(RECALL_LIMIT_MAX),
     }
 }
 
-/// Body of a change.
-pub struct AgentPatch(AgentChange);
-
-body_schema!(AgentPatch, "AgentPatch");
-
-impl FromFields for AgentPatch {
-    fn read(fields: &mut Fields) -> Self {
-        let default = MemoryPolicy::default();
-        let all_default = MemoryChange {
-            recall: Some(default.recall),
-            remember: Some(default.remember),
-            limit: Some(default.limit),
-        };
-        Self(AgentChange {
-            name: fields.text("name", 1..=NAME_CHARS_MAX).change(),
-            description: fields
-                .text("description", 0..=DESCRIPTION_CHARS_MAX)
-                .change_or(String::new()),
-            agent_type: fields
-                .text("agent_type", 1..=LABEL_CHARS_MAX)
-                .change_or(AGENT_TYPE_DEFAULT.to_owned()),
-            status: fields.choice("status").change_or(AgentStatus::default()),
-            model: fields.text("model", 1..=LABEL_CHARS_MAX).change_or(MODEL_DEFAULT.to_owned()),
-            instructions: fields
-                .text("instructions", 0..=INSTRUCTIONS_CHARS_MAX)
-                .change_or(String::new()),
-            tools: fields.field("tools", NoTools).about(NO_TOOLS).change_or(NoTools.placeholder()),
-            memory: fields
-                .nested("memory", read_memory_change)
-                .change_or(all_default)
-                .unwrap_or_default(),
-            configuration: merge_patch(fields, "configuration"),
-            metadata: merge_patch(fields, "metadata"),
-            resource_limits: merge_patch(fields, "resource_limits"),
-        })
-    }
-}
-
-fn read_memory_change(fields: &mut Fields) -> MemoryChange {
-    let default = MemoryPolicy::default();
-    let limit = fields.integer("limit", 1..=RECALL_LIMIT_MAX.into()).about(LIMIT);
-    let limit = limit.change_or(default.limit.into());
-    MemoryChange {
-        recall: fields.boolean("recall").about(RECALL).change_or(default.recall),
-        remember: fields.boolean("remember").about(REMEMBER).change_or(default.remember),
-        limit: limit.map(|limit| u32::try_from(limit).unwrap_or(RECALL_LIMIT_MAX)),
-    }
-}
-
-/// A merge patch for one of the client's own objects; `null` empties it.
-pub(crate) fn merge_patch(fields: &mut Fields, name: &'static str) -> Option<JsonPatch> {
-    fields
-        .merge_patch(name)
-        .about("A merge patch for the client's own object (RFC 7396).")
-        .change_or(serde_json::Value::Null)
-        .map(JsonPatch)
-}
-
-/// The field `tools` until tools exist: an empty list, as JSON text.
+/// The field `tools` until tools exist: an empty list.
 #[derive(Clone, Copy, Debug)]
 struct NoTools;
 
 impl Kind for NoTools {
-    type Out = String;
+    type Out = JsonText;
 
-    fn schema(&self) -> utoipa::openapi::schema::Schema {
-        list_schema(FreeObject.schema(), &(0..=0))
+    fn schema(&self, purpose: Purpose) -> utoipa::openapi::schema::Schema {
+        list_schema(FreeObject.schema(purpose), &(0..=0))
     }
 
-    fn read(&self, value: serde_json::Value, site: &mut Site<'_>) -> Option<String> {
+    fn read(&self, value: serde_json::Value, site: &mut Site<'_>) -> Option<JsonText> {
         match value {
             serde_json::Value::Array(tools) if tools.is_empty() => Some(self.placeholder()),
             serde_json::Value::Array(_) => {
@@ -254,8 +136,8 @@ impl Kind for NoTools {
         }
     }
 
-    fn placeholder(&self) -> String {
-        "[]".to_owned()
+    fn placeholder(&self) -> JsonText {
+        JsonText::known("[]".to_owned())
     }
 }
 
@@ -285,7 +167,7 @@ impl FromFields for AgentQuery {
     tag = "agents",
     request_body = AgentCreate,
     responses(
-        (status = 201, description = "The agent.", body = AgentAnswer<'static>, headers(
+        (status = 201, description = "The agent.", body = AgentShown, headers(
             ("ETag" = String, description = "Its version."),
             ("Location" = String, description = "Where it is."),
         )),
@@ -294,11 +176,9 @@ impl FromFields for AgentQuery {
 pub async fn agent_create(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
-    Json(AgentCreate(new)): Json<AgentCreate>,
+    Posted { once, body: Create(body) }: Posted<AgentCreate>,
 ) -> Handled {
-    let agent = state.engine.agent_create(&caller, new).await?;
-    let location = format!("/api/v1/agents/{}", agent.id);
-    created(&AgentAnswer::new(&agent)?, &location, agent.version)
+    created(state.engine.agent_create(&caller, once.as_ref(), body).await?, "/api/v1/agents")
 }
 
 /// List agents
@@ -307,15 +187,15 @@ pub async fn agent_create(
     path = "/api/v1/agents",
     tag = "agents",
     params(AgentQuery),
-    responses((status = 200, description = "A page of agents.", body = List<AgentAnswer<'static>>)),
+    responses((status = 200, description = "A page of agents.", body = List<AgentShown>)),
 )]
 pub async fn agent_list(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
     Query(AgentQuery(filter, page)): Query<AgentQuery>,
 ) -> Handled {
-    let agents = state.engine.agent_list(&caller, filter, page).await?;
-    list(&agents, page.order, AgentAnswer::new)
+    let agents = state.engine.resource_list::<AgentBody>(&caller, &filter, &page).await?;
+    documents(&agents, page.order)
 }
 
 /// Read an agent
@@ -328,7 +208,7 @@ pub async fn agent_list(
         ("If-None-Match" = Option<String>, Header, description = "The version one has."),
     ),
     responses(
-        (status = 200, description = "The agent.", body = AgentAnswer<'static>, headers(
+        (status = 200, description = "The agent.", body = AgentShown, headers(
             ("ETag" = String, description = "Its version."),
         )),
         (status = 304, description = "It has not changed."),
@@ -341,11 +221,7 @@ pub async fn agent_get(
     PathId(id): PathId<AgentId>,
     known: IfNoneMatch,
 ) -> Handled {
-    let agent = state.engine.agent_get(&caller, id).await?;
-    if let Some(not_modified) = known.not_modified(agent.version) {
-        return Ok(not_modified);
-    }
-    tagged(&AgentAnswer::new(&agent)?, agent.version)
+    known.answer(state.engine.resource_get::<AgentBody>(&caller, id).await?)
 }
 
 /// Change an agent
@@ -361,7 +237,7 @@ pub async fn agent_get(
     ),
     request_body = AgentPatch,
     responses(
-        (status = 200, description = "The agent.", body = AgentAnswer<'static>, headers(
+        (status = 200, description = "The agent.", body = AgentShown, headers(
             ("ETag" = String, description = "Its version."),
         )),
         (status = 404, response = NotFound),
@@ -373,10 +249,10 @@ pub async fn agent_update(
     Authenticated(caller): Authenticated,
     PathId(id): PathId<AgentId>,
     IfMatch(version): IfMatch,
-    Json(AgentPatch(change)): Json<AgentPatch>,
+    Json(change): Json<AgentPatch>,
 ) -> Handled {
-    let agent = state.engine.agent_update(&caller, id, change, version).await?;
-    tagged(&AgentAnswer::new(&agent)?, agent.version)
+    let changed = |was: &Agent| change.apply(was);
+    tagged(state.engine.resource_update(&caller, id, version, changed).await?)
 }
 
 /// Delete an agent
@@ -402,7 +278,7 @@ pub async fn agent_delete(
     PathId(id): PathId<AgentId>,
     IfMatch(version): IfMatch,
 ) -> Handled {
-    state.engine.agent_delete(&caller, id, version).await?;
+    state.engine.resource_delete::<AgentBody>(&caller, id, version).await?;
     Ok(no_content())
 }
 
@@ -450,8 +326,7 @@ mod tests {
     use serde_json::{Map, Value, json};
 
     use super::*;
-    use crate::fields::kinds::Named as _;
-    use crate::fields::read_body;
+    use crate::fields::{read_body, read_change};
 
     fn object(value: Value) -> Map<String, Value> {
         let Value::Object(object) = value else { panic!("not an object") };
@@ -460,12 +335,9 @@ mod tests {
 
     #[test]
     fn a_name_is_enough_and_the_rest_has_defaults() {
-        let AgentCreate(new) = read_body(object(json!({"name": "n"})), Vec::new()).unwrap();
-        assert_eq!(new.agent_type, "general");
-        assert_eq!(new.model, "builtin/recall");
-        assert_eq!(new.tools, "[]");
-        assert_eq!(new.memory, MemoryPolicy::default());
-        assert_eq!(new.configuration, "{}");
+        let Create(new) =
+            read_body::<AgentCreate>(object(json!({"name": "n"})), Vec::new()).unwrap();
+        assert_eq!(new, AgentBody { name: "n".into(), ..AgentBody::default() });
     }
 
     #[test]
@@ -478,28 +350,32 @@ mod tests {
 
     #[test]
     fn a_patch_changes_what_it_names_and_null_resets() {
-        let AgentPatch(change) = read_body(Map::new(), Vec::new()).unwrap();
-        assert!(change.name.is_none() && change.memory.limit.is_none());
-        assert!(change.metadata.is_none());
+        let was = AgentBody {
+            name: "n".into(),
+            model: "compatible/a/b".into(),
+            memory: MemoryPolicy { recall: false, remember: false, limit: 7 },
+            configuration: JsonText::known(r#"{"a":1,"b":2}"#.into()),
+            ..AgentBody::default()
+        };
+        assert_eq!(read_change(Map::new(), Vec::new(), &was).unwrap(), was);
         let body = object(json!({
             "model": null, "memory": {"limit": 9, "recall": null}, "metadata": null,
             "configuration": {"a": null},
         }));
-        let AgentPatch(change) = read_body(body, Vec::new()).unwrap();
-        assert_eq!(change.model.as_deref(), Some("builtin/recall"));
-        assert_eq!(change.memory.limit, Some(9));
-        assert_eq!(change.memory.recall, Some(true));
-        assert_eq!(change.memory.remember, None);
-        assert_eq!(change.metadata, Some(JsonPatch(Value::Null)));
-        assert_eq!(change.configuration, Some(JsonPatch(json!({"a": null}))));
-        let body = object(json!({"name": null}));
-        assert!(read_body::<AgentPatch>(body, Vec::new()).is_err());
+        let expected = AgentBody {
+            model: "builtin/recall".into(),
+            memory: MemoryPolicy { recall: true, remember: false, limit: 9 },
+            configuration: JsonText::known(r#"{"b":2}"#.into()),
+            ..was.clone()
+        };
+        assert_eq!(read_change(body, Vec::new(), &was).unwrap(), expected);
+        assert!(read_change(object(json!({"name": null})), Vec::new(), &was).is_err());
     }
 
     #[test]
     fn every_status_can_be_asked_for() {
         for status in AgentStatus::ALL {
-            let pairs = vec![("status".to_owned(), status.name().to_owned())];
+            let pairs = vec![("status".to_owned(), status.as_str().to_owned())];
             let AgentQuery(filter, _) = crate::fields::read_query(pairs).unwrap();
             assert_eq!(filter.status, Some(*status));
         }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use agentry_domain::{Error, Result};
+use agentry_domain::{Document, Done, Error, Resource, Result};
 use agentry_gateway::Failure;
 use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse, Response};
@@ -25,18 +25,37 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Handled {
     Ok((status, [(header::CONTENT_TYPE, media_type)], bytes).into_response())
 }
 
-/// 201 with the object, where it is and its tag.
-pub fn created(body: &impl Serialize, location: &str, version: i64) -> Handled {
-    let mut response = json(StatusCode::CREATED, body)?;
-    put(&mut response, header::LOCATION, location);
-    put(&mut response, header::ETAG, &entity_tag(version));
-    Ok(response)
+/// An answer of JSON that is written already.
+pub fn json_text(status: StatusCode, json: String) -> Response {
+    let media_type = HeaderValue::from_static("application/json");
+    (status, [(header::CONTENT_TYPE, media_type)], json).into_response()
 }
 
-/// 200 with the object and its tag.
-pub fn tagged(body: &impl Serialize, version: i64) -> Handled {
-    let mut response = json(StatusCode::OK, body)?;
-    put(&mut response, header::ETAG, &entity_tag(version));
+/// 201 with the document, where it is and its tag.
+pub fn created<R: Resource>(done: Done<Document<R>>, collection: &str) -> Handled {
+    let Done { value: document, replayed } = done;
+    let location = format!("{collection}/{}", document.id);
+    let tag = entity_tag(document.version);
+    let mut response = json_text(StatusCode::CREATED, document.json);
+    put(&mut response, header::LOCATION, &location);
+    put(&mut response, header::ETAG, &tag);
+    Ok(replay(response, replayed))
+}
+
+/// Says of an answer whether it is that of an earlier request.
+pub fn replay(mut response: Response, replayed: bool) -> Response {
+    if replayed {
+        let yes = HeaderValue::from_static("true");
+        response.headers_mut().insert(HeaderName::from_static("idempotency-replayed"), yes);
+    }
+    response
+}
+
+/// 200 with the document and its tag.
+pub fn tagged<R: Resource>(document: Document<R>) -> Handled {
+    let tag = entity_tag(document.version);
+    let mut response = json_text(StatusCode::OK, document.json);
+    put(&mut response, header::ETAG, &tag);
     Ok(response)
 }
 
@@ -124,8 +143,13 @@ fn quoted_version(tag: &str) -> Option<i64> {
 }
 
 impl IfNoneMatch {
+    /// The document or, when the client has this version, 304.
+    pub fn answer<R: Resource>(&self, document: Document<R>) -> Handled {
+        self.not_modified(document.version).map_or_else(|| tagged(document), Ok)
+    }
+
     /// 304 when the client has this version; its answer must still carry the tag.
-    pub fn not_modified(&self, version: i64) -> Option<Response> {
+    fn not_modified(&self, version: i64) -> Option<Response> {
         if !self.any && !self.versions.contains(&version) {
             return None;
         }

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use agentry_domain::runs::{GivenMessage, Run, RunRequest, RunStatus};
 use agentry_domain::sessions::MessageRole;
-use agentry_domain::{Caller, Code, Error, Fault, Result};
+use agentry_domain::{Caller, Code, Done, Error, Fault, Result};
 use agentry_engine::{AgentRef, RunEvent, RunHandle, RunNew, SessionRef};
 use agentry_gateway::{Authenticated, RequestContext};
 use axum::extract::State;
@@ -18,13 +18,11 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 
-use crate::answer::{Handled, json, put};
+use crate::answer::{Handled, json, put, replay};
 use crate::body_schema;
-use crate::extract::Json;
-use crate::fields::kinds::{
-    EXTERNAL_ID_CHARS_MAX, Integer, Kind, MergePatch, Named, Number, Site, Text,
-};
-use crate::fields::{Fields, FromFields, NOT_SUPPORTED_YET};
+use crate::extract::Posted;
+use crate::fields::kinds::{EXTERNAL_ID_CHARS_MAX, Integer, Kind, MergePatch, Number, Site, Text};
+use crate::fields::{Fields, FromFields, NOT_SUPPORTED_YET, Purpose};
 use crate::messages::CONTENT_CHARS_MAX;
 use crate::problem::{self, OpenAiError};
 use crate::run_stream::{Rest, Sent, event, sse};
@@ -62,30 +60,21 @@ struct ChatMessage {
     content: String,
 }
 
-/// Who speaks, in OpenAI's words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ChatRole {
-    System,
-    Developer,
-    User,
-    Assistant,
-    Tool,
-    Function,
-}
-
-impl Named for ChatRole {
-    const ALL: &'static [Self] =
-        &[Self::System, Self::Developer, Self::User, Self::Assistant, Self::Tool, Self::Function];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::System => "system",
-            Self::Developer => "developer",
-            Self::User => "user",
-            Self::Assistant => "assistant",
-            Self::Tool => "tool",
-            Self::Function => "function",
-        }
+agentry_domain::named! {
+    /// Who speaks, in OpenAI's words.
+    enum ChatRole {
+        /// The instructions.
+        System = "system",
+        /// The same, as newer models call it.
+        Developer = "developer",
+        /// The person or program that asks.
+        User = "user",
+        /// The model.
+        Assistant = "assistant",
+        /// The outcome of a tool call.
+        Tool = "tool",
+        /// The same, as it was called once.
+        Function = "function",
     }
 }
 
@@ -229,7 +218,7 @@ struct ChatContent;
 impl Kind for ChatContent {
     type Out = String;
 
-    fn schema(&self) -> Schema {
+    fn schema(&self, _purpose: Purpose) -> Schema {
         let object = ObjectBuilder::new()
             .schema_type(SchemaType::Array(vec![Type::String, Type::Array]))
             .max_length(Some(CONTENT_CHARS_MAX));
@@ -270,7 +259,7 @@ struct Stop;
 impl Kind for Stop {
     type Out = Value;
 
-    fn schema(&self) -> Schema {
+    fn schema(&self, _purpose: Purpose) -> Schema {
         let object =
             ObjectBuilder::new().schema_type(SchemaType::Array(vec![Type::String, Type::Array]));
         Schema::Object(object.build())
@@ -506,7 +495,7 @@ pub async fn chat_completion_create(
     Authenticated(caller): Authenticated,
     headers: HeaderMap,
     context: RequestContext,
-    Json(mut chat): Json<ChatCreate>,
+    Posted { body: mut chat, once }: Posted<ChatCreate>,
 ) -> Handled {
     let session = chat.session(&headers)?;
     let new = RunNew {
@@ -517,7 +506,7 @@ pub async fn chat_completion_create(
         request: chat.request(),
         metadata: Value::Object(std::mem::take(&mut chat.metadata)).to_string(),
     };
-    let handle = state.engine.run_start(&caller, new).await?;
+    let Done { value: handle, replayed } = state.engine.run_start(&caller, once, new).await?;
     let (run, session) = (handle.run.id.to_string(), handle.run.session.to_string());
     let mut response = if chat.stream {
         stream(handle, chat.model, chat.include_usage, &context)
@@ -526,7 +515,7 @@ pub async fn chat_completion_create(
     };
     put(&mut response, X_RUN_ID, &run);
     put(&mut response, X_SESSION_ID, &session);
-    Ok(response)
+    Ok(replay(response, replayed))
 }
 
 fn completion(model: &str, run: &Run) -> Handled {

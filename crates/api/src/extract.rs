@@ -3,14 +3,17 @@
 
 use std::str::FromStr;
 
-use agentry_domain::{Code, Error, Fault, Result};
-use agentry_gateway::{Failure, body};
+use agentry_domain::idempotency::IDEMPOTENCY_KEY_CHARS_MAX;
+use agentry_domain::{Code, Error, Fault, Once, Result};
+use agentry_gateway::{Failure, RequestContext, body};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query as PairsOf, Request};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, header};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::fields::{FromFields, nul_fault, pointer, read_body, read_query};
+use crate::fields::{
+    Change, FromFields, ResourceFields, nul_fault, pointer, read_body, read_query,
+};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -18,27 +21,78 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 #[derive(Clone, Copy, Debug)]
 pub struct Json<T>(pub T);
 
-impl<S: Send + Sync, T: FromFields> FromRequest<S> for Json<T> {
+impl<S: Send + Sync, T: FromBody> FromRequest<S> for Json<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Failure> {
         let (parts, body) = request.into_parts();
-        refuse_idempotency_key(&parts.headers)?;
         check_media_type(&parts.headers)?;
         let bytes = body::read(body).await?;
         Ok(parse(&bytes).map(Self)?)
     }
 }
 
-/// Until replays exist, a key that promises one is refused rather than ignored.
-fn refuse_idempotency_key(headers: &HeaderMap) -> Result<()> {
-    if headers.contains_key(IDEMPOTENCY_KEY) {
-        return Err(Error::not_supported(
-            "header:Idempotency-Key",
-            "answers are not replayed yet; send the request without it",
-        ));
+/// The JSON body of a POST, which takes effect once when the client says so
+/// with an `Idempotency-Key`.
+#[derive(Clone, Debug)]
+pub struct Posted<T> {
+    /// The body.
+    pub body: T,
+    /// What makes this request the same as another one.
+    pub once: Option<Once>,
+}
+
+impl<S: Send + Sync, T: FromBody> FromRequest<S> for Posted<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Failure> {
+        let (parts, body) = request.into_parts();
+        check_media_type(&parts.headers)?;
+        let key = idempotency_key(&parts.headers)?;
+        let bytes = body::read(body).await?;
+        let body = parse(&bytes)?;
+        Ok(Self { body, once: key.map(|key| once(&parts, key, &bytes)) })
     }
-    Ok(())
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let key = key.to_str().unwrap_or_default();
+    if key.is_empty() || key.len() > IDEMPOTENCY_KEY_CHARS_MAX {
+        let detail =
+            format!("must have 1 to {IDEMPOTENCY_KEY_CHARS_MAX} characters of visible ASCII");
+        let fault = Fault::new("header:Idempotency-Key", "malformed", detail);
+        return Err(Error::invalid(vec![fault]));
+    }
+    Ok(Some(key.to_owned()))
+}
+
+fn once(parts: &Parts, key: String, body: &[u8]) -> Once {
+    let caller = parts.extensions.get::<RequestContext>().and_then(|context| context.caller);
+    Once {
+        caller: caller.and_then(|caller| caller.key),
+        operation: format!("{} {}", parts.method, parts.uri.path()),
+        key,
+        body: *blake3::hash(body).as_bytes(),
+    }
+}
+
+/// Something that is read out of a JSON object.
+pub trait FromBody: Sized {
+    /// Reads it; `faults` are those that were found already.
+    fn from_body(object: Map<String, Value>, faults: Vec<Fault>) -> Result<Self>;
+}
+
+impl<T: FromFields> FromBody for T {
+    fn from_body(object: Map<String, Value>, faults: Vec<Fault>) -> Result<Self> {
+        read_body(object, faults)
+    }
+}
+
+impl<R: ResourceFields> FromBody for Change<R> {
+    fn from_body(object: Map<String, Value>, faults: Vec<Fault>) -> Result<Self> {
+        Ok(Self::new(object, faults))
+    }
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<()> {
@@ -64,7 +118,7 @@ fn is_json(media_type: &str) -> bool {
 
 /// Reads a body's bytes. Depth is bounded by the parser (128), the last of
 /// several equal keys counts, and unpaired surrogates are malformed.
-fn parse<T: FromFields>(bytes: &[u8]) -> Result<T> {
+fn parse<T: FromBody>(bytes: &[u8]) -> Result<T> {
     let value: Value = serde_json::from_slice(bytes)
         .map_err(|error| Error::new(Code::MalformedJson, error.to_string()))?;
     let mut faults = Vec::new();
@@ -76,7 +130,7 @@ fn parse<T: FromFields>(bytes: &[u8]) -> Result<T> {
     let Value::Object(object) = value else {
         return Err(Error::invalid(vec![Fault::new("", "wrong_type", "must be an object")]));
     };
-    read_body(object, faults)
+    T::from_body(object, faults)
 }
 
 const NUL_ESCAPE: &[u8] = br"\u0000";

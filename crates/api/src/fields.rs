@@ -18,22 +18,27 @@
 //! the value only when there was no fault at all. `null` means the same as
 //! absence, except in a merge patch (RFC 7396), where it resets the field.
 //! Unknown fields are ignored. The kinds of fields are in [`kinds`].
+//!
+//! The body of a resource is one function for creation, change and answer
+//! ([`ResourceFields`]): each field also says what it was, which is what it
+//! stays when a change does not name it.
 
 pub mod kinds;
 #[cfg(test)]
 mod tests;
 
+use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
-use agentry_domain::{Code, Error, Fault, Result};
+use agentry_domain::{Code, Error, Fault, JsonText, Resource, Result};
 use serde_json::{Map, Value};
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::{RefOr, Required};
 
 use kinds::{
-    AnyJson, Boolean, Choice, ExternalId, FreeObject, Integer, Items, Kind, MergePatch, Named,
-    Nested, Text,
+    AnyJson, Boolean, Choice, ExternalId, FreeObject, Integer, Items, Kind, MergePatch, Nested,
+    Text, Time, Uuid,
 };
 
 /// What the faults of something known but not built yet are called.
@@ -45,9 +50,35 @@ pub trait FromFields: Sized {
     fn read(fields: &mut Fields) -> Self;
 }
 
+/// The body of a resource, as clients write and read it.
+pub trait ResourceFields: Resource {
+    /// What its schemas are called.
+    const NAME: &'static str;
+
+    /// Reads or describes what clients set: a whole new body, or a change of
+    /// what it was.
+    fn fields(fields: &mut Fields, was: Option<&Self>) -> Self;
+
+    /// Describes what else stands in a document beside the head: what the
+    /// server made.
+    fn made(_fields: &mut Fields) {}
+}
+
+/// What fields are read or described for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// A request: a new resource, a query, an action.
+    Request,
+    /// A merge patch.
+    Change,
+    /// A resource's document, in which every field stands.
+    Answer,
+}
+
 /// The fields of one JSON object or one query string.
 pub struct Fields {
     source: Source,
+    purpose: Purpose,
     at: String,
     faults: Vec<Fault>,
 }
@@ -70,8 +101,19 @@ struct Described {
 
 /// Reads a JSON object; every fault of it in one error.
 pub fn read_body<T: FromFields>(object: Map<String, Value>, faults: Vec<Fault>) -> Result<T> {
-    let fields = Fields { source: Source::Body(object), at: String::new(), faults };
-    fields.read_all()
+    let source = Source::Body(object);
+    Fields { source, purpose: Purpose::Request, at: String::new(), faults }.read_all(T::read)
+}
+
+/// Reads a merge patch of a resource that is like this now.
+pub fn read_change<R: ResourceFields>(
+    object: Map<String, Value>,
+    faults: Vec<Fault>,
+    was: &R,
+) -> Result<R> {
+    let source = Source::Body(object);
+    let fields = Fields { source, purpose: Purpose::Change, at: String::new(), faults };
+    fields.read_all(|fields| R::fields(fields, Some(was)))
 }
 
 /// Reads a query's pairs; the last of several with the same name counts.
@@ -84,19 +126,37 @@ pub fn read_query<T: FromFields>(pairs: Vec<(String, String)>) -> Result<T> {
         }
         map.insert(name, Value::String(value));
     }
-    Fields { source: Source::Query(map), at: String::new(), faults }.read_all()
+    let source = Source::Query(map);
+    Fields { source, purpose: Purpose::Request, at: String::new(), faults }.read_all(T::read)
 }
 
 /// The schema of a body.
 pub fn schema<T: FromFields>() -> RefOr<Schema> {
-    RefOr::T(object_schema(&|fields| {
+    RefOr::T(object_schema(Purpose::Request, &|fields| {
         T::read(fields);
+    }))
+}
+
+/// The schema of a resource's new body, of its change, or of its document.
+pub fn resource_schema<R: ResourceFields>(purpose: Purpose) -> RefOr<Schema> {
+    RefOr::T(object_schema(purpose, &|fields| {
+        if purpose == Purpose::Answer {
+            fields.made("id", Uuid, "Its id.");
+        }
+        R::fields(fields, None);
+        if purpose == Purpose::Answer {
+            R::made(fields);
+            let version = Integer::between(1..=i64::MAX);
+            fields.made("version", version, "Grows with every change; the entity tag.");
+            fields.made("created_at", Time, "When it was made.");
+            fields.made("updated_at", Time, "When it was last changed.");
+        }
     }))
 }
 
 /// The parameters of a query.
 pub fn parameters<T: FromFields>() -> Vec<Parameter> {
-    let mut fields = Fields::description();
+    let mut fields = Fields::description(Purpose::Request);
     T::read(&mut fields);
     fields
         .described()
@@ -119,8 +179,8 @@ pub fn nul_fault(pointer: String) -> Fault {
     Fault::new(pointer, "nul", "must not contain U+0000")
 }
 
-fn object_schema(read: &dyn Fn(&mut Fields)) -> Schema {
-    let mut fields = Fields::description();
+fn object_schema(purpose: Purpose, read: &dyn Fn(&mut Fields)) -> Schema {
+    let mut fields = Fields::description(purpose);
     read(&mut fields);
     let mut object = ObjectBuilder::new();
     for Described { name, schema, required } in fields.described() {
@@ -141,8 +201,9 @@ fn take_description(schema: &mut Schema) -> Option<String> {
 }
 
 impl Fields {
-    fn description() -> Self {
-        Self { source: Source::Description(Vec::new()), at: String::new(), faults: Vec::new() }
+    fn description(purpose: Purpose) -> Self {
+        let source = Source::Description(Vec::new());
+        Self { source, purpose, at: String::new(), faults: Vec::new() }
     }
 
     fn described(self) -> Vec<Described> {
@@ -152,8 +213,8 @@ impl Fields {
         }
     }
 
-    fn read_all<T: FromFields>(mut self) -> Result<T> {
-        let value = T::read(&mut self);
+    fn read_all<T>(mut self, read: impl FnOnce(&mut Self) -> T) -> Result<T> {
+        let value = read(&mut self);
         match finish(self.faults) {
             None => Ok(value),
             Some(error) => Err(error),
@@ -186,7 +247,7 @@ impl Fields {
     }
 
     /// One of the names of an enum.
-    pub fn choice<T: Named>(&mut self, name: &'static str) -> Field<'_, Choice<T>> {
+    pub fn choice<T: agentry_domain::Named>(&mut self, name: &'static str) -> Field<'_, Choice<T>> {
         self.field(name, Choice::new())
     }
 
@@ -195,9 +256,46 @@ impl Fields {
         self.field(name, FreeObject)
     }
 
-    /// A merge patch (RFC 7396) for the client's own JSON object.
-    pub fn merge_patch(&mut self, name: &'static str) -> Field<'_, MergePatch> {
-        self.field(name, MergePatch)
+    /// A JSON object of the client's in a resource's body: empty when it is not
+    /// given, merged (RFC 7396) into what it was when it is changed.
+    pub fn own_object(
+        &mut self,
+        name: &'static str,
+        about: &'static str,
+        was: Option<&JsonText>,
+    ) -> JsonText {
+        let Some(was) = was.filter(|_| self.purpose == Purpose::Change) else {
+            let text = self.object(name).about(about).or("{}".to_owned());
+            return JsonText::known(text);
+        };
+        let Some(patch) = self.field(name, MergePatch).about(about).optional_change() else {
+            return was.clone();
+        };
+        match was.merged(name, patch.unwrap_or(Value::Null)) {
+            Ok(merged) => merged,
+            Err(mut error) => {
+                self.faults.append(&mut error.faults);
+                JsonText::empty()
+            }
+        }
+    }
+
+    /// Describes a field of a document that clients do not set.
+    pub fn made<K: Kind>(&mut self, name: &'static str, kind: K, about: &'static str) {
+        self.made_optional(name, kind, about, false);
+    }
+
+    /// Describes a field of a document that clients do not set, and that may be
+    /// `null`.
+    pub fn made_optional<K: Kind>(
+        &mut self,
+        name: &'static str,
+        kind: K,
+        about: &'static str,
+        nullable: bool,
+    ) {
+        let absence = if nullable { Absence::Null } else { Absence::Fault };
+        self.field(name, kind).about(about).find(absence, None);
     }
 
     /// Any JSON, kept as compact text.
@@ -294,11 +392,13 @@ impl Fields {
     /// Reads an object that stands in this one.
     fn within<T>(
         object: Map<String, Value>,
+        purpose: Purpose,
         at: String,
         faults: &mut Vec<Fault>,
         read: impl Fn(&mut Fields) -> T,
     ) -> T {
-        let mut fields = Fields { source: Source::Body(object), at, faults: Vec::new() };
+        let source = Source::Body(object);
+        let mut fields = Fields { source, purpose, at, faults: Vec::new() };
         let value = read(&mut fields);
         faults.append(&mut fields.faults);
         value
@@ -366,9 +466,7 @@ impl<K: Kind> Field<'_, K> {
     pub fn required(self) -> K::Out {
         let placeholder = self.kind.placeholder();
         let name = self.name;
-        // With another name neither of the two can be required by itself.
-        let required = self.alias.is_none();
-        let (found, fields) = self.find(required, false, None);
+        let (found, fields) = self.find(Absence::Fault, None);
         match found {
             Found::Value(Some(value)) => value,
             Found::Absent | Found::Null => {
@@ -381,7 +479,7 @@ impl<K: Kind> Field<'_, K> {
 
     /// May be absent.
     pub fn optional(self) -> Option<K::Out> {
-        match self.find(false, true, None).0 {
+        match self.find(Absence::Null, None).0 {
             Found::Value(value) => value,
             Found::Absent | Found::Null | Found::Described => None,
         }
@@ -390,39 +488,15 @@ impl<K: Kind> Field<'_, K> {
     /// May be absent, which means this.
     pub fn or(self, default: K::Out) -> K::Out {
         let shown = self.kind.show(&default);
-        match self.find(false, true, shown).0 {
+        match self.find(Absence::Default, shown).0 {
             Found::Value(Some(value)) => value,
             _ => default,
         }
     }
 
-    /// In a merge patch: absent leaves it; `null` is a fault, for it cannot be
-    /// removed.
-    pub fn change(self) -> Option<K::Out> {
-        let name = self.name;
-        let (found, fields) = self.find(false, false, None);
-        match found {
-            Found::Value(value) => value,
-            Found::Null => {
-                fields.fault(name, "required", "cannot be removed");
-                None
-            }
-            Found::Absent | Found::Described => None,
-        }
-    }
-
-    /// In a merge patch: absent leaves it, `null` makes it the default again.
-    pub fn change_or(self, default: K::Out) -> Option<K::Out> {
-        match self.find(false, true, None).0 {
-            Found::Value(value) => value,
-            Found::Null => Some(default),
-            Found::Absent | Found::Described => None,
-        }
-    }
-
-    /// In a merge patch: absent leaves it, `null` removes it.
-    pub fn change_or_remove(self) -> Option<Option<K::Out>> {
-        match self.find(false, true, None).0 {
+    /// In a merge patch: none leaves it, `Some(None)` is `null`.
+    fn optional_change(self) -> Option<Option<K::Out>> {
+        match self.find(Absence::Default, None).0 {
             Found::Value(value) => value.map(Some),
             Found::Null => Some(None),
             Found::Absent | Found::Described => None,
@@ -430,26 +504,99 @@ impl<K: Kind> Field<'_, K> {
     }
 }
 
+/// The last calls for a resource's body: `was` is there in a change.
+impl<K: Kind> Field<'_, K>
+where
+    K::Out: Clone,
+{
+    /// Must be there in a new body, and cannot be removed.
+    pub fn required_or_was(self, was: Option<&K::Out>) -> K::Out {
+        let Some(was) = was else { return self.required() };
+        let name = self.name;
+        let (found, fields) = self.find(Absence::Fault, None);
+        match found {
+            Found::Value(Some(value)) => value,
+            Found::Null => {
+                fields.fault(name, "required", "cannot be removed");
+                was.clone()
+            }
+            Found::Value(None) | Found::Absent | Found::Described => was.clone(),
+        }
+    }
+
+    /// Has a default, which `null` brings back.
+    pub fn or_was(self, default: K::Out, was: Option<&K::Out>) -> K::Out {
+        let Some(was) = was else { return self.or(default) };
+        match self.optional_change() {
+            None => was.clone(),
+            Some(value) => value.unwrap_or(default),
+        }
+    }
+
+    /// May be absent; `null` removes it.
+    pub fn optional_or_was(self, was: Option<&Option<K::Out>>) -> Option<K::Out> {
+        let Some(was) = was else { return self.optional() };
+        self.optional_change().unwrap_or_else(|| was.clone())
+    }
+}
+
+impl<K: Kind> Field<'_, K>
+where
+    K::Out: Clone + PartialEq,
+{
+    /// May be absent from a new body, and never changes after that.
+    pub fn fixed(self, was: Option<&Option<K::Out>>) -> Option<K::Out> {
+        let Some(was) = was else { return self.optional() };
+        let name = self.name;
+        let (found, fields) = self.find(Absence::Null, None);
+        let asked = match found {
+            Found::Value(Some(value)) => Some(value),
+            Found::Null => None,
+            Found::Value(None) | Found::Absent | Found::Described => return was.clone(),
+        };
+        if asked != *was {
+            fields.fault(name, "immutable", "cannot be changed");
+        }
+        was.clone()
+    }
+}
+
+/// What it means that a field is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Absence {
+    /// It must be there.
+    Fault,
+    /// Its default holds.
+    Default,
+    /// It has no value.
+    Null,
+}
+
 impl<'f, K: Kind> Field<'f, K> {
-    fn find(
-        self,
-        required: bool,
-        nullable: bool,
-        default: Option<Value>,
-    ) -> (Found<K::Out>, &'f mut Fields) {
+    fn find(self, absence: Absence, default: Option<Value>) -> (Found<K::Out>, &'f mut Fields) {
         let Self { fields, name, alias, kind, about, example } = self;
+        let purpose = fields.purpose;
         if let Source::Description(described) = &mut fields.source {
-            let mut schema = kind.schema();
+            let mut schema = kind.schema(purpose);
+            let (required, nullable, default) = match purpose {
+                // With another name neither of the two can be required by itself.
+                Purpose::Request => {
+                    let required = absence == Absence::Fault && alias.is_none();
+                    (required, absence != Absence::Fault, default)
+                }
+                Purpose::Change => (false, absence != Absence::Fault, None),
+                Purpose::Answer => (true, absence == Absence::Null, None),
+            };
             if nullable {
                 allow_null(&mut schema);
             }
             annotate(&mut schema, about, default, example);
-            if let Some(alias) = alias {
-                let mut same = schema.clone();
-                annotate(&mut same, "Another name of the field above it.", None, None);
-                described.push(Described { name: alias, schema: same, required: false });
-            }
+            let mut same = schema.clone();
             described.push(Described { name, schema, required });
+            if let Some(alias) = alias {
+                annotate(&mut same, "Another name of the field above it.", None, None);
+                described.push(Described { name: alias, schema: same, required });
+            }
             return (Found::Described, fields);
         }
         let (map, from_text) = match &mut fields.source {
@@ -470,7 +617,8 @@ impl<'f, K: Kind> Field<'f, K> {
             Some(Value::Null) => Found::Null,
             Some(value) => {
                 let pointer = fields.pointer(name);
-                let mut site = kinds::Site { pointer, from_text, faults: &mut fields.faults };
+                let mut site =
+                    kinds::Site { pointer, purpose, from_text, faults: &mut fields.faults };
                 Found::Value(kind.read(value, &mut site))
             }
         };
@@ -509,6 +657,62 @@ fn allow_null(schema: &mut Schema) {
     if let Some(names) = names {
         names.push(Value::Null);
     }
+}
+
+/// The body of a new resource.
+#[derive(Clone, Debug)]
+pub struct Create<R>(pub R);
+
+impl<R: ResourceFields> FromFields for Create<R> {
+    fn read(fields: &mut Fields) -> Self {
+        Self(R::fields(fields, None))
+    }
+}
+
+/// A merge patch of a resource's body.
+#[derive(Clone, Debug)]
+pub struct Change<R> {
+    object: Map<String, Value>,
+    faults: Vec<Fault>,
+    resource: PhantomData<fn() -> R>,
+}
+
+impl<R: ResourceFields> Change<R> {
+    /// A patch that was sent, and what is wrong with it whatever it is for.
+    pub fn new(object: Map<String, Value>, faults: Vec<Fault>) -> Self {
+        Self { object, faults, resource: PhantomData }
+    }
+
+    /// The body with the patch applied.
+    pub fn apply(&self, was: &R) -> Result<R> {
+        read_change(self.object.clone(), self.faults.clone(), was)
+    }
+}
+
+/// A resource's document, for the description of answers.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Shown<R>(PhantomData<fn() -> R>);
+
+macro_rules! resource_schemas {
+    ($($type:ident, $purpose:expr, $suffix:literal;)*) => {$(
+        impl<R: ResourceFields> utoipa::PartialSchema for $type<R> {
+            fn schema() -> RefOr<Schema> {
+                resource_schema::<R>($purpose)
+            }
+        }
+
+        impl<R: ResourceFields> utoipa::ToSchema for $type<R> {
+            fn name() -> std::borrow::Cow<'static, str> {
+                format!("{}{}", R::NAME, $suffix).into()
+            }
+        }
+    )*};
+}
+
+resource_schemas! {
+    Create, Purpose::Request, "Create";
+    Change, Purpose::Change, "Patch";
+    Shown, Purpose::Answer, "";
 }
 
 /// Makes a type that is read from fields a schema of the document, under a name.

@@ -1,14 +1,18 @@
 //! Lists: which part of one is asked for, and how a page is answered.
 
+use std::fmt::Write as _;
+
 use agentry_domain::page::{PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX, PAGE_OFFSET_MAX};
-use agentry_domain::{Order, Page, PageRequest, Result};
+use agentry_domain::{Document, Order, Page, PageRequest, Resource, Result};
 use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::answer::{Handled, json};
+use crate::answer::{Handled, json, json_text};
 use crate::fields::Fields;
-use crate::fields::kinds::Named;
+
+/// Room for what stands around a list's items.
+const LIST_FRAME_BYTES: usize = 160;
 
 /// A page of a list.
 #[derive(Debug, Serialize, ToSchema)]
@@ -41,15 +45,25 @@ pub fn list<'a, T, A: Serialize>(
     json(StatusCode::OK, &list)
 }
 
-impl Named for Order {
-    const ALL: &'static [Self] = &[Order::Ascending, Order::Descending];
-
-    fn name(self) -> &'static str {
-        match self {
-            Order::Ascending => "asc",
-            Order::Descending => "desc",
+/// Answers a page of documents, which are joined as they are.
+pub fn documents<R: Resource>(page: &Page<Document<R>>, order: Order) -> Handled {
+    let bytes: usize = page.items.iter().map(|document| document.json.len() + 1).sum();
+    let mut json = String::with_capacity(bytes + LIST_FRAME_BYTES);
+    json.push_str(r#"{"items":["#);
+    for (nth, document) in page.items.iter().enumerate() {
+        if nth > 0 {
+            json.push(',');
         }
+        json.push_str(&document.json);
     }
+    let Page { total, total_capped, limit, .. } = page;
+    // Writing to a String cannot fail.
+    let _ = write!(json, r#"],"total":{total},"total_capped":{total_capped},"limit":{limit}"#);
+    let _ = match page.next {
+        Some(id) => write!(json, r#","next_cursor":"{}"}}"#, Cursor { order, id }.to_text()),
+        None => write!(json, r#","next_cursor":null}}"#),
+    };
+    Ok(json_text(StatusCode::OK, json))
 }
 
 /// Reads which part of a list is asked for: by `limit` and `cursor`, or by `page`
@@ -119,7 +133,6 @@ const CURSOR_CHARS: usize = CURSOR_BYTES * 2;
 
 impl Cursor {
     fn to_text(self) -> String {
-        use std::fmt::Write as _;
         let mut text = String::with_capacity(CURSOR_CHARS);
         for byte in self.bytes() {
             // Writing to a String cannot fail.

@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::answer::{Handled, json, raw};
-use crate::extract::{Json, PathName, Query};
+use crate::answer::{Handled, json, raw, replay};
+use crate::extract::{PathName, Posted, Query};
 use crate::fields::{Fields, FromFields};
 use crate::lists::{List, list, page_request};
 use crate::openapi::{Conflict, NotFound};
@@ -141,11 +141,12 @@ pub async fn message_append(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
     PathName(session): PathName,
-    Json(MessageCreate(new)): Json<MessageCreate>,
+    Posted { once, body: MessageCreate(new) }: Posted<MessageCreate>,
 ) -> Handled {
     let session = session_id(&state, &caller, &session).await?;
-    let message = state.engine.message_append(&caller, session, new).await?;
-    json(StatusCode::CREATED, &MessageAnswer::new(&message)?)
+    let done = state.engine.message_append(&caller, once.as_ref(), session, new).await?;
+    let answer = json(StatusCode::CREATED, &MessageAnswer::new(&done.value)?)?;
+    Ok(replay(answer, done.replayed))
 }
 
 /// The session that is meant. Many clients name their sessions by UUIDs of their

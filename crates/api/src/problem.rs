@@ -135,16 +135,19 @@ fn openai_type(status: StatusCode) -> &'static str {
 pub const fn status(code: Code) -> StatusCode {
     match code {
         Code::MalformedJson => StatusCode::BAD_REQUEST,
-        Code::ValidationFailed | Code::NotSupportedYet | Code::ModelUnknown => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        Code::ValidationFailed
+        | Code::NotSupportedYet
+        | Code::IdempotencyKeyReused
+        | Code::ModelUnknown => StatusCode::UNPROCESSABLE_ENTITY,
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,
         Code::Forbidden => StatusCode::FORBIDDEN,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        Code::Conflict | Code::AlreadyExists | Code::AmbiguousName => StatusCode::CONFLICT,
+        Code::Conflict | Code::AlreadyDone | Code::AlreadyExists | Code::AmbiguousName => {
+            StatusCode::CONFLICT
+        }
         Code::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         Code::SessionQueueFull | Code::ModelRateLimited => StatusCode::TOO_MANY_REQUESTS,
         Code::Overloaded | Code::ShuttingDown | Code::StorageUnavailable | Code::RunInterrupted => {

@@ -8,7 +8,7 @@ use agentry_domain::runs::{
 };
 use agentry_domain::sessions::MessageRole;
 use agentry_domain::{
-    AgentId, Caller, Error, Order, PageRequest, Result, RunId, SessionId, Timestamp,
+    AgentId, Caller, Done, Error, Order, PageRequest, Result, RunId, SessionId, Timestamp,
 };
 use agentry_engine::{AgentRef, RunFilter, RunNew, SessionRef};
 use agentry_gateway::{Authenticated, RequestContext};
@@ -20,10 +20,10 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::Schema;
 
-use crate::answer::{Handled, json, raw};
-use crate::extract::{Json, PathId, PathName, Query};
+use crate::answer::{Handled, json, raw, replay};
+use crate::extract::{PathId, PathName, Posted, Query};
 use crate::fields::kinds::{Kind, Site, one_of_schema};
-use crate::fields::{Fields, FromFields, NOT_SUPPORTED_YET};
+use crate::fields::{Fields, FromFields, NOT_SUPPORTED_YET, Purpose};
 use crate::lists::{List, list, page_request};
 use crate::messages::CONTENT_CHARS_MAX;
 use crate::openapi::{Conflict, NotFound, TooManyRequests};
@@ -320,7 +320,7 @@ struct IfBusy;
 impl Kind for IfBusy {
     type Out = ();
 
-    fn schema(&self) -> Schema {
+    fn schema(&self, _purpose: Purpose) -> Schema {
         one_of_schema(["enqueue"])
     }
 
@@ -370,9 +370,9 @@ pub async fn run_create(
     Authenticated(caller): Authenticated,
     PathId(id): PathId<AgentId>,
     context: RequestContext,
-    Json(body): Json<RunCreate>,
+    posted: Posted<RunCreate>,
 ) -> Handled {
-    start(&state, &caller, AgentRef::Id(id), body, &context).await
+    start(&state, &caller, AgentRef::Id(id), posted, &context).await
 }
 
 /// Start a run of an agent by name
@@ -399,16 +399,16 @@ pub async fn run_create_by_name(
     Authenticated(caller): Authenticated,
     PathName(name): PathName,
     context: RequestContext,
-    Json(body): Json<RunCreate>,
+    posted: Posted<RunCreate>,
 ) -> Handled {
-    start(&state, &caller, AgentRef::Name(name), body, &context).await
+    start(&state, &caller, AgentRef::Name(name), posted, &context).await
 }
 
 async fn start(
     state: &ApiState,
     caller: &Caller,
     agent: AgentRef,
-    body: RunCreate,
+    Posted { body, once }: Posted<RunCreate>,
     context: &RequestContext,
 ) -> Handled {
     let session = match (body.session_id, body.session_name) {
@@ -424,12 +424,12 @@ async fn start(
         request: body.request,
         metadata: body.metadata,
     };
-    let handle = state.engine.run_start(caller, new).await?;
+    let Done { value: handle, replayed } = state.engine.run_start(caller, once, new).await?;
     if body.stream {
-        return Ok(run_stream::answer(handle, context));
+        return Ok(replay(run_stream::answer(handle, context), replayed));
     }
     let run = handle.finished().await?;
-    json(StatusCode::OK, &RunAnswer::new(&run)?)
+    Ok(replay(json(StatusCode::OK, &RunAnswer::new(&run)?)?, replayed))
 }
 
 /// Which runs.

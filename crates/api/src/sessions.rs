@@ -1,128 +1,55 @@
 //! Sessions over HTTP. The messages in them are in [`crate::messages`].
 
-use agentry_domain::sessions::{Session, SessionStatus};
-use agentry_domain::{Order, PageRequest, Result, SessionId, Timestamp};
-use agentry_engine::{SessionChange, SessionFilter, SessionNew};
+use agentry_domain::sessions::{Session, SessionBody, SessionStatus};
+use agentry_domain::{Order, PageRequest};
+use agentry_engine::SessionFilter;
 use agentry_gateway::Authenticated;
 use axum::extract::State;
-use serde::Serialize;
-use serde_json::value::RawValue;
-use utoipa::ToSchema;
 
-use crate::agents::merge_patch;
-use crate::answer::{Handled, IfMatch, IfNoneMatch, created, no_content, raw, tagged};
-use crate::extract::{Json, PathName, Query};
-use crate::fields::{Fields, FromFields};
-use crate::lists::{List, list, page_request};
+use crate::answer::{Handled, IfMatch, IfNoneMatch, created, no_content, tagged};
+use crate::extract::{Json, PathName, Posted, Query};
+use crate::fields::{Change, Create, Fields, FromFields, ResourceFields, Shown};
+use crate::lists::{List, documents, page_request};
 use crate::openapi::{Conflict, NotFound, PreconditionFailed};
+use crate::query_parameters;
 use crate::state::ApiState;
-use crate::{body_schema, query_parameters};
 
 /// Characters of the label that says where a session came from.
 pub(crate) const ORIGIN_CHARS_MAX: usize = 200;
 
-/// A session: one conversation.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Session)]
-pub struct SessionAnswer<'a> {
-    /// Its id.
-    #[schema(value_type = String, format = "uuid")]
-    id: SessionId,
-    /// The caller's name for it, unique per user.
-    name: Option<&'a str>,
-    /// The same, as runs call it.
-    session_name: Option<&'a str>,
-    /// The caller's id of the user it belongs to.
-    user_id: Option<&'a str>,
-    /// Where it came from: any label.
-    origin: Option<&'a str>,
-    /// The same, as runs call it.
-    session_origin: Option<&'a str>,
-    /// Where it is in its life. Clients set it.
-    #[schema(example = "active")]
-    status: &'static str,
-    /// The client's own.
-    #[schema(value_type = Object)]
-    metadata: &'a RawValue,
-    /// Grows with every change, from 1; the entity tag is it in quotes.
-    version: i64,
-    /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Timestamp,
-    /// When it was last changed.
-    #[schema(value_type = String, format = DateTime)]
-    updated_at: Timestamp,
-}
+type SessionCreate = Create<SessionBody>;
+type SessionPatch = Change<SessionBody>;
+type SessionShown = Shown<SessionBody>;
 
-impl<'a> SessionAnswer<'a> {
-    fn new(session: &'a Session) -> Result<Self> {
-        Ok(Self {
-            id: session.id,
-            name: session.name.as_deref(),
-            session_name: session.name.as_deref(),
-            user_id: session.user_id.as_deref(),
-            origin: session.origin.as_deref(),
-            session_origin: session.origin.as_deref(),
-            status: session.status.as_str(),
-            metadata: raw(&session.metadata)?,
-            version: session.version,
-            created_at: session.created_at,
-            updated_at: session.updated_at,
-        })
-    }
-}
+impl ResourceFields for SessionBody {
+    const NAME: &'static str = "Session";
 
-/// Body of a creation.
-pub struct SessionCreate(SessionNew);
-
-body_schema!(SessionCreate, "SessionCreate");
-
-impl FromFields for SessionCreate {
-    fn read(fields: &mut Fields) -> Self {
-        Self(SessionNew {
+    fn fields(fields: &mut Fields, was: Option<&Self>) -> Self {
+        Self {
             name: fields
                 .external_id("name")
                 .alias("session_name")
                 .about("The caller's name for it, unique per user.")
-                .optional(),
+                .optional_or_was(was.map(|was| &was.name)),
             user_id: fields
                 .external_id("user_id")
-                .about("The caller's id of the user it belongs to.")
-                .optional(),
+                .about("The caller's id of the user it belongs to, for good.")
+                .fixed(was.map(|was| &was.user_id)),
             origin: fields
                 .text("origin", 1..=ORIGIN_CHARS_MAX)
                 .alias("session_origin")
                 .about("Where it came from: any label.")
-                .optional(),
+                .optional_or_was(was.map(|was| &was.origin)),
             status: fields
                 .choice("status")
-                .about("Where it is in its life.")
-                .or(SessionStatus::default()),
-            metadata: fields
-                .object("metadata")
-                .about("The client's own, kept as it is.")
-                .or("{}".to_owned()),
-        })
-    }
-}
-
-/// Body of a change.
-pub struct SessionPatch(SessionChange);
-
-body_schema!(SessionPatch, "SessionPatch");
-
-impl FromFields for SessionPatch {
-    fn read(fields: &mut Fields) -> Self {
-        fields.not_supported_yet("user_id", |_| true, "a session stays with its user");
-        Self(SessionChange {
-            name: fields.external_id("name").alias("session_name").change_or_remove(),
-            origin: fields
-                .text("origin", 1..=ORIGIN_CHARS_MAX)
-                .alias("session_origin")
-                .change_or_remove(),
-            status: fields.choice("status").change_or(SessionStatus::default()),
-            metadata: merge_patch(fields, "metadata"),
-        })
+                .about("Where it is in its life. Clients set it.")
+                .or_was(SessionStatus::default(), was.map(|was| &was.status)),
+            metadata: fields.own_object(
+                "metadata",
+                "The client's own, kept as it is.",
+                was.map(|was| &was.metadata),
+            ),
+        }
     }
 }
 
@@ -148,7 +75,7 @@ impl FromFields for SessionQuery {
     tag = "sessions",
     request_body = SessionCreate,
     responses(
-        (status = 201, description = "The session.", body = SessionAnswer<'static>, headers(
+        (status = 201, description = "The session.", body = SessionShown, headers(
             ("ETag" = String, description = "Its version."),
             ("Location" = String, description = "Where it is."),
         )),
@@ -158,11 +85,9 @@ impl FromFields for SessionQuery {
 pub async fn session_create(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
-    Json(SessionCreate(new)): Json<SessionCreate>,
+    Posted { once, body: Create(body) }: Posted<SessionCreate>,
 ) -> Handled {
-    let session = state.engine.session_create(&caller, new).await?;
-    let location = format!("/api/v1/sessions/{}", session.id);
-    created(&SessionAnswer::new(&session)?, &location, session.version)
+    created(state.engine.session_create(&caller, once.as_ref(), body).await?, "/api/v1/sessions")
 }
 
 /// List sessions
@@ -172,7 +97,7 @@ pub async fn session_create(
     tag = "sessions",
     params(SessionQuery),
     responses(
-        (status = 200, description = "A page of sessions.", body = List<SessionAnswer<'static>>),
+        (status = 200, description = "A page of sessions.", body = List<SessionShown>),
     ),
 )]
 pub async fn session_list(
@@ -180,8 +105,8 @@ pub async fn session_list(
     Authenticated(caller): Authenticated,
     Query(SessionQuery(filter, page)): Query<SessionQuery>,
 ) -> Handled {
-    let sessions = state.engine.session_list(&caller, filter, page).await?;
-    list(&sessions, page.order, SessionAnswer::new)
+    let sessions = state.engine.resource_list::<SessionBody>(&caller, &filter, &page).await?;
+    documents(&sessions, page.order)
 }
 
 /// Read a session
@@ -194,7 +119,7 @@ pub async fn session_list(
         ("If-None-Match" = Option<String>, Header, description = "The version one has."),
     ),
     responses(
-        (status = 200, description = "The session.", body = SessionAnswer<'static>, headers(
+        (status = 200, description = "The session.", body = SessionShown, headers(
             ("ETag" = String, description = "Its version."),
         )),
         (status = 304, description = "It has not changed."),
@@ -208,11 +133,7 @@ pub async fn session_get(
     PathName(name): PathName,
     known: IfNoneMatch,
 ) -> Handled {
-    let session = state.engine.session_find(&caller, &name).await?;
-    if let Some(not_modified) = known.not_modified(session.version) {
-        return Ok(not_modified);
-    }
-    tagged(&SessionAnswer::new(&session)?, session.version)
+    known.answer(state.engine.session_find(&caller, &name).await?)
 }
 
 /// Change a session
@@ -228,7 +149,7 @@ pub async fn session_get(
     ),
     request_body = SessionPatch,
     responses(
-        (status = 200, description = "The session.", body = SessionAnswer<'static>, headers(
+        (status = 200, description = "The session.", body = SessionShown, headers(
             ("ETag" = String, description = "Its version."),
         )),
         (status = 404, response = NotFound),
@@ -241,11 +162,11 @@ pub async fn session_update(
     Authenticated(caller): Authenticated,
     PathName(name): PathName,
     IfMatch(version): IfMatch,
-    Json(SessionPatch(change)): Json<SessionPatch>,
+    Json(change): Json<SessionPatch>,
 ) -> Handled {
     let id = state.engine.session_find(&caller, &name).await?.id;
-    let session = state.engine.session_update(&caller, id, change, version).await?;
-    tagged(&SessionAnswer::new(&session)?, session.version)
+    let changed = |was: &Session| change.apply(was);
+    tagged(state.engine.resource_update(&caller, id, version, changed).await?)
 }
 
 /// Delete a session
@@ -279,33 +200,39 @@ pub async fn session_delete(
 
 #[cfg(test)]
 mod tests {
+    use agentry_domain::Result;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::fields::read_body;
+    use crate::fields::{read_body, read_change};
 
-    fn read<T: FromFields>(value: Value) -> Result<T> {
+    fn read(value: Value) -> SessionBody {
         let Value::Object(object) = value else { panic!("not an object") };
-        read_body(object, Vec::new())
+        read_body::<SessionCreate>(object, Vec::new()).unwrap().0
+    }
+
+    fn change(was: &SessionBody, value: Value) -> Result<SessionBody> {
+        let Value::Object(object) = value else { panic!("not an object") };
+        read_change(object, Vec::new(), was)
     }
 
     #[test]
     fn a_session_needs_nothing_and_ids_may_be_numbers() {
-        let SessionCreate(new) = read(json!({})).unwrap();
-        assert_eq!(new.name, None);
-        let SessionCreate(new) = read(json!({"name": 7, "user_id": "u"})).unwrap();
-        assert_eq!((new.name.as_deref(), new.user_id.as_deref()), (Some("7"), Some("u")));
+        assert_eq!(read(json!({})).name, None);
+        let session = read(json!({"name": 7, "user_id": "u"}));
+        assert_eq!((session.name.as_deref(), session.user_id.as_deref()), (Some("7"), Some("u")));
     }
 
     #[test]
     fn a_patch_removes_what_is_null_and_keeps_the_user() {
-        let SessionPatch(change) = read(json!({"session_name": null, "status": "paused"})).unwrap();
-        assert_eq!(change.name, Some(None));
-        assert_eq!(change.origin, None);
-        assert_eq!(change.status, Some(SessionStatus::Paused));
-        let SessionPatch(change) = read(json!({"name": null, "origin": "web"})).unwrap();
-        assert_eq!((change.name, change.origin), (Some(None), Some(Some("web".into()))));
-        let error = read::<SessionPatch>(json!({"user_id": "other"})).err().unwrap();
-        assert_eq!(error.code, agentry_domain::Code::NotSupportedYet);
+        let was = read(json!({"name": "n", "user_id": "u", "origin": "web"}));
+        let patch = json!({"session_name": null, "status": "paused"});
+        let expected = SessionBody { name: None, status: SessionStatus::Paused, ..was.clone() };
+        assert_eq!(change(&was, patch).unwrap(), expected);
+        assert_eq!(change(&was, json!({"user_id": "u"})).unwrap(), was);
+        for other in [json!({"user_id": "other"}), json!({"user_id": null})] {
+            let error = change(&was, other).unwrap_err();
+            assert_eq!(error.faults[0].code, "immutable");
+        }
     }
 }

@@ -1,7 +1,12 @@
 //! Agents: a model, its instructions and how it uses memory.
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::AgentId;
-use crate::time::Timestamp;
+use crate::json::JsonText;
+use crate::log::EntityKind;
+use crate::named;
+use crate::resources::{Entity, Resource};
 
 /// The model of an agent that names none.
 pub const MODEL_DEFAULT: &str = "builtin/recall";
@@ -16,59 +21,30 @@ pub const RECALL_LIMIT_DEFAULT: u32 = 5;
 /// Recalled passages per run at most.
 pub const RECALL_LIMIT_MAX: u32 = 50;
 
-/// Where an agent is in its life. Clients set it; runs do not change it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum AgentStatus {
-    /// Made.
-    #[default]
-    Created,
-    /// In use.
-    Active,
-    /// In use, without work.
-    Idle,
-    /// In use, at work.
-    Busy,
-    /// Set aside.
-    Suspended,
-    /// Ended.
-    Terminated,
-    /// Broken.
-    Error,
-}
-
-impl AgentStatus {
-    /// Every status.
-    pub const ALL: &'static [Self] = &[
-        Self::Created,
-        Self::Active,
-        Self::Idle,
-        Self::Busy,
-        Self::Suspended,
-        Self::Terminated,
-        Self::Error,
-    ];
-
-    /// The stable text.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Active => "active",
-            Self::Idle => "idle",
-            Self::Busy => "busy",
-            Self::Suspended => "suspended",
-            Self::Terminated => "terminated",
-            Self::Error => "error",
-        }
-    }
-
-    /// Reads the stable text.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|status| status.as_str() == text)
+named! {
+    /// Where an agent is in its life. Clients set it; runs do not change it.
+    #[derive(Default)]
+    pub enum AgentStatus {
+        /// Made.
+        #[default]
+        Created = "created",
+        /// In use.
+        Active = "active",
+        /// In use, without work.
+        Idle = "idle",
+        /// In use, at work.
+        Busy = "busy",
+        /// Set aside.
+        Suspended = "suspended",
+        /// Ended.
+        Terminated = "terminated",
+        /// Broken.
+        Error = "error",
     }
 }
 
 /// How an agent uses memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MemoryPolicy {
     /// Whether a run looks up what was said before in other sessions of its user.
     pub recall: bool,
@@ -84,12 +60,13 @@ impl Default for MemoryPolicy {
     }
 }
 
-/// An agent. `tools`, `configuration`, `metadata` and `resource_limits` are
-/// JSON text; the last three belong to the client and are kept as sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Agent {
-    /// Its id.
-    pub id: AgentId,
+/// An agent.
+pub type Agent = Entity<AgentBody>;
+
+/// What an agent is. `configuration`, `metadata` and `resource_limits` belong to
+/// the client and are kept as sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentBody {
     /// What people call it; need not be unique.
     pub name: String,
     /// What it is for.
@@ -103,23 +80,44 @@ pub struct Agent {
     /// The system prompt.
     pub instructions: String,
     /// A JSON array.
-    pub tools: String,
+    pub tools: JsonText,
     /// How it uses memory.
     pub memory: MemoryPolicy,
     /// A JSON object.
-    pub configuration: String,
+    pub configuration: JsonText,
     /// A JSON object.
-    pub metadata: String,
+    pub metadata: JsonText,
     /// A JSON object.
-    pub resource_limits: String,
-    /// `did:agent:<name>:<8 hex>`.
+    pub resource_limits: JsonText,
+    /// `did:agent:<name>:<8 hex>`: made with the agent, and kept when its name changes.
     pub did: String,
-    /// Grows with every change, from 1; the entity tag.
-    pub version: i64,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// When it was last changed.
-    pub updated_at: Timestamp,
+}
+
+impl Default for AgentBody {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            description: String::new(),
+            agent_type: AGENT_TYPE_DEFAULT.to_owned(),
+            status: AgentStatus::default(),
+            model: MODEL_DEFAULT.to_owned(),
+            instructions: String::new(),
+            tools: JsonText::known("[]".to_owned()),
+            memory: MemoryPolicy::default(),
+            configuration: JsonText::empty(),
+            metadata: JsonText::empty(),
+            resource_limits: JsonText::empty(),
+            did: String::new(),
+        }
+    }
+}
+
+impl Resource for AgentBody {
+    type Id = AgentId;
+    type Also<'a> = ();
+    const KIND: EntityKind = EntityKind::Agent;
+
+    fn also(&self, _id: AgentId) {}
 }
 
 /// The part of an agent that `GET /agent/list` shows.

@@ -1,6 +1,7 @@
 //! Who is asking, and what a role may do.
 
 use crate::ids::{KeyId, OrgId};
+use crate::named;
 
 /// What an operation needs. One per family of operations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -9,69 +10,99 @@ pub enum Permission {
     AgentsRead,
     /// Create, change and delete agents.
     AgentsWrite,
-    /// Read sessions and their messages.
+    /// Read sessions, their messages and their files.
     SessionsRead,
-    /// Create, change and delete sessions, append messages.
+    /// Create, change and delete sessions, append messages, put files.
     SessionsWrite,
     /// Read runs.
     RunsRead,
     /// Start runs.
     RunsWrite,
+    /// Read users.
+    UsersRead,
+    /// Create, change and delete users.
+    UsersWrite,
+    /// Read and search memories.
+    MemoriesRead,
+    /// Create, change and delete memories.
+    MemoriesWrite,
+    /// Read goals, plans and tasks.
+    GoalsRead,
+    /// Create, change and delete goals, plans and tasks.
+    GoalsWrite,
+    /// Follow events.
+    EventsRead,
+    /// Read webhooks and their deliveries.
+    WebhooksRead,
+    /// Register, change and delete webhooks.
+    WebhooksWrite,
+    /// Read which keys there are.
+    KeysRead,
+    /// Make and revoke keys.
+    KeysWrite,
     /// Read the server's metrics.
     MetricsRead,
+    /// Look at and take part in the server's own work: backups, jobs.
+    Administer,
 }
 
-/// What a caller is in its organisation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Role {
-    /// Everything.
-    Owner,
-    /// Everything but what concerns owners.
-    Admin,
-    /// Works with the resources.
-    Member,
-    /// Only reads.
+/// The weakest kind of role that may do something.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
     Viewer,
-    /// A program: works with the resources.
-    Service,
+    Member,
+    Admin,
+}
+
+impl Permission {
+    const fn level(self) -> Level {
+        match self {
+            Self::AgentsRead
+            | Self::SessionsRead
+            | Self::RunsRead
+            | Self::UsersRead
+            | Self::MemoriesRead
+            | Self::GoalsRead
+            | Self::EventsRead => Level::Viewer,
+            Self::AgentsWrite
+            | Self::SessionsWrite
+            | Self::RunsWrite
+            | Self::UsersWrite
+            | Self::MemoriesWrite
+            | Self::GoalsWrite => Level::Member,
+            Self::WebhooksRead
+            | Self::WebhooksWrite
+            | Self::KeysRead
+            | Self::KeysWrite
+            | Self::MetricsRead
+            | Self::Administer => Level::Admin,
+        }
+    }
+}
+
+named! {
+    /// What a caller is in its organisation.
+    pub enum Role {
+        /// Everything.
+        Owner = "owner",
+        /// Everything but what concerns owners.
+        Admin = "admin",
+        /// Works with the resources.
+        Member = "member",
+        /// Only reads.
+        Viewer = "viewer",
+        /// A program: works with the resources.
+        Service = "service",
+    }
 }
 
 impl Role {
-    /// The stable text.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Role::Owner => "owner",
-            Role::Admin => "admin",
-            Role::Member => "member",
-            Role::Viewer => "viewer",
-            Role::Service => "service",
-        }
-    }
-
-    /// Reads the stable text.
-    pub fn parse(text: &str) -> Option<Self> {
-        [Role::Owner, Role::Admin, Role::Member, Role::Viewer, Role::Service]
-            .into_iter()
-            .find(|role| role.as_str() == text)
-    }
-
     /// Whether the role may do what the operation needs.
     pub const fn allows(self, permission: Permission) -> bool {
-        use Permission::{
-            AgentsRead, AgentsWrite, MetricsRead, RunsRead, RunsWrite, SessionsRead, SessionsWrite,
-        };
         match self {
             Role::Owner | Role::Admin => true,
-            Role::Member | Role::Service => match permission {
-                AgentsRead | AgentsWrite | SessionsRead | SessionsWrite | RunsRead | RunsWrite => {
-                    true
-                }
-                MetricsRead => false,
-            },
-            Role::Viewer => match permission {
-                AgentsRead | SessionsRead | RunsRead => true,
-                AgentsWrite | SessionsWrite | RunsWrite | MetricsRead => false,
-            },
+            Role::Member | Role::Service => !matches!(permission.level(), Level::Admin),
+            Role::Viewer => matches!(permission.level(), Level::Viewer),
         }
     }
 }

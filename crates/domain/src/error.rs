@@ -54,6 +54,11 @@ codes! {
     MethodNotAllowed = "method_not_allowed", "The method is not allowed here";
     /// The thing changed between reading and writing.
     Conflict = "conflict", "The request conflicts with the current state";
+    /// A request with this `Idempotency-Key` took effect already. Never leaves
+    /// the server: the answer is that request's.
+    AlreadyDone = "already_done", "The request took effect already";
+    /// An `Idempotency-Key` came again with another body.
+    IdempotencyKeyReused = "idempotency_key_reused", "The Idempotency-Key belongs to another request";
     /// A unique value is taken.
     AlreadyExists = "already_exists", "The value is already taken";
     /// A name means several things; the ids are listed.
@@ -123,6 +128,8 @@ impl Code {
             | Code::NotFound
             | Code::MethodNotAllowed
             | Code::Conflict
+            | Code::AlreadyDone
+            | Code::IdempotencyKeyReused
             | Code::AlreadyExists
             | Code::AmbiguousName
             | Code::PreconditionFailed

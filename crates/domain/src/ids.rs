@@ -54,6 +54,27 @@ macro_rules! id {
             }
         }
 
+        impl crate::resources::ResourceId for $name {
+            fn of_uuid(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+
+            fn of_bytes(bytes: [u8; 16]) -> Self {
+                Self::from_bytes(bytes)
+            }
+
+            fn bytes(self) -> [u8; 16] {
+                self.to_bytes()
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 let mut buffer = Uuid::encode_buffer();
@@ -76,6 +97,20 @@ id! {
     RunId,
     /// An API key.
     KeyId,
+    /// A user of the callers' products.
+    UserId,
+    /// A memory.
+    MemoryId,
+    /// A goal.
+    GoalId,
+    /// A plan.
+    PlanId,
+    /// A task.
+    TaskId,
+    /// A file of a session.
+    FileId,
+    /// A webhook.
+    WebhookId,
     /// A job in a lane.
     JobId,
     /// A process that claims jobs.

@@ -5,22 +5,30 @@
 pub mod agents;
 pub mod caller;
 pub mod error;
+pub mod idempotency;
 pub mod ids;
+pub mod json;
 pub mod keys;
 pub mod log;
+pub mod named;
 pub mod page;
 pub mod ports;
+pub mod resources;
 pub mod runs;
 pub mod sessions;
 pub mod tasks;
 pub mod text;
 pub mod time;
 
-/// Bytes of a client's own JSON value, such as `metadata`, at most.
-pub const FREE_JSON_BYTES_MAX: usize = 64 * 1_024;
-
 pub use caller::{Caller, Permission, Role};
 pub use error::{Code, Error, Fault, Result};
-pub use ids::{AgentId, JobId, KeyId, MessageId, OrgId, RunId, SessionId, WorkerId};
+pub use idempotency::{Done, Once};
+pub use ids::{
+    AgentId, FileId, GoalId, JobId, KeyId, MemoryId, MessageId, OrgId, PlanId, RunId, SessionId,
+    TaskId, UserId, WebhookId, WorkerId,
+};
+pub use json::{FREE_JSON_BYTES_MAX, JsonText};
+pub use named::Named;
 pub use page::{Order, Page, PageRequest};
+pub use resources::{Document, Entity, Resource, ResourceId};
 pub use time::Timestamp;

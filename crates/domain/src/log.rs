@@ -3,32 +3,74 @@
 use crate::ids::{KeyId, OrgId};
 use crate::time::Timestamp;
 
-/// What kind of thing an entry is about.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum EntityKind {
-    /// An agent.
-    Agent,
-    /// A session.
-    Session,
-    /// A message.
-    Message,
-    /// A run.
-    Run,
-    /// An API key.
-    Key,
+macro_rules! entity_kinds {
+    ($($(#[$doc:meta])* $kind:ident = $text:literal),* $(,)?) => {
+        /// What kind of thing an entry is about.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+        pub enum EntityKind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl EntityKind {
+            /// Every kind.
+            pub const ALL: &'static [Self] = &[$(Self::$kind,)*];
+
+            /// The stable text.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $text,)*
+                }
+            }
+
+            /// The entry's kind when one was made.
+            pub const fn created(self) -> &'static str {
+                match self {
+                    $(Self::$kind => concat!($text, ".created"),)*
+                }
+            }
+
+            /// The entry's kind when one was changed.
+            pub const fn updated(self) -> &'static str {
+                match self {
+                    $(Self::$kind => concat!($text, ".updated"),)*
+                }
+            }
+
+            /// The entry's kind when one was deleted.
+            pub const fn deleted(self) -> &'static str {
+                match self {
+                    $(Self::$kind => concat!($text, ".deleted"),)*
+                }
+            }
+        }
+    };
 }
 
-impl EntityKind {
-    /// The stable text.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            EntityKind::Agent => "agent",
-            EntityKind::Session => "session",
-            EntityKind::Message => "message",
-            EntityKind::Run => "run",
-            EntityKind::Key => "key",
-        }
-    }
+entity_kinds! {
+    /// An agent.
+    Agent = "agent",
+    /// A session.
+    Session = "session",
+    /// A message.
+    Message = "message",
+    /// A run.
+    Run = "run",
+    /// An API key.
+    Key = "key",
+    /// A user.
+    User = "user",
+    /// A memory.
+    Memory = "memory",
+    /// A goal.
+    Goal = "goal",
+    /// A plan.
+    Plan = "plan",
+    /// A task.
+    Task = "task",
+    /// A file of a session.
+    File = "file",
+    /// A webhook.
+    Webhook = "webhook",
 }
 
 /// An entry as a writer appends it; its place in the order is given by the store.

@@ -1,5 +1,7 @@
 //! Lists come in pages: by cursor (the id after which to go on) or by number.
 
+use crate::named;
+
 /// Items in one page when the caller does not say.
 pub const PAGE_ITEMS_DEFAULT: u32 = 50;
 /// Items in one page at most.
@@ -10,14 +12,16 @@ pub const PAGE_OFFSET_MAX: u32 = 100_000;
 /// Filtered lists are counted up to this many.
 pub const FILTERED_TOTAL_MAX: u32 = 10_000;
 
-/// The order of a list, by id and so by creation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Order {
-    /// Oldest first.
-    Ascending,
-    /// Newest first.
-    #[default]
-    Descending,
+named! {
+    /// The order of a list, by id and so by creation.
+    #[derive(Default)]
+    pub enum Order {
+        /// Oldest first.
+        Ascending = "asc",
+        /// Newest first.
+        #[default]
+        Descending = "desc",
+    }
 }
 
 /// Which part of a list.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::Code;
 use crate::ids::{AgentId, MessageId, RunId, SessionId};
+use crate::named;
 use crate::sessions::MessageRole;
 use crate::time::Timestamp;
 
@@ -18,55 +19,27 @@ pub const RUN_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 /// How often a run is begun again after the process that had it ended.
 pub const RUN_ATTEMPTS_MAX: i64 = 5;
 
-/// Where a run is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RunStatus {
-    /// Waits for the runs before it in its session.
-    Queued,
-    /// A process has it.
-    Running,
-    /// The model answered.
-    Succeeded,
-    /// The model failed; `error` says how.
-    Failed,
-    /// Someone ended it.
-    Cancelled,
-    /// The process that had it ended too often.
-    Interrupted,
-    /// It took longer than its time-out.
-    TimedOut,
+named! {
+    /// Where a run is.
+    pub enum RunStatus {
+        /// Waits for the runs before it in its session.
+        Queued = "queued",
+        /// A process has it.
+        Running = "running",
+        /// The model answered.
+        Succeeded = "succeeded",
+        /// The model failed; `error` says how.
+        Failed = "failed",
+        /// Someone ended it.
+        Cancelled = "cancelled",
+        /// The process that had it ended too often.
+        Interrupted = "interrupted",
+        /// It took longer than its time-out.
+        TimedOut = "timed_out",
+    }
 }
 
 impl RunStatus {
-    /// Every status.
-    pub const ALL: &'static [Self] = &[
-        Self::Queued,
-        Self::Running,
-        Self::Succeeded,
-        Self::Failed,
-        Self::Cancelled,
-        Self::Interrupted,
-        Self::TimedOut,
-    ];
-
-    /// The stable text.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::Interrupted => "interrupted",
-            Self::TimedOut => "timed_out",
-        }
-    }
-
-    /// Reads the stable text.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|status| status.as_str() == text)
-    }
-
     /// Whether nothing can follow.
     pub const fn is_final(self) -> bool {
         match self {

@@ -1,47 +1,36 @@
 //! Sessions and the messages in them.
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{MessageId, RunId, SessionId};
+use crate::json::JsonText;
+use crate::log::EntityKind;
+use crate::named;
+use crate::resources::{Entity, Resource};
 use crate::time::Timestamp;
 
-/// Where a session is in its life. Clients set it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum SessionStatus {
-    /// Going on.
-    #[default]
-    Active,
-    /// Set aside.
-    Paused,
-    /// Done.
-    Completed,
-    /// Ended by a failure.
-    Crashed,
-}
-
-impl SessionStatus {
-    /// Every status.
-    pub const ALL: &'static [Self] = &[Self::Active, Self::Paused, Self::Completed, Self::Crashed];
-
-    /// The stable text.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Paused => "paused",
-            Self::Completed => "completed",
-            Self::Crashed => "crashed",
-        }
-    }
-
-    /// Reads the stable text.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|status| status.as_str() == text)
+named! {
+    /// Where a session is in its life. Clients set it.
+    #[derive(Default)]
+    pub enum SessionStatus {
+        /// Going on.
+        #[default]
+        Active = "active",
+        /// Set aside.
+        Paused = "paused",
+        /// Done.
+        Completed = "completed",
+        /// Ended by a failure.
+        Crashed = "crashed",
     }
 }
 
 /// One conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// Its id.
-    pub id: SessionId,
+pub type Session = Entity<SessionBody>;
+
+/// What a session is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionBody {
     /// The caller's name for it, unique per user.
     pub name: Option<String>,
     /// The caller's id of the user it belongs to.
@@ -51,42 +40,35 @@ pub struct Session {
     /// Where it is in its life.
     pub status: SessionStatus,
     /// A JSON object of the client's.
-    pub metadata: String,
-    /// Grows with every change, from 1; the entity tag.
-    pub version: i64,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// When it was last changed.
-    pub updated_at: Timestamp,
+    pub metadata: JsonText,
 }
 
-/// Who speaks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MessageRole {
-    /// The instructions.
-    System,
-    /// The person or program that asks.
-    User,
-    /// The model.
-    Assistant,
+/// The names that runs use for a session's fields.
+#[derive(Serialize)]
+pub struct SessionAlso<'a> {
+    session_name: Option<&'a str>,
+    session_origin: Option<&'a str>,
 }
 
-impl MessageRole {
-    /// Every role.
-    pub const ALL: &'static [Self] = &[Self::System, Self::User, Self::Assistant];
+impl Resource for SessionBody {
+    type Id = SessionId;
+    type Also<'a> = SessionAlso<'a>;
+    const KIND: EntityKind = EntityKind::Session;
 
-    /// The stable text, the same as in OpenAI's chat format.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::System => "system",
-            Self::User => "user",
-            Self::Assistant => "assistant",
-        }
+    fn also(&self, _id: SessionId) -> SessionAlso<'_> {
+        SessionAlso { session_name: self.name.as_deref(), session_origin: self.origin.as_deref() }
     }
+}
 
-    /// Reads the stable text.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|role| role.as_str() == text)
+named! {
+    /// Who speaks. The texts are those of OpenAI's chat format.
+    pub enum MessageRole {
+        /// The instructions.
+        System = "system",
+        /// The person or program that asks.
+        User = "user",
+        /// The model.
+        Assistant = "assistant",
     }
 }
 

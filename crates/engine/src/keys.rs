@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use agentry_domain::agents::{
-    AGENT_TYPE_DEFAULT, AgentStatus, FIRST_AGENT_NAME, MODEL_DEFAULT, MemoryPolicy,
-};
+use agentry_domain::agents::{Agent, AgentBody, FIRST_AGENT_NAME, did};
 use agentry_domain::keys::{Key, SECRET_PREFIX, SHOWN_PREFIX_CHARS};
 use agentry_domain::log::EntityKind;
 use agentry_domain::ports::Authenticate;
@@ -12,7 +10,6 @@ use agentry_domain::{AgentId, Caller, Code, Error, KeyId, OrgId, Result, Role};
 use agentry_store::Write;
 use async_trait::async_trait;
 
-use crate::agents::{AgentNew, agent_from};
 use crate::{Engine, entry};
 
 /// The installation's own organisation. Its id is fixed, so that of two
@@ -70,27 +67,18 @@ impl Engine {
             created_at: now,
         };
         let caller = Caller { org: INSTALLATION_ORG, key: Some(key.id), role: Role::Owner };
-        let agent = agent_from(
-            AgentNew {
-                name: FIRST_AGENT_NAME.to_owned(),
-                description: "Answers from what was said before; needs no model.".to_owned(),
-                agent_type: AGENT_TYPE_DEFAULT.to_owned(),
-                status: AgentStatus::default(),
-                model: MODEL_DEFAULT.to_owned(),
-                instructions: String::new(),
-                tools: "[]".to_owned(),
-                memory: MemoryPolicy::default(),
-                configuration: "{}".to_owned(),
-                metadata: "{}".to_owned(),
-                resource_limits: "{}".to_owned(),
-            },
-            AgentId::from_uuid(self.uuid(now)),
-            now,
-        );
+        let id = AgentId::from_uuid(self.uuid(now));
+        let agent = AgentBody {
+            name: FIRST_AGENT_NAME.to_owned(),
+            description: "Answers from what was said before; needs no model.".to_owned(),
+            did: did(FIRST_AGENT_NAME, id),
+            ..AgentBody::default()
+        };
+        let agent = Agent::new(id, agent, now);
         let mut write = Write::new(INSTALLATION_ORG);
         write.org_insert("default", now);
         write.key_insert(&key);
-        write.agent_insert(&agent);
+        write.resource_insert(&agent.body, &agent.document()?);
         write.log(entry(&caller, now, "key.created", EntityKind::Key, key.id.to_bytes()));
         write.log(entry(&caller, now, "agent.created", EntityKind::Agent, agent.id.to_bytes()));
         match self.0.store.write(write).await.map_err(Error::from) {

@@ -5,10 +5,11 @@
 mod agents;
 mod guarded;
 mod held;
-mod json_patch;
+mod idempotency;
 mod keys;
 mod live;
 mod recall;
+mod resources;
 mod runs;
 mod sessions;
 mod workers;
@@ -24,12 +25,10 @@ use agentry_llm::Models;
 use agentry_store::Store;
 use tokio::sync::{Notify, Semaphore};
 
-pub use agentry_store::{AgentFilter, RunFilter, SessionFilter};
-pub use agents::{AgentChange, AgentNew, MemoryChange};
-pub use json_patch::JsonPatch;
+pub use agentry_store::{AgentFilter, RunFilter, SessionFilter, Table};
 pub use live::{RunEvent, RunEvents, RunHandle};
 pub use runs::{AgentRef, RunNew, SessionRef};
-pub use sessions::{MessageNew, SessionChange, SessionNew};
+pub use sessions::MessageNew;
 
 /// The bounds of the use cases.
 #[derive(Clone, Debug)]

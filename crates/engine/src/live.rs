@@ -137,23 +137,48 @@ fn stopped() -> Error {
     Error::new(Code::ShuttingDown, "the server stopped; the run goes on when it starts again")
 }
 
-/// Listeners of runs that wait in their session's queue.
+/// Who waits for runs that this process does not carry out at the moment.
 #[derive(Default)]
-pub(crate) struct Live(Mutex<HashMap<RunId, (OrgId, Speaker)>>);
+pub(crate) struct Live {
+    /// Listeners of runs that wait in their session's queue.
+    queued: Mutex<HashMap<RunId, (OrgId, Speaker)>>,
+    /// Requests that came again while their run goes on, here or elsewhere.
+    attached: Mutex<HashMap<RunId, (OrgId, Vec<Speaker>)>>,
+}
 
 impl Live {
     pub(crate) fn register(&self, org: OrgId, run: RunId, speaker: Speaker) {
-        self.0.lock().insert(run, (org, speaker));
+        self.queued.lock().insert(run, (org, speaker));
     }
 
     pub(crate) fn take(&self, run: RunId) -> Option<Speaker> {
-        self.0.lock().remove(&run).map(|(_, speaker)| speaker)
+        self.queued.lock().remove(&run).map(|(_, speaker)| speaker)
+    }
+
+    /// Another listener of a run: it hears of the end.
+    pub(crate) fn attach(&self, org: OrgId, run: RunId, speaker: Speaker) {
+        let mut attached = self.attached.lock();
+        attached.entry(run).or_insert_with(|| (org, Vec::new())).1.push(speaker);
+    }
+
+    /// Tells everyone who waits that a run has ended and is stored.
+    pub(crate) fn ended(&self, run: &Run) {
+        let attached = self.attached.lock().remove(&run.id).map(|(_, speakers)| speakers);
+        for speaker in self.take(run.id).into_iter().chain(attached.into_iter().flatten()) {
+            speaker.finish(Ok(run.clone()));
+        }
     }
 
     /// The runs that someone still waits for; the others are forgotten.
     pub(crate) fn waiting(&self) -> Vec<(OrgId, RunId)> {
-        let mut waiting = self.0.lock();
-        waiting.retain(|_, (_, speaker)| speaker.is_heard());
-        waiting.iter().map(|(run, (org, _))| (*org, *run)).collect()
+        let mut queued = self.queued.lock();
+        queued.retain(|_, (_, speaker)| speaker.is_heard());
+        let mut attached = self.attached.lock();
+        attached.retain(|_, (_, speakers)| {
+            speakers.retain(Speaker::is_heard);
+            !speakers.is_empty()
+        });
+        let queued = queued.iter().map(|(run, (org, _))| (*org, *run));
+        queued.chain(attached.iter().map(|(run, (org, _))| (*org, *run))).collect()
     }
 }

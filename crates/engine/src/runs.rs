@@ -15,10 +15,10 @@ use agentry_domain::log::EntityKind;
 use agentry_domain::runs::{
     RUN_TIMEOUT_DEFAULT, RUN_TIMEOUT_MAX, Run, RunRequest, RunStatus, Usage,
 };
-use agentry_domain::sessions::{Message, MessageRole, Session, SessionStatus};
+use agentry_domain::sessions::{Message, MessageRole, Session, SessionBody};
 use agentry_domain::{
-    AgentId, Caller, Code, Error, Fault, JobId, MessageId, Page, PageRequest, Result, RunId,
-    SessionId, Timestamp,
+    AgentId, Caller, Code, Done, Error, Fault, JobId, MessageId, Once, Page, PageRequest, Result,
+    RunId, SessionId, Timestamp,
 };
 use agentry_store::sessions::session_missing;
 use agentry_store::{ClaimedJob, RunFilter, Write};
@@ -26,12 +26,14 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::held::Held;
 use crate::live::{RunEvents, RunHandle, listener};
-use crate::sessions::{SessionNew, scope, session_from, store_message};
+use crate::sessions::{scope, store_message};
 use crate::{Engine, entry};
 
 /// How often a run is offered to a lane that turns from idle to busy and back
 /// while it is offered.
 const LANE_TRIES_MAX: u32 = 16;
+/// What is remembered as a run's answer: the run itself is, under its id.
+const RUN_ANSWER: &str = "";
 /// How long a caller waits before trying again when this process is full.
 const RETRY_FULL: Duration = Duration::from_secs(1);
 
@@ -86,47 +88,85 @@ enum Stored {
     Begun { run: Run, agent: Agent, job: ClaimedJob, held: Held },
     /// It waits in its session's queue.
     Queued { run: Run, events: RunEvents },
+    /// The same request was accepted before, as this run.
+    Before(RunId),
+}
+
+/// What became of the write that accepts a run.
+enum Accepted<T> {
+    /// It took effect.
+    Now(T),
+    /// The same request had taken effect, as this run.
+    Before(RunId),
 }
 
 impl Engine {
     /// Accepts a run. When this returns, the run is on disk and will be carried
     /// out, whatever happens to this process or to whoever asked.
-    pub async fn run_start(&self, caller: &Caller, new: RunNew) -> Result<RunHandle> {
+    ///
+    /// A request that was accepted before with the same key is the same run: its
+    /// handle hears of that run's end.
+    pub async fn run_start(
+        &self,
+        caller: &Caller,
+        once: Option<Once>,
+        new: RunNew,
+    ) -> Result<Done<RunHandle>> {
+        if let Some(before) = self.remembered(caller, once.as_ref()).await? {
+            return self.run_attach(caller, RunId::from_bytes(before.id)).await;
+        }
         let permit = self.place()?;
         let (accepted, acceptance) = oneshot::channel();
         let (engine, caller) = (self.clone(), *caller);
         // A task of its own: a client that goes away while the run is being
         // stored must not leave a run that is stored and not carried out.
         self.0.tasks.spawn(async move {
-            engine.accept(caller, new, accepted).await;
+            engine.accept(caller, once, new, accepted).await;
             drop(permit);
         });
         acceptance.await.unwrap_or_else(|_| Err(Error::internal("accepting a run panicked")))
     }
 
+    /// Waits for a run that was accepted before.
+    async fn run_attach(&self, caller: &Caller, id: RunId) -> Result<Done<RunHandle>> {
+        let (speaker, events) = listener();
+        // Listens before it looks, so that no end can come in between.
+        self.0.live.attach(caller.org, id, speaker);
+        let run = self.run_get(caller, id).await?;
+        if run.status.is_final() {
+            self.0.live.ended(&run);
+        }
+        Ok(Done { value: RunHandle { run, events }, replayed: true })
+    }
+
     async fn accept(
         &self,
         caller: Caller,
+        once: Option<Once>,
         new: RunNew,
-        accepted: oneshot::Sender<Result<RunHandle>>,
+        accepted: oneshot::Sender<Result<Done<RunHandle>>>,
     ) {
-        match self.store_run(&caller, new).await {
+        match self.store_run(&caller, once.as_ref(), new).await {
             Err(error) => {
                 let _ = accepted.send(Err(error));
             }
+            Ok(Stored::Before(id)) => {
+                let _ = accepted.send(self.run_attach(&caller, id).await);
+            }
             Ok(Stored::Queued { run, events }) => {
-                let _ = accepted.send(Ok(RunHandle { run, events }));
+                let _ = accepted.send(Ok(Done::now(RunHandle { run, events })));
             }
             Ok(Stored::Begun { run, agent, job, held }) => {
                 let (speaker, events) = listener();
-                let _ = accepted.send(Ok(RunHandle { run: run.clone(), events }));
+                let handle = RunHandle { run: run.clone(), events };
+                let _ = accepted.send(Ok(Done::now(handle)));
                 self.carry_out(caller, job, run, Some(agent), Some(speaker)).await;
                 drop(held);
             }
         }
     }
 
-    async fn store_run(&self, caller: &Caller, new: RunNew) -> Result<Stored> {
+    async fn store_run(&self, caller: &Caller, once: Option<&Once>, new: RunNew) -> Result<Stored> {
         let agent = self.run_agent(caller, &new.agent).await?;
         let mut request = new.request.clone();
         if let AgentRef::Model(model) = &new.agent {
@@ -156,8 +196,9 @@ impl Engine {
                 finished_at: None,
             };
             let held = self.0.held.hold(JobId::from_bytes(run.id.to_bytes()));
-            match self.begin_now(caller, &agent, &place, &run).await {
-                Ok(job) => return Ok(Stored::Begun { run, agent, job, held }),
+            match self.begin_now(caller, once, &agent, &place, &run).await {
+                Ok(Accepted::Now(job)) => return Ok(Stored::Begun { run, agent, job, held }),
+                Ok(Accepted::Before(id)) => return Ok(Stored::Before(id)),
                 // Another run made the session of this name first.
                 Err(error) if error.code == Code::AlreadyExists => continue,
                 // The run before it stored its reply after this one's id was made.
@@ -176,8 +217,9 @@ impl Engine {
                 started_at: None,
                 ..run
             };
-            match self.enqueue(caller, &run).await {
-                Ok(events) => return Ok(Stored::Queued { run, events }),
+            match self.enqueue(caller, once, &run).await {
+                Ok(Accepted::Now(events)) => return Ok(Stored::Queued { run, events }),
+                Ok(Accepted::Before(id)) => return Ok(Stored::Before(id)),
                 // The work in the session ended meanwhile.
                 Err(error) if error.code == Code::Conflict => {}
                 Err(error) => return Err(error),
@@ -237,7 +279,7 @@ impl Engine {
         let found = match &new.session {
             SessionRef::None => None,
             SessionRef::Id(id) => {
-                let found = self.0.store.session_get(caller.org, *id).await?;
+                let found = self.0.store.resource_get(caller.org, *id).await?;
                 Some(found.ok_or_else(|| session_missing(*id))?)
             }
             SessionRef::Name(name) => {
@@ -245,35 +287,35 @@ impl Engine {
             }
         };
         if let Some(session) = found {
-            return Ok(Place { session, is_new: false });
+            return Ok(Place { session: session.entity()?, is_new: false });
         }
         let name = match &new.session {
             SessionRef::Name(name) => Some(name.clone()),
             SessionRef::None | SessionRef::Id(_) => None,
         };
         let now = self.now();
-        let session = SessionNew {
+        let session = SessionBody {
             name,
             user_id: new.user_id.clone(),
             origin: new.origin.clone(),
-            status: SessionStatus::default(),
-            metadata: "{}".to_owned(),
+            ..SessionBody::default()
         };
         let id = SessionId::from_uuid(self.uuid(now));
-        Ok(Place { session: session_from(session, id, now), is_new: true })
+        Ok(Place { session: Session::new(id, session, now), is_new: true })
     }
 
     /// Stores a run in an idle session as begun by this process.
     async fn begin_now(
         &self,
         caller: &Caller,
+        once: Option<&Once>,
         agent: &Agent,
         place: &Place,
         run: &Run,
-    ) -> Result<ClaimedJob> {
+    ) -> Result<Accepted<ClaimedJob>> {
         let mut write = Write::new(caller.org);
         if place.is_new {
-            write.session_insert(&place.session);
+            write.session_insert(&place.session.body, &place.session.document()?);
             let id = run.session.to_bytes();
             write.log(entry(caller, run.created_at, "session.created", EntityKind::Session, id));
         } else {
@@ -289,19 +331,27 @@ impl Engine {
         write.run_insert(run);
         write.log(entry(caller, run.created_at, "run.created", EntityKind::Run, run.id.to_bytes()));
         store_input(&mut write, caller, run, agent.memory.remember, run.created_at);
-        self.0.store.write(write).await?;
-        Ok(ClaimedJob {
+        let noted = (run.id.to_bytes(), RUN_ANSWER);
+        if let Some(before) = self.write_once(caller, once, write, noted, run.created_at).await? {
+            return Ok(Accepted::Before(RunId::from_bytes(before.id)));
+        }
+        Ok(Accepted::Now(ClaimedJob {
             org: caller.org,
             id: job,
             lane,
             worker: self.0.worker,
             fence: 1,
             attempts: 1,
-        })
+        }))
     }
 
     /// Stores a run at the end of a busy session's queue.
-    async fn enqueue(&self, caller: &Caller, run: &Run) -> Result<RunEvents> {
+    async fn enqueue(
+        &self,
+        caller: &Caller,
+        once: Option<&Once>,
+        run: &Run,
+    ) -> Result<Accepted<RunEvents>> {
         let mut write = Write::new(caller.org);
         write.session_exists(run.session);
         let job = JobId::from_bytes(run.id.to_bytes());
@@ -312,11 +362,18 @@ impl Engine {
         // Listens before the write, so that no end can come in between.
         let (speaker, events) = listener();
         self.0.live.register(caller.org, run.id, speaker);
-        if let Err(error) = self.0.store.write(write).await {
-            self.0.live.take(run.id);
-            return Err(error.into());
+        let noted = (run.id.to_bytes(), RUN_ANSWER);
+        match self.write_once(caller, once, write, noted, run.created_at).await {
+            Ok(None) => Ok(Accepted::Now(events)),
+            Ok(Some(before)) => {
+                self.0.live.take(run.id);
+                Ok(Accepted::Before(RunId::from_bytes(before.id)))
+            }
+            Err(error) => {
+                self.0.live.take(run.id);
+                Err(error)
+            }
         }
-        Ok(events)
     }
 }
 

@@ -126,9 +126,7 @@ impl Engine {
             for (org, id) in self.0.live.waiting() {
                 match self.0.store.run_get(org, id).await {
                     Ok(Some(run)) if run.status.is_final() => {
-                        if let Some(speaker) = self.0.live.take(id) {
-                            speaker.finish(Ok(run));
-                        }
+                        self.0.live.ended(&run);
                     }
                     Ok(_) => {}
                     Err(error) => {

@@ -7,11 +7,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agentry_domain::agents::{self, Agent, AgentStatus, MemoryPolicy};
+use agentry_domain::agents::{self, Agent, AgentBody};
 use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::ports::{Clock as _, Entropy as _, SystemClock, SystemEntropy};
 use agentry_domain::tasks::Tasks;
-use agentry_domain::{AgentId, OrgId};
+use agentry_domain::{AgentId, JsonText, OrgId};
 use agentry_store::{Options, Store, Write};
 use parking_lot::Mutex;
 
@@ -26,30 +26,21 @@ impl Bench {
     fn agent(&self) -> Agent {
         let now = SystemClock.now();
         let id = AgentId::from_uuid(self.entropy.uuid(now));
-        Agent {
-            id,
+        let body = AgentBody {
             name: "bench".to_owned(),
             description: "one of many".to_owned(),
-            agent_type: agents::AGENT_TYPE_DEFAULT.to_owned(),
-            status: AgentStatus::Created,
-            model: agents::MODEL_DEFAULT.to_owned(),
             instructions: "Answer in one sentence.".to_owned(),
-            tools: "[]".to_owned(),
-            memory: MemoryPolicy::default(),
-            configuration: "{}".to_owned(),
-            metadata: r#"{"team":"bench"}"#.to_owned(),
-            resource_limits: "{}".to_owned(),
+            metadata: JsonText::known(r#"{"team":"bench"}"#.to_owned()),
             did: agents::did("bench", id),
-            version: 1,
-            created_at: now,
-            updated_at: now,
-        }
+            ..AgentBody::default()
+        };
+        Agent::new(id, body, now)
     }
 
     async fn create(&self) {
         let agent = self.agent();
         let mut write = Write::new(self.org);
-        write.agent_insert(&agent);
+        write.resource_insert(&agent.body, &agent.document().expect("an agent is JSON"));
         write.log(LogEntry {
             at: agent.created_at,
             kind: "agent.created",
@@ -67,7 +58,8 @@ impl Bench {
             let made = self.made.lock();
             made[nth.wrapping_mul(2_654_435_761) % made.len()]
         };
-        let found = self.store.agent_get(self.org, id).await.expect("a read is answered");
+        let found =
+            self.store.resource_get::<AgentBody>(self.org, id).await.expect("a read is answered");
         assert!(found.is_some(), "an acknowledged agent is there");
     }
 }

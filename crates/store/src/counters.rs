@@ -10,10 +10,6 @@ use crate::sql::statements;
 use crate::value::{self, values};
 use crate::{Result, Store};
 
-/// Agents of an organisation.
-pub(crate) const AGENTS: &str = "agents";
-/// Sessions of an organisation.
-pub(crate) const SESSIONS: &str = "sessions";
 /// Messages of a session; the key is the session.
 pub(crate) const MESSAGES: &str = "messages";
 /// Runs of an organisation.

@@ -4,6 +4,11 @@
 //! Parameters are `$1..$n`, numbered in order of first appearance: PostgreSQL
 //! takes the number, SQLite takes the order.
 
+use agentry_domain::agents::AgentBody;
+use agentry_domain::sessions::SessionBody;
+
+use crate::resources::{Statements, Table as _};
+
 /// A statement in both dialects. The texts are the same unless the engines differ.
 #[derive(Debug)]
 pub(crate) struct Sql {
@@ -15,6 +20,15 @@ pub(crate) struct Sql {
     pub postgres: &'static str,
     /// Whether reading a whole table is what it is meant to do.
     pub scans: bool,
+}
+
+impl Sql {
+    /// A statement that is put together from static parts, once in the life of
+    /// the process, which keeps its text.
+    pub(crate) fn composed(name: String, text: String) -> Self {
+        let text: &'static str = text.leak();
+        Self { name: name.leak(), sqlite: text, postgres: text, scans: false }
+    }
 }
 
 /// Declares statements and the list of them.
@@ -62,6 +76,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
     [
         crate::agents::STATEMENTS,
         crate::counters::STATEMENTS,
+        crate::idempotency::STATEMENTS,
         crate::jobs::STATEMENTS,
         crate::keys::STATEMENTS,
         crate::log::STATEMENTS,
@@ -74,4 +89,10 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
     .flatten()
     .copied()
     .chain(crate::postgres::statements())
+    .chain(resources().into_iter().flat_map(Statements::each))
+}
+
+/// Every resource's statements.
+fn resources() -> [&'static Statements; 2] {
+    [AgentBody::statements(), SessionBody::statements()]
 }

@@ -2,14 +2,15 @@
 //! engines.
 
 use agentry_domain::{
-    AgentId, JobId, KeyId, MessageId, OrgId, RunId, SessionId, Timestamp, WorkerId,
+    AgentId, FileId, GoalId, JobId, KeyId, MemoryId, MessageId, OrgId, PlanId, RunId, SessionId,
+    TaskId, Timestamp, UserId, WebhookId, WorkerId,
 };
 
 use crate::error::StoreError;
 
 /// A bound value.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Value {
+pub enum Value {
     /// SQL's null.
     Null,
     /// A whole number; booleans are 0 and 1, times microseconds.
@@ -38,7 +39,10 @@ macro_rules! value_from_id {
         }
     )*};
 }
-value_from_id!(AgentId, JobId, KeyId, MessageId, OrgId, RunId, SessionId, WorkerId);
+value_from_id!(
+    AgentId, FileId, GoalId, JobId, KeyId, MemoryId, MessageId, OrgId, PlanId, RunId, SessionId,
+    TaskId, UserId, WebhookId, WorkerId
+);
 
 impl From<i64> for Value {
     fn from(int: i64) -> Self {
@@ -96,6 +100,18 @@ impl From<&'static str> for Value {
 
 impl From<Option<&String>> for Value {
     fn from(text: Option<&String>) -> Self {
+        text.map_or(Value::Null, Value::from)
+    }
+}
+
+impl From<Option<String>> for Value {
+    fn from(text: Option<String>) -> Self {
+        text.map_or(Value::Null, Value::from)
+    }
+}
+
+impl From<Option<&'static str>> for Value {
+    fn from(text: Option<&'static str>) -> Self {
         text.map_or(Value::Null, Value::from)
     }
 }
@@ -161,10 +177,6 @@ impl<'a> Columns<'a> {
         self.take()
     }
 
-    pub(crate) fn flag(&mut self) -> Read<bool> {
-        Ok(self.int()? != 0)
-    }
-
     pub(crate) fn text(&mut self) -> Read<String> {
         let RowRef::Sqlite(row) = &self.row else { return self.take() };
         let text = row.get_ref(self.next)?;
@@ -186,6 +198,10 @@ impl<'a> Columns<'a> {
             }
             RowRef::Postgres(row) => to_id(row.try_get::<_, &[u8]>(index)?),
         }
+    }
+
+    pub(crate) fn bytes(&mut self) -> Read<Vec<u8>> {
+        self.take()
     }
 
     pub(crate) fn opt_id(&mut self) -> Read<Option<[u8; 16]>> {

@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 
-use agentry_domain::agents::Agent;
+use agentry_domain::agents::AgentBody;
 use agentry_domain::page::PAGE_ITEMS_MAX;
 use agentry_domain::runs::Run;
-use agentry_domain::sessions::{Message, Session};
-use agentry_domain::{Order, Page, PageRequest};
-use agentry_store::{AgentFilter, RunFilter, SessionFilter, Store};
+use agentry_domain::sessions::{Message, SessionBody};
+use agentry_domain::{Document, Order, OrgId, Page, PageRequest, ResourceId as _};
+use agentry_store::{RunFilter, Store, Table};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -52,16 +52,8 @@ impl World {
     /// Everything that a store holds; nothing when it was never installed.
     pub(crate) async fn of_store(store: &Store) -> Self {
         let Some(org) = store.org_first().await.unwrap() else { return Self::default() };
-        let agents = pages(
-            agent,
-            |agent| agent.id.to_bytes(),
-            async |page| store.agent_list(org, &AgentFilter::default(), &page).await.unwrap(),
-        );
-        let sessions = pages(
-            session,
-            |session| session.id.to_bytes(),
-            async |page| store.session_list(org, &SessionFilter::default(), &page).await.unwrap(),
-        );
+        let agents = documents::<AgentBody>(store, org);
+        let sessions = documents::<SessionBody>(store, org);
         let runs = pages(
             run,
             |run| run.id.to_bytes(),
@@ -194,29 +186,14 @@ fn parsed(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-fn agent(agent: &Agent) -> Value {
-    let memory = agent.memory;
-    json!({
-        "id": agent.id, "name": agent.name, "description": agent.description,
-        "agent_type": agent.agent_type, "status": agent.status.as_str(), "model": agent.model,
-        "instructions": agent.instructions, "tools": parsed(&agent.tools),
-        "memory": {
-            "recall": memory.recall, "remember": memory.remember, "limit": memory.limit,
-        },
-        "configuration": parsed(&agent.configuration), "metadata": parsed(&agent.metadata),
-        "resource_limits": parsed(&agent.resource_limits), "did": agent.did,
-        "version": agent.version, "created_at": agent.created_at,
-        "updated_at": agent.updated_at,
-    })
-}
-
-fn session(session: &Session) -> Value {
-    json!({
-        "id": session.id, "session_name": session.name, "user_id": session.user_id,
-        "session_origin": session.origin, "status": session.status.as_str(),
-        "metadata": parsed(&session.metadata), "version": session.version,
-        "created_at": session.created_at, "updated_at": session.updated_at,
-    })
+/// Every resource of a kind, as clients read it.
+async fn documents<R: Table>(store: &Store, org: OrgId) -> Vec<Value> {
+    pages(
+        |document: &Document<R>| parsed(&document.json),
+        |document| document.id.bytes(),
+        async |page| store.resource_list::<R>(org, &R::Filter::default(), &page).await.unwrap(),
+    )
+    .await
 }
 
 fn message(message: &Message) -> Value {

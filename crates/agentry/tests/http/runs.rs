@@ -421,15 +421,4 @@ async fn what_is_wrong_is_said(engine: Engine) {
         server.post("/api/v1/agent/nobody/run", json!({"message": "x"})).await.0,
         StatusCode::NOT_FOUND
     );
-    let (status, problem) = crate::server::answer(
-        server
-            .request(Method::POST, RUN)
-            .header("idempotency-key", "k")
-            .json(&json!({"message": "x"})),
-    )
-    .await;
-    assert_eq!(
-        (status, &problem["code"]),
-        (StatusCode::UNPROCESSABLE_ENTITY, &json!("not_supported_yet"))
-    );
 }

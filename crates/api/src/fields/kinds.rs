@@ -3,17 +3,14 @@
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
-use agentry_domain::agents::AgentStatus;
-use agentry_domain::runs::RunStatus;
-use agentry_domain::sessions::{MessageRole, SessionStatus};
-use agentry_domain::{FREE_JSON_BYTES_MAX, Fault};
+use agentry_domain::{FREE_JSON_BYTES_MAX, Fault, Named};
 use serde_json::{Map, Value};
 use utoipa::openapi::schema::{
     AdditionalProperties, ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat,
     SchemaType, Type,
 };
 
-use super::{Fields, object_schema, pointer};
+use super::{Fields, Purpose, object_schema, pointer};
 
 /// Characters of a caller's own id at most.
 pub const EXTERNAL_ID_CHARS_MAX: usize = 256;
@@ -23,8 +20,8 @@ pub trait Kind {
     /// What reading yields.
     type Out;
 
-    /// Its schema.
-    fn schema(&self) -> Schema;
+    /// Its schema, as clients write it or as they read it.
+    fn schema(&self, purpose: Purpose) -> Schema;
 
     /// Reads a value that is not `null`; none after a fault.
     fn read(&self, value: Value, site: &mut Site<'_>) -> Option<Self::Out>;
@@ -42,6 +39,7 @@ pub trait Kind {
 #[derive(Debug)]
 pub struct Site<'a> {
     pub(super) pointer: String,
+    pub(super) purpose: Purpose,
     pub(super) from_text: bool,
     pub(super) faults: &'a mut Vec<Fault>,
 }
@@ -79,7 +77,7 @@ impl Text {
 impl Kind for Text {
     type Out = String;
 
-    fn schema(&self) -> Schema {
+    fn schema(&self, _purpose: Purpose) -> Schema {
         let (min, max) = (*self.chars.start(), *self.chars.end());
         let object =
             of_type(Type::String).min_length((min > 0).then_some(min)).max_length(Some(max));
@@ -126,9 +124,15 @@ pub struct ExternalId;
 impl Kind for ExternalId {
     type Out = String;
 
-    fn schema(&self) -> Schema {
+    fn schema(&self, purpose: Purpose) -> Schema {
+        let types = match purpose {
+            Purpose::Request | Purpose::Change => {
+                SchemaType::Array(vec![Type::String, Type::Integer])
+            }
+            Purpose::Answer => SchemaType::Type(Type::String),
+        };
         let object = ObjectBuilder::new()
-            .schema_type(SchemaType::Array(vec![Type::String, Type::Integer]))
+            .schema_type(types)
             .min_length(Some(1))
             .max_length(Some(EXTERNAL_ID_CHARS_MAX));
         Schema::Object(object.build())
@@ -165,7 +169,7 @@ impl Integer {
 impl Kind for Integer {
     type Out = i64;
 
-    fn schema(&self) -> Schema {
+    fn schema(&self, _purpose: Purpose) -> Schema {
         let object = of_type(Type::Integer)
             .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
             .minimum(Some(utoipa::Number::Int(bound(*self.range.start()))))
@@ -209,6 +213,37 @@ fn whole(number: f64) -> Option<i64> {
     (number.fract() == 0.0 && number.abs() <= EXACT_MAX).then_some(number as i64)
 }
 
+/// A UUID of the server's; only described.
+#[derive(Clone, Copy, Debug)]
+pub struct Uuid;
+
+/// An instant of the server's; only described.
+#[derive(Clone, Copy, Debug)]
+pub struct Time;
+
+macro_rules! made_text {
+    ($($kind:ident, $format:expr;)*) => {$(
+        impl Kind for $kind {
+            type Out = ();
+
+            fn schema(&self, _purpose: Purpose) -> Schema {
+                Schema::Object(of_type(Type::String).format(Some($format)).build())
+            }
+
+            fn read(&self, _value: Value, site: &mut Site<'_>) -> Option<()> {
+                site.fault("not_allowed", "is made by the server")
+            }
+
+            fn placeholder(&self) {}
+        }
+    )*};
+}
+
+made_text! {
+    Uuid, SchemaFormat::Custom("uuid".to_owned());
+    Time, SchemaFormat::KnownFormat(KnownFormat::DateTime);
+}
+
 /// `true` or `false`.
 #[derive(Clone, Copy, Debug)]
 pub struct Boolean;
@@ -216,7 +251,7 @@ pub struct Boolean;
 impl Kind for Boolean {
     type Out = bool;
 
-    fn schema(&self) -> Schema {
+    fn schema(&self, _purpose: Purpose) -> Schema {
         Schema::Object(of_type(Type::Boolean).build())
     }
 
@@ -238,29 +273,6 @@ impl Kind for Boolean {
     }
 }
 
-/// An enum whose values have stable names.
-pub trait Named: Copy + 'static {
-    /// Every value.
-    const ALL: &'static [Self];
-
-    /// Its name.
-    fn name(self) -> &'static str;
-}
-
-macro_rules! named {
-    ($($type:ty),* $(,)?) => {$(
-        impl Named for $type {
-            const ALL: &'static [Self] = <$type>::ALL;
-
-            fn name(self) -> &'static str {
-                self.as_str()
-            }
-        }
-    )*};
-}
-
-named!(AgentStatus, SessionStatus, RunStatus, MessageRole);
-
 /// One of the names of an enum.
 #[derive(Clone, Copy, Debug)]
 pub struct Choice<T>(PhantomData<T>);
@@ -274,8 +286,10 @@ impl<T> Choice<T> {
 impl<T: Named> Kind for Choice<T> {
     type Out = T;
 
-    fn schema(&self) -> Schema {
-        let names = T::ALL.iter().map(|value| value.name());
+    fn schema(&self, purpose: Purpose) -> Schema {
+        let spellings = T::SPELLINGS.iter().map(|(spelling, _)| *spelling);
+        let read = if purpose == Purpose::Answer { 0 } else { usize::MAX };
+        let names = T::ALL.iter().map(|value| value.text()).chain(spellings.take(read));
         Schema::Object(of_type(Type::String).enum_values(Some(names)).build())
     }
 
@@ -283,10 +297,10 @@ impl<T: Named> Kind for Choice<T> {
         let Value::String(text) = value else {
             return site.fault("wrong_type", "must be a string");
         };
-        match T::ALL.iter().find(|value| value.name() == text) {
-            Some(value) => Some(*value),
+        match T::of_text(&text) {
+            Some(value) => Some(value),
             None => {
-                let names: Vec<_> = T::ALL.iter().map(|value| value.name()).collect();
+                let names: Vec<_> = T::ALL.iter().map(|value| value.text()).collect();
                 site.fault("not_allowed", format!("must be one of {}", names.join(", ")))
             }
         }
@@ -297,7 +311,7 @@ impl<T: Named> Kind for Choice<T> {
     }
 
     fn show(&self, default: &T) -> Option<Value> {
-        Some(Value::from(default.name()))
+        Some(Value::from(default.text()))
     }
 }
 
@@ -320,7 +334,7 @@ pub struct Number {
 impl Kind for Number {
     type Out = Value;
 
-    fn schema(&self) -> Schema {
+    fn schema(&self, _purpose: Purpose) -> Schema {
         let object = of_type(Type::Number)
             .minimum(Some(utoipa::Number::Float(*self.range.start())))
             .maximum(Some(utoipa::Number::Float(*self.range.end())));
@@ -365,7 +379,7 @@ pub struct FreeObject;
 impl Kind for FreeObject {
     type Out = String;
 
-    fn schema(&self) -> Schema {
+    fn schema(&self, _purpose: Purpose) -> Schema {
         free_object_schema()
     }
 
@@ -393,7 +407,7 @@ pub struct MergePatch;
 impl Kind for MergePatch {
     type Out = Value;
 
-    fn schema(&self) -> Schema {
+    fn schema(&self, _purpose: Purpose) -> Schema {
         free_object_schema()
     }
 
@@ -417,7 +431,7 @@ pub struct AnyJson;
 impl Kind for AnyJson {
     type Out = String;
 
-    fn schema(&self) -> Schema {
+    fn schema(&self, _purpose: Purpose) -> Schema {
         Schema::Object(ObjectBuilder::new().schema_type(SchemaType::AnyValue).build())
     }
 
@@ -439,8 +453,8 @@ pub struct Nested<F> {
 impl<T, F: Fn(&mut Fields) -> T> Kind for Nested<F> {
     type Out = T;
 
-    fn schema(&self) -> Schema {
-        object_schema(&|fields| {
+    fn schema(&self, purpose: Purpose) -> Schema {
+        object_schema(purpose, &|fields| {
             (self.read)(fields);
         })
     }
@@ -448,14 +462,15 @@ impl<T, F: Fn(&mut Fields) -> T> Kind for Nested<F> {
     fn read(&self, value: Value, site: &mut Site<'_>) -> Option<T> {
         match value {
             Value::Object(object) => {
-                Some(Fields::within(object, site.pointer.clone(), site.faults, &self.read))
+                let at = site.pointer.clone();
+                Some(Fields::within(object, site.purpose, at, site.faults, &self.read))
             }
             _ => site.fault("wrong_type", "must be an object"),
         }
     }
 
     fn placeholder(&self) -> T {
-        (self.read)(&mut Fields::description())
+        (self.read)(&mut Fields::description(Purpose::Request))
     }
 }
 
@@ -469,8 +484,8 @@ pub struct Items<F> {
 impl<T, F: Fn(&mut Fields) -> T> Kind for Items<F> {
     type Out = Vec<T>;
 
-    fn schema(&self) -> Schema {
-        let item = object_schema(&|fields| {
+    fn schema(&self, purpose: Purpose) -> Schema {
+        let item = object_schema(purpose, &|fields| {
             (self.read)(fields);
         });
         list_schema(item, &self.count)
@@ -492,7 +507,7 @@ impl<T, F: Fn(&mut Fields) -> T> Kind for Items<F> {
         for (index, value) in values.into_iter().enumerate() {
             let at = pointer(&site.pointer, &index.to_string());
             if let Value::Object(object) = value {
-                items.push(Fields::within(object, at, site.faults, &self.read));
+                items.push(Fields::within(object, site.purpose, at, site.faults, &self.read));
             } else {
                 site.faults.push(Fault::new(at, "wrong_type", "must be an object"));
             }

@@ -101,29 +101,34 @@ fn a_free_object_is_bounded() {
 
 #[test]
 fn a_merge_patch_tells_absence_null_and_value_apart() {
-    #[derive(Debug, PartialEq)]
-    struct Change(Option<String>, Option<String>, Option<Option<String>>);
-    impl FromFields for Change {
-        fn read(fields: &mut Fields) -> Self {
-            Self(
-                fields.text("kept", 1..=9).change(),
-                fields.text("reset", 0..=9).change_or("default".into()),
-                fields.text("removed", 1..=9).change_or_remove(),
-            )
-        }
-    }
-    let read = |value: Value| {
-        let Value::Object(object) = value else { panic!("not an object") };
-        read_body::<Change>(object, Vec::new())
+    use agentry_domain::agents::{AgentBody, AgentStatus};
+
+    let was = AgentBody {
+        name: "was".into(),
+        description: "was".into(),
+        status: AgentStatus::Busy,
+        metadata: JsonText::known(r#"{"a":1,"b":{"c":2}}"#.into()),
+        did: "did".into(),
+        ..AgentBody::default()
     };
-    assert_eq!(read(json!({})).unwrap(), Change(None, None, None));
-    let nulls = read(json!({"reset": null, "removed": null})).unwrap();
-    assert_eq!(nulls, Change(None, Some("default".into()), Some(None)));
-    let values = read(json!({"kept": "a", "reset": "b", "removed": "c"})).unwrap();
-    let some = |text: &str| Some(text.to_owned());
-    assert_eq!(values, Change(some("a"), some("b"), Some(some("c"))));
-    let error = read(json!({"kept": null})).unwrap_err();
-    assert_eq!(error.faults[0].pointer, "/kept");
+    let change = |value: Value| {
+        let Value::Object(object) = value else { panic!("not an object") };
+        read_change::<AgentBody>(object, Vec::new(), &was)
+    };
+    assert_eq!(change(json!({})).unwrap(), was);
+    let nulls = change(json!({"description": null, "status": null, "metadata": null})).unwrap();
+    assert_eq!((nulls.description.as_str(), nulls.status), ("", AgentStatus::Created));
+    assert_eq!(nulls.metadata, JsonText::empty());
+    let values = change(json!({
+        "name": "is", "memory": {"recall": false}, "metadata": {"a": null, "b": {"d": 3}},
+    }))
+    .unwrap();
+    assert_eq!((values.name.as_str(), values.did.as_str()), ("is", "did"));
+    assert_eq!((values.memory.recall, values.memory.limit), (false, was.memory.limit));
+    assert_eq!(values.metadata.as_str(), r#"{"b":{"c":2,"d":3}}"#);
+    let error = change(json!({"name": null, "status": "gone"})).unwrap_err();
+    let pointers: Vec<_> = error.faults.iter().map(|fault| fault.pointer.as_str()).collect();
+    assert_eq!(pointers, ["/name", "/status"]);
 }
 
 #[test]

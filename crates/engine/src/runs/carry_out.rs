@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentry_domain::agents::Agent;
+use agentry_domain::agents::{Agent, AgentBody};
 use agentry_domain::log::EntityKind;
 use agentry_domain::runs::{MESSAGE_LIMIT_DEFAULT, RUN_ATTEMPTS_MAX, Run, RunError, RunStatus};
 use agentry_domain::sessions::{Message, MessageRole};
@@ -101,7 +101,8 @@ impl Engine {
             });
             return Ok((run, None));
         }
-        let agent = self.0.store.agent_get(job.org, run.agent).await?;
+        let agent = self.0.store.resource_get::<AgentBody>(job.org, run.agent).await?;
+        let agent = agent.map(|agent| agent.entity()).transpose()?;
         let is_first = run.message.is_none();
         let now = self.now();
         if is_first {
@@ -319,6 +320,7 @@ impl Engine {
                     if written.promoted(promoted) {
                         self.0.claimable.notify_one();
                     }
+                    self.0.live.ended(&run);
                     if let Some(speaker) = speaker {
                         speaker.finish(Ok(run));
                     }

@@ -5,6 +5,7 @@ use agentry_store::{AgentFilter, Store, StoreError};
 use futures::future::join_all;
 
 use crate::bed::{Bed, wait_until};
+use crate::kept::ReadWhole as _;
 use crate::make;
 
 pub(crate) async fn what_was_acknowledged_is_there_after_reopening(bed: Bed) {

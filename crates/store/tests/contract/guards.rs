@@ -11,6 +11,7 @@ use agentry_store::{AgentFilter, Scope, SessionFilter, Store, StoreError, Write}
 use futures::future::join_all;
 
 use crate::bed::{Bed, wait_until};
+use crate::kept::{ReadWhole as _, WriteWhole as _};
 use crate::make;
 
 pub(crate) async fn a_changed_or_missing_thing_is_told_apart(bed: Bed) {
@@ -41,7 +42,7 @@ pub(crate) async fn a_changed_or_missing_thing_is_told_apart(bed: Bed) {
     assert_eq!(code(write(other, &|w| w.session_delete(session.id, 1))).await, Code::NotFound);
     assert_eq!(code(write(other, &|w| w.session_exists(session.id))).await, Code::NotFound);
     let again = store.write(make::agent_write(org, &agent)).await;
-    assert!(matches!(again, Err(StoreError::Taken)), "{again:?}");
+    assert_eq!(make::refused(again).code, Code::AlreadyExists);
     assert_eq!(store.agent_get(org, agent.id).await.unwrap(), Some(agent));
     assert_eq!(store.session_get(org, session.id).await.unwrap(), Some(session));
 }
@@ -75,7 +76,7 @@ fn doomed(org: agentry_domain::OrgId) -> Write {
     let session = make::session(None, None);
     let message = make::message(session.id, MessageRole::User, "unheard words");
     let mut write = make::agent_write(org, &make::agent("ghost"));
-    write.session_insert(&session);
+    write.session_put(&session);
     write.message_insert(&message);
     write.text_insert(message.id, session.id, Scope::user(org, "u"), &message.content);
     write.agent_update(&make::agent("missing"));

@@ -10,6 +10,7 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 
 use crate::bed::{Bed, wait_until};
+use crate::kept::ReadWhole as _;
 use crate::make;
 
 /// A lease that does not end during a test.

@@ -12,6 +12,7 @@ use agentry_store::{AgentFilter, Result, RunFilter, SessionFilter, Store, Write}
 use futures::future::join_all;
 
 use crate::bed::Bed;
+use crate::kept::{ReadWhole as _, WriteWhole as _};
 use crate::make;
 
 type Id = [u8; 16];
@@ -59,13 +60,13 @@ pub(crate) async fn every_list_has_its_order_its_cursor_and_its_total(bed: Bed) 
     let (mut agents, mut sessions) = (vec![agent.id.to_bytes()], vec![session.id.to_bytes()]);
     let (mut messages, mut runs) = (Vec::new(), Vec::new());
     let mut write = make::agent_write(org, &agent);
-    write.session_insert(&session);
+    write.session_put(&session);
     for nth in 0..25 {
         let agent = make::agent(&format!("a{nth}"));
         write.agent_insert(&agent);
         agents.push(agent.id.to_bytes());
         let one = make::session(None, None);
-        write.session_insert(&one);
+        write.session_put(&one);
         sessions.push(one.id.to_bytes());
         let message = make::message(session.id, MessageRole::User, "x");
         write.message_insert(&message);
@@ -76,7 +77,7 @@ pub(crate) async fn every_list_has_its_order_its_cursor_and_its_total(bed: Bed) 
     }
     store.write(write).await.unwrap();
     let mut write = make::agent_write(other, &make::agent("foreign"));
-    write.session_insert(&make::session(None, None));
+    write.session_put(&make::session(None, None));
     write.run_insert(&make::run(agent.id, session.id, None));
     store.write(write).await.unwrap();
 
@@ -123,12 +124,12 @@ pub(crate) async fn filters_select_and_count(bed: Bed) {
     let lane = [make::session(None, None).id, make::session(None, None).id];
     for nth in 0..24_usize {
         let mut agent = make::agent(["x", "y"][nth % 2]);
-        agent.status = [AgentStatus::Created, AgentStatus::Idle, AgentStatus::Busy][nth % 3];
-        agent.agent_type = ["general", "special"][nth / 12].to_owned();
+        agent.body.status = [AgentStatus::Created, AgentStatus::Idle, AgentStatus::Busy][nth % 3];
+        agent.body.agent_type = ["general", "special"][nth / 12].to_owned();
         write.agent_insert(&agent);
         let mut session = make::session(None, [None, Some("u1"), Some("u2")][nth % 3]);
-        session.status = [SessionStatus::Active, SessionStatus::Paused][nth / 12];
-        write.session_insert(&session);
+        session.body.status = [SessionStatus::Active, SessionStatus::Paused][nth / 12];
+        write.session_put(&session);
         let mut run = make::run(agent.id, lane[nth % 2], session.user_id.as_deref());
         run.status = [RunStatus::Queued, RunStatus::Running][nth / 12];
         write.run_insert(&run);
@@ -206,7 +207,7 @@ pub(crate) async fn a_filtered_total_is_capped(bed: Bed) {
         while left > 0 {
             let mut write = Write::new(org).bulk();
             for _ in 0..left.min(1_000) {
-                write.session_insert(&make::session(None, Some("busy")));
+                write.session_put(&make::session(None, Some("busy")));
             }
             left = left.saturating_sub(1_000);
             store.write(write).await.unwrap();
@@ -251,7 +252,7 @@ pub(crate) async fn counters_equal_a_recount(bed: Bed) {
             let session = make::session(None, None);
             let agent = make::agent("a");
             let mut write = make::agent_write(org, &agent);
-            write.session_insert(&session);
+            write.session_put(&session);
             write.run_insert(&make::run(agent.id, session.id, None));
             store.write(write).await.unwrap();
             for _ in 0..nth % 4 {

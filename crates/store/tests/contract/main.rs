@@ -7,6 +7,7 @@
 mod bed;
 mod durability;
 mod guards;
+mod kept;
 mod lane_model;
 mod lanes;
 mod lists;

@@ -4,16 +4,18 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use agentry_domain::agents::{Agent, AgentStatus, MemoryPolicy};
+use agentry_domain::agents::{Agent, AgentBody, AgentStatus, MemoryPolicy};
 use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::ports::{Entropy as _, SystemEntropy};
 use agentry_domain::runs::{GivenMessage, Run, RunRequest, RunStatus, Usage};
-use agentry_domain::sessions::{Message, MessageRole, Session, SessionStatus};
+use agentry_domain::sessions::{Message, MessageRole, Session, SessionBody, SessionStatus};
 use agentry_domain::{
-    AgentId, Error, JobId, MessageId, OrgId, RunId, SessionId, Timestamp, WorkerId,
+    AgentId, Error, JobId, JsonText, MessageId, OrgId, RunId, SessionId, Timestamp, WorkerId,
 };
 use agentry_store::{ClaimedJob, StoreError, Write};
 use uuid::Uuid;
+
+use crate::kept::WriteWhole as _;
 
 static ENTROPY: LazyLock<SystemEntropy> = LazyLock::new(SystemEntropy::default);
 static NOW: AtomicI64 = AtomicI64::new(1_790_000_000_000_000);
@@ -42,39 +44,37 @@ pub(crate) fn job() -> JobId {
 pub(crate) fn agent(name: &str) -> Agent {
     let id = AgentId::from_uuid(uuid());
     let at = now();
-    Agent {
-        id,
+    let body = AgentBody {
         name: name.to_owned(),
         description: format!("what {name} is for: é, ü, 漢, '\"\\"),
         agent_type: "general".to_owned(),
         status: AgentStatus::Created,
         model: "builtin/recall".to_owned(),
         instructions: "Answer.\nBriefly.".to_owned(),
-        tools: r#"["one"]"#.to_owned(),
+        tools: json(r#"["one"]"#),
         memory: MemoryPolicy { recall: true, remember: false, limit: 7 },
-        configuration: r#"{"c":1}"#.to_owned(),
-        metadata: r#"{"m":2}"#.to_owned(),
-        resource_limits: r#"{"r":3}"#.to_owned(),
+        configuration: json(r#"{"c":1}"#),
+        metadata: json(r#"{"m":2}"#),
+        resource_limits: json(r#"{"r":3}"#),
         did: format!("did:agent:{name}:00000000"),
-        version: 1,
-        created_at: at,
-        updated_at: at,
-    }
+    };
+    Agent::new(id, body, at)
+}
+
+pub(crate) fn json(text: &str) -> JsonText {
+    JsonText::known(text.to_owned())
 }
 
 pub(crate) fn session(name: Option<&str>, user_id: Option<&str>) -> Session {
     let at = now();
-    Session {
-        id: SessionId::from_uuid(uuid()),
+    let body = SessionBody {
         name: name.map(str::to_owned),
         user_id: user_id.map(str::to_owned),
         origin: Some("test".to_owned()),
         status: SessionStatus::Active,
-        metadata: r#"{"s":1}"#.to_owned(),
-        version: 1,
-        created_at: at,
-        updated_at: at,
-    }
+        metadata: json(r#"{"s":1}"#),
+    };
+    Session::new(SessionId::from_uuid(uuid()), body, at)
 }
 
 pub(crate) fn message(session: SessionId, role: MessageRole, content: &str) -> Message {
@@ -144,7 +144,7 @@ pub(crate) fn agent_write(org: OrgId, agent: &Agent) -> Write {
 /// A write that stores a session.
 pub(crate) fn session_write(org: OrgId, session: &Session) -> Write {
     let mut write = Write::new(org);
-    write.session_insert(session);
+    write.session_put(session);
     write
 }
 

@@ -12,6 +12,7 @@ use agentry_testkit::postgres::Database;
 use futures::future::{join, join_all};
 
 use crate::bed::wait_until;
+use crate::kept::ReadWhole as _;
 use crate::make;
 
 const TASKS: usize = 16;

@@ -10,6 +10,7 @@ use agentry_domain::{Caller, Code, KeyId, MessageId, PageRequest, Role, RunId};
 use agentry_store::Write;
 
 use crate::bed::Bed;
+use crate::kept::{ReadWhole as _, WriteWhole as _};
 use crate::make;
 
 pub(crate) async fn agents_keep_every_field(bed: Bed) {
@@ -20,24 +21,25 @@ pub(crate) async fn agents_keep_every_field(bed: Bed) {
     assert_eq!(store.agent_get(org, agent.id).await.unwrap().as_ref(), Some(&agent));
     assert_eq!(store.agent_get(other, agent.id).await.unwrap(), None);
 
-    agent.name = "grace".to_owned();
-    agent.description = String::new();
-    agent.agent_type = "special".to_owned();
-    agent.status = AgentStatus::Suspended;
-    agent.model = "compatible/a/b".to_owned();
-    agent.instructions = "x".repeat(100_000);
-    agent.tools = "[]".to_owned();
-    agent.memory = MemoryPolicy { recall: false, remember: true, limit: 50 };
-    agent.configuration = r#"{"k":[1,2]}"#.to_owned();
-    agent.metadata = "{}".to_owned();
-    agent.resource_limits = r#"{"cpu":1}"#.to_owned();
+    agent.body.name = "grace".to_owned();
+    agent.body.description = String::new();
+    agent.body.agent_type = "special".to_owned();
+    agent.body.status = AgentStatus::Suspended;
+    agent.body.model = "compatible/a/b".to_owned();
+    agent.body.instructions = "x".repeat(100_000);
+    agent.body.tools = make::json("[]");
+    agent.body.memory = MemoryPolicy { recall: false, remember: true, limit: 50 };
+    agent.body.configuration = make::json(r#"{"k":[1,2]}"#);
+    agent.body.metadata = make::json("{}");
+    agent.body.resource_limits = make::json(r#"{"cpu":1}"#);
     agent.updated_at = make::now();
     let mut write = Write::new(org);
     write.agent_update(&agent);
     store.write(write).await.unwrap();
     agent.version = 2;
     assert_eq!(store.agent_get(org, agent.id).await.unwrap().as_ref(), Some(&agent));
-    assert_eq!(store.agent_by_name(org, "grace", 5).await.unwrap(), [agent.clone()]);
+    let named = store.agent_by_name(org, "grace", 5).await.unwrap();
+    assert_eq!(named, [agent.document().unwrap()]);
     assert!(store.agent_by_name(org, "ada", 5).await.unwrap().is_empty());
     assert!(store.agent_by_name(other, "grace", 5).await.unwrap().is_empty());
     let summaries = store.agent_summaries(org, 5).await.unwrap();
@@ -55,22 +57,23 @@ pub(crate) async fn sessions_keep_every_field(bed: Bed) {
     let (org, other) = (make::org(), make::org());
     let mut full = make::session(Some("home"), Some("u1"));
     let mut bare = make::session(None, None);
-    bare.origin = None;
+    bare.body.origin = None;
     for session in [&full, &bare] {
         store.write(make::session_write(org, session)).await.unwrap();
         assert_eq!(store.session_get(org, session.id).await.unwrap().as_ref(), Some(session));
         assert_eq!(store.session_get(other, session.id).await.unwrap(), None);
     }
     let of_user = |user| store.session_of_user(org, user, "home");
-    assert_eq!(of_user(Some("u1")).await.unwrap().as_ref(), Some(&full));
+    let document = full.document().unwrap();
+    assert_eq!(of_user(Some("u1")).await.unwrap().as_ref(), Some(&document));
     assert_eq!(of_user(Some("u2")).await.unwrap(), None);
     assert_eq!(of_user(None).await.unwrap(), None);
-    assert_eq!(store.session_by_name(org, "home", 5).await.unwrap(), [full.clone()]);
+    assert_eq!(store.session_by_name(org, "home", 5).await.unwrap(), [document]);
 
-    full.name = None;
-    full.origin = None;
-    full.status = SessionStatus::Crashed;
-    full.metadata = r#"{"new":true}"#.to_owned();
+    full.body.name = None;
+    full.body.origin = None;
+    full.body.status = SessionStatus::Crashed;
+    full.body.metadata = make::json(r#"{"new":true}"#);
     full.updated_at = make::now();
     let mut write = Write::new(org);
     write.session_update(&full);
