@@ -16,6 +16,8 @@ mod keys;
 mod lists;
 mod log;
 mod messages;
+#[cfg(test)]
+mod migrated;
 mod postgres;
 pub mod resources;
 pub mod runs;

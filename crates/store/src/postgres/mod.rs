@@ -33,7 +33,7 @@ use queue::Queue;
 use reader::Readers;
 use writer::Writer;
 
-mod migrations {
+pub(crate) mod migrations {
     refinery::embed_migrations!("migrations/postgres");
 }
 

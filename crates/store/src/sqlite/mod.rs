@@ -21,14 +21,14 @@ use crate::{Activity, Map, Options, Result, StoreError};
 use reader::Readers;
 use writer::Writer;
 
-mod migrations {
+pub(crate) mod migrations {
     refinery::embed_migrations!("migrations/sqlite");
 }
 
 /// The oldest SQLite whose WAL code is known to be sound for us.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 /// The database's file in the data directory.
-const FILE_NAME: &str = "agentry.db";
+pub(crate) const FILE_NAME: &str = "agentry.db";
 /// Held by the process that serves the data directory.
 const LOCK_NAME: &str = "lock";
 /// How long to wait for a lock of the database's file that another program holds.
@@ -144,7 +144,7 @@ fn lock(data: &Path) -> Result<File> {
     }
 }
 
-fn open_writer(path: &PathBuf) -> Result<Connection> {
+pub(crate) fn open_writer(path: &PathBuf) -> Result<Connection> {
     let connection = Connection::open(path)?;
     prepare_connection(&connection)?;
     // FULL syncs the log of every commit, before the commit is answered.

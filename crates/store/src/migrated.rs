@@ -1,0 +1,104 @@
+//! What a database of an earlier version holds is there after its migration.
+
+use std::time::Duration;
+
+use agentry_domain::agents::{AgentBody, AgentStatus, MemoryPolicy};
+use agentry_domain::sessions::{SessionBody, SessionStatus};
+use agentry_domain::{AgentId, JsonText, OrgId, Page, PageRequest, SessionId, Timestamp};
+use agentry_testkit::TempDir;
+use agentry_testkit::postgres::Database;
+use refinery::Target;
+
+use crate::{Options, Store};
+
+const ORG: OrgId = OrgId::from_bytes([1; 16]);
+const AGENT: AgentId = AgentId::from_bytes([2; 16]);
+const SESSION: SessionId = SessionId::from_bytes([3; 16]);
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// An agent, a session with a name and one of nobody, as version 1 had them.
+fn rows(blob: impl Fn(u8) -> String) -> String {
+    let (org, agent, [one, two]) = (blob(1), blob(2), [blob(3), blob(4)]);
+    format!(
+        "insert into agent values ({org}, {agent}, 'ada', 'says \"hi\"', 'special', 'busy', \
+             'compatible/a/b', 'Line one\nline two', '[]', 1, 0, 7, '{{\"n\":1.50}}', \
+             '{{\"k\":[null]}}', '{{}}', 'did:agent:ada:02020202', 4, 1000000, 2000000); \
+         insert into session values ({org}, {one}, 'home', 'u1', 'web', 'paused', \
+             '{{\"a\":{{}}}}', 2, 1000000, 3000000); \
+         insert into session values ({org}, {two}, null, '', null, 'active', '{{}}', 1, 1, 1);"
+    )
+}
+
+async fn everything_is_there(store: &Store) {
+    let json = |text: &str| JsonText::known(text.to_owned());
+    let agent = store.resource_get::<AgentBody>(ORG, AGENT).await.unwrap().unwrap();
+    let expected = AgentBody {
+        name: "ada".into(),
+        description: "says \"hi\"".into(),
+        agent_type: "special".into(),
+        status: AgentStatus::Busy,
+        model: "compatible/a/b".into(),
+        instructions: "Line one\nline two".into(),
+        tools: json("[]"),
+        memory: MemoryPolicy { recall: true, remember: false, limit: 7 },
+        configuration: json(r#"{"n":1.50}"#),
+        metadata: json(r#"{"k":[null]}"#),
+        resource_limits: json("{}"),
+        did: "did:agent:ada:02020202".into(),
+    };
+    assert_eq!(agent.entity().unwrap().body, expected);
+    // The document is whole, though the stored one had no head.
+    let document: serde_json::Value = serde_json::from_str(&agent.json).unwrap();
+    assert_eq!((&document["version"], &document["id"]), (&4.into(), &AGENT.to_string().into()));
+    assert_eq!(agent.updated_at, Timestamp::from_micros(2_000_000));
+    assert_eq!(agent.updated_at.since(agent.created_at), LIMIT);
+
+    let page = PageRequest::default();
+    let Page { items, .. } =
+        store.resource_list::<SessionBody>(ORG, &Default::default(), &page).await.unwrap();
+    let bodies: Vec<_> = items.iter().map(|item| item.entity().unwrap().body).collect();
+    let named = SessionBody {
+        name: Some("home".into()),
+        user_id: Some("u1".into()),
+        origin: Some("web".into()),
+        status: SessionStatus::Paused,
+        metadata: json(r#"{"a":{}}"#),
+    };
+    assert_eq!(bodies, [SessionBody::default(), named]);
+    assert!(items[1].json.contains(r#""session_name":"home""#), "{}", items[1].json);
+    let found = store.session_of_user(ORG, Some("u1"), "home").await.unwrap().unwrap();
+    assert_eq!(found.id, SESSION);
+}
+
+#[tokio::test]
+async fn on_sqlite() {
+    let directory = TempDir::new();
+    let path = directory.path().join(crate::sqlite::FILE_NAME);
+    let mut connection = crate::sqlite::open_writer(&path).unwrap();
+    let first = crate::sqlite::migrations::migrations::runner().set_target(Target::Version(1));
+    first.run(&mut connection).unwrap();
+    connection
+        .execute_batch(&rows(|byte| format!("x'{}'", format!("{byte:02x}").repeat(16))))
+        .unwrap();
+    drop(connection);
+    let store = Store::open(&Options::sqlite(directory.path())).await.unwrap();
+    everything_is_there(&store).await;
+    store.close().await;
+}
+
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
+async fn on_postgres() {
+    let database = Database::create().await;
+    let (mut client, connection) =
+        tokio_postgres::connect(database.url(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let first = crate::postgres::migrations::migrations::runner().set_target(Target::Version(1));
+    first.run_async(&mut client).await.unwrap();
+    let bytes = |byte| format!("'\\x{}'::bytea", format!("{byte:02x}").repeat(16));
+    client.batch_execute(&rows(bytes)).await.unwrap();
+    drop(client);
+    let store = Store::open(&Options::postgres(database.url())).await.unwrap();
+    everything_is_there(&store).await;
+    store.close().await;
+}
