@@ -11,7 +11,9 @@ use crate::value::{Value, values};
 use crate::{Result, Store};
 
 statements! {
-    AGENT_BY_NAME = "select id, version, created_at, updated_at, shape, document from agent \
+    AGENT_BY_NAME = sqlite "select id, version, created_at, updated_at, shape, document \
+        from agent indexed by agent_by_name where org = $1 and name = $2 order by id limit $3"
+        postgres "select id, version, created_at, updated_at, shape, document from agent \
         where org = $1 and name = $2 order by id limit $3";
     AGENT_SUMMARIES = "select id, name, description from agent where org = $1 \
         order by id desc limit $2";

@@ -41,7 +41,8 @@ impl Column {
         Self { name, found: Found::Filter }
     }
 
-    /// A column that lists filter by, with an index `(org, column, id)`.
+    /// A column that lists filter by, with an index `(org, column, id)` that is
+    /// called `TABLE_by_COLUMN`.
     pub const fn index(name: &'static str) -> Self {
         Self { name, found: Found::Index }
     }
@@ -110,7 +111,8 @@ impl Statements {
     /// Puts the statements of a table together.
     pub fn of<R: Table>() -> Self {
         let table = R::TABLE;
-        let named = |name: &str, text: String| Sql::composed(format!("{table}_{name}"), text);
+        let named =
+            |name: &str, text: String| Sql::composed(format!("{table}_{name}"), text.clone(), text);
         let columns: Vec<&str> = R::COLUMNS.iter().map(|column| column.name).collect();
         let head = ["version", "created_at", "updated_at", "shape", "document"];
         let all: Vec<&str> = ["org", "id"].into_iter().chain(columns.clone()).chain(head).collect();
@@ -141,7 +143,7 @@ impl Statements {
             delete: named("delete", format!("delete from {table} {keys} and version = $3")),
             version: named("version", format!("select version from {table} {keys}")),
             get: named("get", format!("select {DOCUMENT} from {table} {keys}")),
-            all: Direction::of(table, "list", "org = $1", 2, ""),
+            all: Direction::of(table, "", "list", "org = $1", 2, ""),
             filtered: leads.map(|lead| Filtered::of(table, &filters, lead)).collect(),
         }
     }
@@ -158,20 +160,21 @@ impl Statements {
 }
 
 impl Direction {
-    /// `first` is the number of the parameter after which the list goes on,
-    /// which stands behind `known` and before `asked`.
-    fn of(table: &str, name: &str, known: &str, first: usize, asked: &str) -> Self {
+    /// `index` is SQLite's clause that names one. `first` is the number of the
+    /// parameter after which the list goes on, which stands behind `known` and
+    /// before `asked`.
+    fn of(table: &str, index: &str, name: &str, known: &str, first: usize, asked: &str) -> Self {
         let last = asked.matches("is null").count() + first;
         let list = |way: &str, beyond: char, order: &str| {
-            Sql::composed(
-                format!("{table}_{name}_{way}"),
+            let from = |index: &str| {
                 format!(
-                    "select {DOCUMENT} from {table} where {known} and id {beyond} ${first}{asked} \
-                     order by id{order} limit ${} offset ${}",
+                    "select {DOCUMENT} from {table}{index} where {known} and id {beyond} \
+                     ${first}{asked} order by id{order} limit ${} offset ${}",
                     last + 1,
                     last + 2
-                ),
-            )
+                )
+            };
+            Sql::composed(format!("{table}_{name}_{way}"), from(index), from(""))
         };
         Self { ascending: list("asc", '>', ""), descending: list("desc", '<', " desc") }
     }
@@ -193,18 +196,21 @@ impl Filtered {
         let lead = index.map(|place| filters[place].name);
         let known = lead.map_or("org = $1".to_owned(), |lead| format!("org = $1 and {lead} = $2"));
         let first = if index.is_some() { 3 } else { 2 };
+        // Without statistics SQLite takes the order of the key for worth more
+        // than a second column that is known, and would walk an organisation.
+        let by = lead.map_or(String::new(), |lead| format!(" indexed by {table}_by_{lead}"));
         let name = lead.map_or("filter".to_owned(), |lead| format!("by_{lead}"));
         let (counted, limit) = asked(first);
+        let count = |index: &str| {
+            format!(
+                "select count(*) from (select 1 from {table}{index} where {known}{counted} \
+                 limit ${limit}) as counted"
+            )
+        };
         Self {
             index,
-            list: Direction::of(table, &name, &known, first, &asked(first + 1).0),
-            count: Sql::composed(
-                format!("{table}_{name}_count"),
-                format!(
-                    "select count(*) from (select 1 from {table} where {known}{counted} \
-                     limit ${limit}) as counted"
-                ),
-            ),
+            list: Direction::of(table, &by, &name, &known, first, &asked(first + 1).0),
+            count: Sql::composed(format!("{table}_{name}_count"), count(&by), count("")),
         }
     }
 }

@@ -25,9 +25,14 @@ statements! {
     SESSION_DELETE = "delete from session where org = $1 and id = $2 and version = $3 \
         and not exists (select 1 from lane where lane.org = $1 and lane.id = $2)";
     SESSION_VERSION = "select version from session where org = $1 and id = $2";
-    SESSION_BY_NAME = "select id, version, created_at, updated_at, shape, document from session \
+    SESSION_BY_NAME = sqlite "select id, version, created_at, updated_at, shape, document \
+        from session indexed by session_by_name where org = $1 and name = $2 \
+        order by user_id limit $3"
+        postgres "select id, version, created_at, updated_at, shape, document from session \
         where org = $1 and name = $2 order by user_id limit $3";
-    SESSION_OF_USER = "select id, version, created_at, updated_at, shape, document from session \
+    SESSION_OF_USER = sqlite "select id, version, created_at, updated_at, shape, document \
+        from session indexed by session_by_name where org = $1 and name = $2 and user_id = $3"
+        postgres "select id, version, created_at, updated_at, shape, document from session \
         where org = $1 and name = $2 and user_id = $3";
 }
 

@@ -24,10 +24,9 @@ pub(crate) struct Sql {
 
 impl Sql {
     /// A statement that is put together from static parts, once in the life of
-    /// the process, which keeps its text.
-    pub(crate) fn composed(name: String, text: String) -> Self {
-        let text: &'static str = text.leak();
-        Self { name: name.leak(), sqlite: text, postgres: text, scans: false }
+    /// the process, which keeps its texts.
+    pub(crate) fn composed(name: String, sqlite: String, postgres: String) -> Self {
+        Self { name: name.leak(), sqlite: sqlite.leak(), postgres: postgres.leak(), scans: false }
     }
 }
 

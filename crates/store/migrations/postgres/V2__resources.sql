@@ -20,6 +20,7 @@ update session set document = json_build_object('name', name, 'user_id', nullif(
     'origin', origin, 'status', status, 'metadata', metadata::json)::text;
 alter table session alter column shape drop default, alter column document set not null,
     drop column origin, drop column metadata;
+alter index session_by_user rename to session_by_user_id;
 
 create table idempotency (
     org bytea not null,

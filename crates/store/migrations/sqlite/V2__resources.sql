@@ -1,5 +1,6 @@
 -- Resources keep the document that clients read. Rows from before have the
 -- shape 0: their document is the body alone, and is written anew when read.
+-- Without rowid a row lies where its key is, so that a list reads neighbours.
 
 create table agent_kept (
     org blob not null,
@@ -14,7 +15,7 @@ create table agent_kept (
     shape integer not null,
     document text not null,
     primary key (org, id)
-) strict;
+) strict, without rowid;
 insert into agent_kept select org, id, name, description, status, agent_type, version, created_at,
     updated_at, 0, json_object('name', name, 'description', description, 'agent_type', agent_type,
     'status', status, 'model', model, 'instructions', instructions, 'tools', json(tools),
@@ -38,14 +39,14 @@ create table session_kept (
     shape integer not null,
     document text not null,
     primary key (org, id)
-) strict;
+) strict, without rowid;
 insert into session_kept select org, id, name, user_id, status, version, created_at, updated_at, 0,
     json_object('name', name, 'user_id', nullif(user_id, ''), 'origin', origin, 'status', status,
     'metadata', json(metadata)) from session;
 drop table session;
 alter table session_kept rename to session;
 create unique index session_by_name on session (org, name, user_id) where name is not null;
-create index session_by_user on session (org, user_id, id);
+create index session_by_user_id on session (org, user_id, id);
 
 create table idempotency (
     org blob not null,

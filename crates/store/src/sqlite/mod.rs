@@ -195,9 +195,11 @@ mod tests {
         migrations::migrations::runner().run(&mut connection).unwrap();
         let by = |name: &str| sql::all().find(|sql| sql.name == name).unwrap();
         for (sql, index) in [
-            (by("session_by_user_id_desc"), "session_by_user (org=? AND user_id=? AND id<?)"),
+            (by("session_by_user_id_desc"), "session_by_user_id (org=? AND user_id=? AND id<?)"),
             (by("agent_by_name_asc"), "agent_by_name (org=? AND name=? AND id>?)"),
             (&agents::AGENT_BY_NAME, "agent_by_name (org=? AND name=?)"),
+            (by("agent_list_desc"), "PRIMARY KEY (org=? AND id<?)"),
+            (by("agent_get"), "PRIMARY KEY (org=? AND id=?)"),
             (&sessions::SESSION_BY_NAME, "session_by_name (org=? AND name=?)"),
             (&sessions::SESSION_OF_USER, "session_by_name (org=? AND name=? AND user_id=?)"),
             (&runs::RUN_SESSION_DESC, "run_by_session (org=? AND session=? AND id<?)"),
