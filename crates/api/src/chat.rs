@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use agentry_domain::runs::{GivenMessage, Run, RunRequest, RunStatus};
 use agentry_domain::sessions::MessageRole;
-use agentry_domain::{Caller, Code, Done, Error, Fault, Result};
+use agentry_domain::{Code, Done, Error, Fault, Result};
 use agentry_engine::{AgentRef, RunEvent, RunHandle, RunNew, SessionRef};
 use agentry_gateway::{Authenticated, RequestContext};
 use axum::extract::State;
@@ -344,19 +344,6 @@ impl ChatCreate {
     }
 }
 
-/// Which agent a model's name means. An agent's name may hold a slash too, so
-/// that what looks like `provider/model` is first sought among the agents.
-async fn agent_of(state: &ApiState, caller: &Caller, model: &str) -> Result<AgentRef> {
-    if !model.contains('/') {
-        return Ok(AgentRef::Name(model.to_owned()));
-    }
-    match state.engine.agent_find(caller, model).await {
-        Ok(agent) => Ok(AgentRef::Id(agent.id)),
-        Err(error) if error.code == Code::NotFound => Ok(AgentRef::Model(model.to_owned())),
-        Err(error) => Err(error),
-    }
-}
-
 /// A completion.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatCompletion<'a> {
@@ -499,7 +486,7 @@ pub async fn chat_completion_create(
 ) -> Handled {
     let session = chat.session(&headers)?;
     let new = RunNew {
-        agent: agent_of(&state, &caller, &chat.model).await?,
+        agent: AgentRef::Model(chat.model.clone()),
         session,
         origin: Some("openai".to_owned()),
         user_id: chat.user.take(),

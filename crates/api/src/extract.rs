@@ -56,11 +56,14 @@ impl<S: Send + Sync, T: FromBody> FromRequest<S> for Posted<T> {
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
-    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(key) = keys.next() else { return Ok(None) };
     let key = key.to_str().unwrap_or_default();
-    if key.is_empty() || key.len() > IDEMPOTENCY_KEY_CHARS_MAX {
-        let detail =
-            format!("must have 1 to {IDEMPOTENCY_KEY_CHARS_MAX} characters of visible ASCII");
+    let is_key = (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()) && !key.contains('\t');
+    if !is_key || keys.next().is_some() {
+        let detail = format!(
+            "must be sent once and have 1 to {IDEMPOTENCY_KEY_CHARS_MAX} characters of ASCII"
+        );
         let fault = Fault::new("header:Idempotency-Key", "malformed", detail);
         return Err(Error::invalid(vec![fault]));
     }

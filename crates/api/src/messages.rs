@@ -143,8 +143,7 @@ pub async fn message_append(
     PathName(session): PathName,
     Posted { once, body: MessageCreate(new) }: Posted<MessageCreate>,
 ) -> Handled {
-    let session = session_id(&state, &caller, &session).await?;
-    let done = state.engine.message_append(&caller, once.as_ref(), session, new).await?;
+    let done = state.engine.message_append(&caller, once.as_ref(), &session, new).await?;
     let answer = json(StatusCode::CREATED, &MessageAnswer::new(&done.value)?)?;
     Ok(replay(answer, done.replayed))
 }

@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 
+use agentry_domain::idempotency::IDEMPOTENCY_KEY_CHARS_MAX;
 use agentry_gateway::operations::{Access, Class, Rule, SECURITY_SCHEMES, described};
 use http::Method;
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{
     Components, ContentBuilder, HeaderBuilder, InfoBuilder, LicenseBuilder, ObjectBuilder, OpenApi,
-    OpenApiBuilder, Ref, RefOr, Response, ResponseBuilder, ServerBuilder, Type,
+    OpenApiBuilder, Ref, RefOr, Required, Response, ResponseBuilder, ServerBuilder, Type,
 };
 use utoipa::{PartialSchema, ToResponse, ToSchema};
 
@@ -179,7 +180,41 @@ pub fn complete(document: &mut OpenApi, rules: &[Rule]) {
                     answers(operation, rule)
                 };
                 add(operation, &answers);
+                if method == Method::POST && operation.request_body.is_some() {
+                    add_idempotency(operation);
+                }
             }
+        }
+    }
+}
+
+/// Every POST with a body takes an `Idempotency-Key`, and says when an answer is that of an
+/// earlier request.
+fn add_idempotency(operation: &mut Operation) {
+    let key = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .min_length(Some(1))
+        .max_length(Some(IDEMPOTENCY_KEY_CHARS_MAX))
+        .pattern(Some("^[!-~]([ -~]*[!-~])?$"));
+    let parameter = ParameterBuilder::new()
+        .name("Idempotency-Key")
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(
+            "Makes the request take effect once, however often it is sent: the same key and body \
+within 24 hours get the first answer. With another body it is 422.",
+        ))
+        .schema(Some(key));
+    operation.parameters.get_or_insert_default().push(RefOr::T(parameter.build()));
+    let replayed = HeaderBuilder::new()
+        .schema(Some(ObjectBuilder::new().schema_type(Type::Boolean).build()))
+        .description(Some("`true` when this is the answer of an earlier request."))
+        .build();
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response
+            && status.starts_with('2')
+        {
+            response.headers.insert("Idempotency-Replayed".to_owned(), RefOr::T(replayed.clone()));
         }
     }
 }
@@ -216,7 +251,7 @@ fn answers(operation: &Operation, rule: &Rule) -> Answers {
 }
 
 fn is_query(parameter: &utoipa::openapi::path::Parameter) -> bool {
-    parameter.parameter_in == utoipa::openapi::path::ParameterIn::Query
+    parameter.parameter_in == ParameterIn::Query
 }
 
 fn openai_answers(operation: &Operation) -> Answers {

@@ -2,11 +2,18 @@
 //! together with its effect, so there is nothing in between to clean up: of
 //! several at the same time one takes effect, and the others find its note.
 
-use agentry_domain::idempotency::Remembered;
+use std::time::Duration;
+
+use agentry_domain::idempotency::{IDEMPOTENCY_KEPT, Remembered};
 use agentry_domain::{Caller, Code, Error, Once, Result, Timestamp};
 use agentry_store::Write;
 
 use crate::Engine;
+
+/// How often requests that are too old to count are looked for.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+/// Requests that are forgotten in one write.
+const FORGOTTEN_AT_ONCE_MAX: u32 = 1_000;
 
 impl Engine {
     /// What is remembered of this request, if it took effect before. The same
@@ -49,5 +56,37 @@ impl Engine {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Forgets what is too old to count, until this process stops.
+    pub(crate) async fn forget_requests(&self) {
+        let stopping = self.0.tasks.stopping().clone();
+        loop {
+            match self.forget_some_requests().await {
+                // There may be more than one write takes.
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), "old requests could not be forgotten");
+                }
+            }
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(FORGET_EVERY) => {}
+            }
+        }
+    }
+
+    /// Whether there was something to forget.
+    async fn forget_some_requests(&self) -> Result<bool> {
+        let now = self.now();
+        let oldest = self.0.store.idempotency_oldest().await?;
+        if oldest.is_none_or(|at| now.since(at) < IDEMPOTENCY_KEPT) {
+            return Ok(false);
+        }
+        let mut write = Write::new(self.anyone().org).bulk();
+        write.idempotency_expire(now, FORGOTTEN_AT_ONCE_MAX);
+        self.0.store.write(write).await?;
+        Ok(true)
     }
 }

@@ -45,11 +45,15 @@ struct Outcome {
     lagged: bool,
 }
 
-/// A run's events, as they happen, and then its end.
+/// A run's events, as they happen, and then its end. Of a run that was begun
+/// the first one is [`RunEvent::Started`].
 pub struct RunEvents {
     events: mpsc::Receiver<RunEvent>,
     finished: Option<oneshot::Receiver<Outcome>>,
-    /// The end, while the news that pieces are missing goes before it.
+    /// The beginning, for whoever came later.
+    begun: Option<RunEvent>,
+    has_begun: bool,
+    /// The end, while other news goes before it.
     held: Option<Result<Run>>,
 }
 
@@ -67,8 +71,26 @@ pub(crate) fn listener() -> (Speaker, RunEvents) {
     let (finished, finished_of) = oneshot::channel();
     (
         Speaker { events, finished, lagged: false },
-        RunEvents { events: events_of, finished: Some(finished_of), held: None },
+        RunEvents {
+            events: events_of,
+            finished: Some(finished_of),
+            begun: None,
+            has_begun: false,
+            held: None,
+        },
     )
+}
+
+impl RunEvents {
+    /// The same events, for a listener of a run that may have begun before.
+    pub(crate) fn of(mut self, run: &Run) -> Self {
+        self.begun = started(run);
+        self
+    }
+}
+
+fn started(run: &Run) -> Option<RunEvent> {
+    run.started_at.map(|_| RunEvent::Started { run: run.id, session: run.session })
 }
 
 impl Speaker {
@@ -112,8 +134,15 @@ impl futures::Stream for RunEvents {
         mut self: std::pin::Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Self::Item>> {
+        if let Some(begun) = self.begun.take() {
+            self.has_begun = true;
+            return Poll::Ready(Some(Ok(begun)));
+        }
         match self.events.poll_recv(context) {
-            Poll::Ready(Some(event)) => return Poll::Ready(Some(Ok(event))),
+            Poll::Ready(Some(event)) => {
+                self.has_begun |= matches!(event, RunEvent::Started { .. });
+                return Poll::Ready(Some(Ok(event)));
+            }
             Poll::Ready(None) => {}
             Poll::Pending => return Poll::Pending,
         }
@@ -128,6 +157,10 @@ impl futures::Stream for RunEvents {
         if lagged {
             self.held = Some(run);
             return Poll::Ready(Some(Ok(RunEvent::Lagged)));
+        }
+        if let Some(begun) = run.as_ref().ok().filter(|_| !self.has_begun).and_then(started) {
+            self.held = Some(run);
+            return Poll::Ready(Some(Ok(begun)));
         }
         Poll::Ready(Some(run.map(|run| RunEvent::Finished(Box::new(run)))))
     }
@@ -158,7 +191,21 @@ impl Live {
     /// Another listener of a run: it hears of the end.
     pub(crate) fn attach(&self, org: OrgId, run: RunId, speaker: Speaker) {
         let mut attached = self.attached.lock();
-        attached.entry(run).or_insert_with(|| (org, Vec::new())).1.push(speaker);
+        let speakers = &mut attached.entry(run).or_insert_with(|| (org, Vec::new())).1;
+        // Whoever asks again and again goes away in between.
+        speakers.retain(Speaker::is_heard);
+        speakers.push(speaker);
+    }
+
+    /// Forgets listeners of a run that went away.
+    pub(crate) fn detach_unheard(&self, run: RunId) {
+        let mut attached = self.attached.lock();
+        if let Some((_, speakers)) = attached.get_mut(&run) {
+            speakers.retain(Speaker::is_heard);
+            if speakers.is_empty() {
+                attached.remove(&run);
+            }
+        }
     }
 
     /// Tells everyone who waits that a run has ended and is stored.

@@ -1,6 +1,7 @@
 //! What every resource can do: be made, read, changed, deleted and listed. A
 //! resource with rules of its own has a file that calls these.
 
+use agentry_domain::idempotency::Remembered;
 use agentry_domain::{
     Caller, Document, Done, Entity, Once, Page, PageRequest, ResourceId, Result, Timestamp,
 };
@@ -50,7 +51,7 @@ impl Engine {
     async fn resource_replayed<R: Table>(
         &self,
         caller: &Caller,
-        before: agentry_domain::idempotency::Remembered,
+        before: Remembered,
     ) -> Result<Done<Document<R>>> {
         let (id, at) = (R::Id::of_bytes(before.id), Timestamp::from_micros(before.at));
         let value = match before.answer {

@@ -44,7 +44,8 @@ pub enum AgentRef {
     Id(AgentId),
     /// The one with this name or id.
     Name(String),
-    /// The first agent, with this model in place of its own.
+    /// The one with this name. When there is none and this is `provider/model`,
+    /// the first agent with this model in place of its own.
     Model(String),
 }
 
@@ -132,11 +133,18 @@ impl Engine {
         let (speaker, events) = listener();
         // Listens before it looks, so that no end can come in between.
         self.0.live.attach(caller.org, id, speaker);
-        let run = self.run_get(caller, id).await?;
+        let run = match self.run_get(caller, id).await {
+            Ok(run) => run,
+            Err(error) => {
+                drop(events);
+                self.0.live.detach_unheard(id);
+                return Err(error);
+            }
+        };
         if run.status.is_final() {
             self.0.live.ended(&run);
         }
-        Ok(Done { value: RunHandle { run, events }, replayed: true })
+        Ok(Done { value: RunHandle { events: events.of(&run), run }, replayed: true })
     }
 
     async fn accept(
@@ -167,12 +175,8 @@ impl Engine {
     }
 
     async fn store_run(&self, caller: &Caller, once: Option<&Once>, new: RunNew) -> Result<Stored> {
-        let agent = self.run_agent(caller, &new.agent).await?;
         let mut request = new.request.clone();
-        if let AgentRef::Model(model) = &new.agent {
-            self.0.models.resolve(model)?;
-            request.model = Some(model.clone());
-        }
+        let agent = self.run_agent(caller, &new.agent, &mut request).await?;
         let mut newest = None;
         for _ in 0..LANE_TRIES_MAX {
             let place = self.run_place(caller, &new).await?;
@@ -266,11 +270,29 @@ impl Engine {
         })
     }
 
-    async fn run_agent(&self, caller: &Caller, agent: &AgentRef) -> Result<Agent> {
-        match agent {
-            AgentRef::Id(id) => self.agent_get(caller, *id).await,
-            AgentRef::Name(name) => self.agent_find(caller, name).await,
-            AgentRef::Model(_) => self.agent_find(caller, FIRST_AGENT_NAME).await,
+    async fn run_agent(
+        &self,
+        caller: &Caller,
+        agent: &AgentRef,
+        request: &mut RunRequest,
+    ) -> Result<Agent> {
+        let name = match agent {
+            AgentRef::Id(id) => return self.agent_get(caller, *id).await,
+            AgentRef::Name(name) | AgentRef::Model(name) => name,
+        };
+        // An agent's name may hold a slash too, so that what looks like
+        // `provider/model` is first sought among the agents.
+        match self.agent_find(caller, name).await {
+            Err(error)
+                if error.code == Code::NotFound
+                    && name.contains('/')
+                    && matches!(agent, AgentRef::Model(_)) =>
+            {
+                self.0.models.resolve(name)?;
+                request.model = Some(name.clone());
+                self.agent_find(caller, FIRST_AGENT_NAME).await
+            }
+            found => found,
         }
     }
 

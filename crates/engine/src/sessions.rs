@@ -1,5 +1,6 @@
 //! Sessions and their messages.
 
+use agentry_domain::idempotency::Remembered;
 use agentry_domain::log::EntityKind;
 use agentry_domain::sessions::{Message, MessageRole, SessionBody};
 use agentry_domain::{
@@ -82,19 +83,20 @@ impl Engine {
         Ok(self.0.store.message_list(caller.org, session, &page).await?)
     }
 
-    /// Appends a message to a session, where later runs see and recall it; once
-    /// if the request says so.
+    /// Appends a message to the session with this id or name, where later runs
+    /// see and recall it; once if the request says so.
     pub async fn message_append(
         &self,
         caller: &Caller,
         once: Option<&Once>,
-        session: SessionId,
+        session: &str,
         new: MessageNew,
     ) -> Result<Done<Message>> {
         if let Some(before) = self.remembered(caller, once).await? {
-            return self.message_replayed(caller, session, before.id).await;
+            return self.message_replayed(caller, session, before).await;
         }
-        let session = self.resource_get::<SessionBody>(caller, session).await?.entity()?;
+        let id_or_name = session;
+        let session = self.session_find(caller, id_or_name).await?.entity()?;
         let now = self.now();
         let message = Message {
             id: MessageId::from_uuid(self.uuid(now)),
@@ -111,23 +113,32 @@ impl Engine {
         // Instructions are no memory of anything that was said.
         let remembered = (message.role != MessageRole::System).then_some(scope);
         store_message(&mut write, caller, &message, remembered);
-        // A message does not change: its id is enough to answer again.
-        let noted = (message.id.to_bytes(), "");
+        let answer = match once {
+            Some(_) => serde_json::to_string(&message).map_err(Error::internal)?,
+            None => String::new(),
+        };
+        let noted = (message.id.to_bytes(), answer.as_str());
         match self.write_once(caller, once, write, noted, now).await? {
             None => Ok(Done::now(message)),
-            Some(before) => self.message_replayed(caller, session.id, before.id).await,
+            Some(before) => self.message_replayed(caller, id_or_name, before).await,
         }
     }
 
     async fn message_replayed(
         &self,
         caller: &Caller,
-        session: SessionId,
-        id: [u8; 16],
+        session: &str,
+        before: Remembered,
     ) -> Result<Done<Message>> {
-        let id = MessageId::from_bytes(id);
-        let message = self.0.store.message_get(caller.org, session, id).await?;
-        let value = message.ok_or_else(|| Error::not_found("message", id))?;
+        let value = match before.answer {
+            Some(answer) => serde_json::from_str(&answer).map_err(Error::internal)?,
+            None => {
+                let (id, session) =
+                    (MessageId::from_bytes(before.id), self.session_find(caller, session).await?);
+                let message = self.0.store.message_get(caller.org, session.id, id).await?;
+                message.ok_or_else(|| Error::not_found("message", id))?
+            }
+        };
         Ok(Done { value, replayed: true })
     }
 }

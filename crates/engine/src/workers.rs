@@ -36,6 +36,8 @@ impl Engine {
         self.0.tasks.spawn(async move { engine.claim_jobs().await });
         let engine = self.clone();
         self.0.tasks.spawn(async move { engine.keep_lease().await });
+        let engine = self.clone();
+        self.0.tasks.spawn(async move { engine.forget_requests().await });
         if !self.0.store.is_sqlite() {
             let engine = self.clone();
             self.0.tasks.spawn(async move { engine.look_elsewhere().await });

@@ -18,6 +18,7 @@ statements! {
         values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (org, caller, operation, key) \
         do update set body = excluded.body, at = excluded.at, id = excluded.id, \
         answer = excluded.answer where idempotency.at <= $9";
+    IDEMPOTENCY_OLDEST = "select at from idempotency order by at limit 1";
     IDEMPOTENCY_EXPIRE = sqlite "delete from idempotency where rowid in (select rowid \
         from idempotency where at <= $1 limit $2)"
         postgres "delete from idempotency where ctid = any (array(select ctid \
@@ -38,7 +39,8 @@ fn key(org: OrgId, once: &Once) -> Vec<Value> {
 impl Write {
     /// Guard: the request has not taken effect before. Otherwise the write
     /// fails with [`Code::AlreadyDone`], and [`Store::idempotency_get`] finds
-    /// what is remembered.
+    /// what is remembered. It comes before what was added already: what a
+    /// request made is in its own way when it comes again.
     pub fn idempotency_set(&mut self, once: &Once, id: [u8; 16], answer: &str, now: Timestamp) {
         let short = answer.len() <= IDEMPOTENCY_ANSWER_BYTES_MAX;
         let mut bound = key(self.org, once);
@@ -49,18 +51,25 @@ impl Write {
             short.then(|| answer.to_owned()),
             expired(now),
         ]);
-        self.add(&IDEMPOTENCY_SET, bound).expect_one(Probe::always(|| {
+        self.add_first(&IDEMPOTENCY_SET, bound).expect_one(Probe::always(|| {
             Error::new(Code::AlreadyDone, "a request with this Idempotency-Key took effect already")
         }));
     }
 
-    /// Forgets requests that are too old to count, at most `limit`.
+    /// Forgets requests of the whole installation that are too old to count, at
+    /// most `limit`.
     pub fn idempotency_expire(&mut self, now: Timestamp, limit: u32) {
         self.add(&IDEMPOTENCY_EXPIRE, values![expired(now), limit]);
     }
 }
 
 impl Store {
+    /// When the oldest request that is remembered took effect, whosever it is.
+    pub async fn idempotency_oldest(&self) -> Result<Option<Timestamp>> {
+        let at = |row: &mut Columns<'_>| row.time();
+        self.point(&IDEMPOTENCY_OLDEST, values![], at).await
+    }
+
     /// What is remembered of a request.
     pub async fn idempotency_get(
         &self,

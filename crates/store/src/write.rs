@@ -128,6 +128,15 @@ impl Write {
         &mut self.statements[last]
     }
 
+    /// Adds a statement before all others, whose places it moves by one; none of
+    /// them may have been asked for its rows.
+    pub(crate) fn add_first(&mut self, sql: &'static Sql, values: Vec<Value>) -> &mut Statement {
+        debug_assert!(self.statements.iter().all(|statement| !statement.returns));
+        let first = Statement { sql, values, expect: Expect::Any, taken: None, returns: false };
+        self.statements.insert(0, first);
+        &mut self.statements[0]
+    }
+
     pub(crate) fn count(&mut self, kind: &'static str, key: &[u8], delta: i64) {
         self.counts.push((CounterKey { org: self.org, kind, key: key.to_vec() }, delta));
     }

@@ -30,8 +30,10 @@ struct Counts {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Control {
-    /// Bytes wait where they are.
-    stalled: bool,
+    /// What clients send waits where it is.
+    requests_stalled: bool,
+    /// What servers send waits where it is.
+    answers_stalled: bool,
     /// New connections are closed.
     refusing: bool,
     /// Connections of an earlier generation are cut.
@@ -63,7 +65,15 @@ impl TcpChaos {
 
     /// Keeps every byte back, in both directions.
     pub fn stall(&self) {
-        self.control.send_modify(|control| control.stalled = true);
+        self.control.send_modify(|control| {
+            control.requests_stalled = true;
+            control.answers_stalled = true;
+        });
+    }
+
+    /// Keeps back what servers send; they hear everything.
+    pub fn stall_answers(&self) {
+        self.control.send_modify(|control| control.answers_stalled = true);
     }
 
     /// Closes new connections as soon as they are made.
@@ -74,7 +84,8 @@ impl TcpChaos {
     /// Passes bytes and connections again, those kept back first.
     pub fn resume(&self) {
         self.control.send_modify(|control| {
-            control.stalled = false;
+            control.requests_stalled = false;
+            control.answers_stalled = false;
             control.refusing = false;
         });
     }
@@ -133,8 +144,8 @@ async fn pass(mut client: TcpStream, upstream: SocketAddr, mut control: watch::R
     let both = async {
         // A side that has finished sending may still be answered.
         tokio::join!(
-            copy(&mut from_client, &mut to_server, up),
-            copy(&mut from_server, &mut to_client, down),
+            copy(&mut from_client, &mut to_server, up, |control| control.requests_stalled),
+            copy(&mut from_server, &mut to_client, down, |control| control.answers_stalled),
         );
     };
     tokio::select! {
@@ -147,10 +158,11 @@ async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     mut control: watch::Receiver<Control>,
+    is_stalled: fn(&Control) -> bool,
 ) {
     let mut buffer = vec![0; BUFFER_BYTES];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        if control.wait_for(|control| !control.stalled).await.is_err() {
+        if control.wait_for(|control| !is_stalled(control)).await.is_err() {
             break;
         }
         if to.write_all(&buffer[..count]).await.is_err() {

@@ -244,7 +244,7 @@ impl Client {
     ) -> Outcome {
         let request = format!("{}-{}", self.name, self.asked);
         self.asked += 1;
-        let goes = method == Method::DELETE;
+        let (goes, is_post) = (method == Method::DELETE, method == Method::POST);
         let mut asked = target
             .http
             .request(method, format!("{}{path}", target.url))
@@ -253,15 +253,20 @@ impl Client {
         if !body.is_null() {
             asked = asked.json(&body);
         }
+        let mut again = None;
+        if is_post {
+            asked = asked.header("idempotency-key", &request);
+            again = Some((path.clone(), body));
+        }
         let expected = if goes { Effect::Gone } else { Effect::Has(after) };
-        let pending = Step { request: request.clone(), effect: expected };
-        let Some(Answer { status, retry_after, body }) = answer(asked).await else {
+        let pending = Step { request: request.clone(), effect: expected, again };
+        let Some(Answer { status, retry_after, body, .. }) = answer(asked).await else {
             self.things[thing].pending = Some(pending);
             return Outcome::Lost;
         };
         if status.is_success() {
             let effect = if goes { Effect::Gone } else { Effect::Is(body) };
-            self.things[thing].steps.push(Step { request, effect });
+            self.things[thing].steps.push(Step { request, effect, again: None });
             return Outcome::Acknowledged;
         }
         let code = body["code"].as_str().unwrap_or_default().to_owned();
@@ -275,6 +280,34 @@ impl Client {
             self.things[thing].pending = Some(pending);
         }
         Outcome::Refused { status, code, retry_after }
+    }
+
+    /// Sends every POST again that was never answered, with its key: how many,
+    /// and how many of them had come about.
+    ///
+    /// # Panics
+    /// When one of them is not answered as if it were the first time.
+    pub(crate) async fn ask_again(&mut self, target: &Target) -> (usize, usize) {
+        let (mut asked, mut had_come_about) = (0, 0);
+        for thing in &mut self.things {
+            let Some((path, body)) = thing.pending.as_ref().and_then(|step| step.again.clone())
+            else {
+                continue;
+            };
+            let request = thing.pending.take().unwrap().request;
+            let sent = target
+                .http
+                .post(format!("{}{path}", target.url))
+                .header("x-api-key", &target.key)
+                .header("idempotency-key", &request)
+                .json(&body);
+            let heard = answer(sent).await.unwrap();
+            assert!(heard.status.is_success(), "{path} again: {} {}", heard.status, heard.body);
+            asked += 1;
+            had_come_about += usize::from(heard.replayed);
+            thing.steps.push(Step { request, effect: Effect::Is(heard.body), again: None });
+        }
+        (asked, had_come_about)
     }
 
     fn mark(&self, what: &str) -> String {
@@ -305,6 +338,7 @@ fn list_of(kind: Kind) -> &'static str {
 struct Answer {
     status: StatusCode,
     retry_after: bool,
+    replayed: bool,
     body: Value,
 }
 
@@ -313,7 +347,8 @@ async fn answer(asked: reqwest::RequestBuilder) -> Option<Answer> {
     let response = asked.send().await.ok()?;
     let status = response.status();
     let retry_after = response.headers().contains_key("retry-after");
+    let replayed = response.headers().contains_key("idempotency-replayed");
     let text = response.bytes().await.ok()?;
     let body = serde_json::from_slice(&text).unwrap_or(Value::Null);
-    Some(Answer { status, retry_after, body })
+    Some(Answer { status, retry_after, replayed, body })
 }

@@ -81,18 +81,25 @@ pub(crate) struct Tally {
     unanswered: usize,
     /// Of those without an answer, the ones that had come about.
     came_about: usize,
+    /// POSTs without an answer that were sent again with their key.
+    asked_again: usize,
+    /// Of those sent again, the ones that had come about before.
+    had_come_about: usize,
 }
 
 impl Tally {
     fn say(&self, name: &str, began: Instant) {
         eprintln!(
-            "{name}: {} kills in {:.0?}, {} requests acknowledged, {} unanswered of which {} had \
-             come about; nothing lost, doubled or half-written",
+            "{name}: {} kills in {:.0?}, {} requests acknowledged, {} changes unanswered of which \
+             {} had come about, {} creations sent again of which {} had come about; nothing lost, \
+             doubled or half-written",
             self.kills,
             began.elapsed(),
             self.acknowledged,
             self.unanswered,
             self.came_about,
+            self.asked_again,
+            self.had_come_about,
         );
     }
 }
@@ -181,6 +188,14 @@ pub(crate) async fn compare(
     }
 }
 
+async fn ask_again(clients: &mut [Client], target: &Target, tally: &mut Tally) {
+    for client in clients {
+        let (asked, had_come_about) = client.ask_again(target).await;
+        tally.asked_again += asked;
+        tally.had_come_about += had_come_about;
+    }
+}
+
 /// Kills the server on one home so many times.
 async fn kill_the_server(place: &Place, kills: usize, chance: &mut StdRng, tally: &mut Tally) {
     let mut clients = Client::several(CLIENTS, chance.random());
@@ -206,6 +221,7 @@ async fn kill_the_server(place: &Place, kills: usize, chance: &mut StdRng, tally
         assert!(found.is_empty(), "after kill {kill}:\n{}", found.join("\n"));
         server = place.serve();
         at_rest(&server).await;
+        ask_again(&mut clients, &Target::of(&server), tally).await;
         compare(&server, &mut clients, tally, &format!("after kill {kill}")).await;
     }
     server.kill();
@@ -255,6 +271,7 @@ async fn kill_the_database(
         tokio::time::timeout(WAIT_MAX, back).await.expect("writes are taken again in time");
         wait_until(|| async { server.get("/api/v1/agents?limit=1").await.0.is_success() }).await;
         at_rest(&server).await;
+        ask_again(&mut clients, &Target::of(&server), tally).await;
         compare(&server, &mut clients, tally, &format!("after kill {kill}")).await;
         let found = place.faults().await;
         assert!(found.is_empty(), "after kill {kill}:\n{}", found.join("\n"));

@@ -87,6 +87,8 @@ pub(crate) struct Step {
     /// Its `x-request-id`.
     pub(crate) request: String,
     pub(crate) effect: Effect,
+    /// Path and body of a POST, which may be sent again with the same key.
+    pub(crate) again: Option<(String, Value)>,
 }
 
 /// One thing that a client made, or tried to.
@@ -234,7 +236,7 @@ pub(crate) fn settle(things: &mut [Thing], world: &World) -> (usize, usize) {
         };
         // Without a request of its own it went away with its session.
         came_about += usize::from(request.is_some());
-        thing.steps.push(Step { request: request.unwrap_or_default(), effect });
+        thing.steps.push(Step { request: request.unwrap_or_default(), effect, again: None });
     }
     (open, came_about)
 }

@@ -5,6 +5,7 @@
 
 mod agents;
 mod durability;
+mod idempotency;
 mod openai;
 mod runs;
 mod server;

@@ -4,9 +4,11 @@
 use std::future::Future;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
+use agentry_domain::idempotency::IDEMPOTENCY_KEPT;
 use agentry_domain::sessions::MessageRole;
-use agentry_domain::{Code, PageRequest};
+use agentry_domain::{Code, KeyId, Once, PageRequest};
 use agentry_store::{AgentFilter, Scope, SessionFilter, Store, StoreError, Write};
 use futures::future::join_all;
 
@@ -238,4 +240,67 @@ pub(crate) async fn too_many_waiting_writes_are_refused(bed: Bed) {
     let page = PageRequest::default();
     let agents = store.agent_list(org, &AgentFilter::default(), &page).await.unwrap();
     assert_eq!(agents.total, 3);
+}
+
+pub(crate) async fn a_request_is_remembered_for_a_day(bed: Bed) {
+    let store = bed.open().await;
+    let org = make::org();
+    let once = Once {
+        caller: None,
+        operation: "POST /api/v1/agents".to_owned(),
+        key: "k".to_owned(),
+        body: [7; 32],
+    };
+    let began = make::now();
+    let day = IDEMPOTENCY_KEPT;
+    let almost = began.plus(day - Duration::from_micros(1));
+    let noted = |name: &str, at, answer: &str| {
+        let agent = make::agent(name);
+        let mut write = make::agent_write(org, &agent);
+        write.idempotency_set(&once, agent.id.to_bytes(), answer, at);
+        (agent.id, write)
+    };
+    let found = async |once: &Once, org, at| store.idempotency_get(org, once, at).await.unwrap();
+
+    let (first, write) = noted("first", began, "the answer");
+    store.write(write).await.unwrap();
+    let remembered = found(&once, org, almost).await.unwrap();
+    assert_eq!((remembered.id, remembered.body), (first.to_bytes(), once.body));
+    assert_eq!(remembered.answer.as_deref(), Some("the answer"));
+    // Of another caller, operation, key or organisation nothing is known.
+    let others = [
+        Once { caller: Some(KeyId::from_uuid(make::uuid())), ..once.clone() },
+        Once { operation: "POST /api/v1/sessions".to_owned(), ..once.clone() },
+        Once { key: "K".to_owned(), ..once.clone() },
+    ];
+    for other in &others {
+        assert_eq!(found(other, org, began).await, None, "{other:?}");
+    }
+    assert_eq!(found(&once, make::org(), began).await, None);
+
+    // A second effect is refused as a whole, whatever else is wrong with it.
+    let (second, write) = noted("second", almost, "");
+    assert_eq!(make::refused(store.write(write).await).code, Code::AlreadyDone);
+    assert_eq!(store.agent_get(org, second).await.unwrap(), None);
+    let mut again = make::agent_write(org, &store.agent_get(org, first).await.unwrap().unwrap());
+    again.idempotency_set(&once, first.to_bytes(), "", almost);
+    assert_eq!(make::refused(store.write(again).await).code, Code::AlreadyDone);
+
+    // A day later it is forgotten, and the key is free.
+    assert_eq!(found(&once, org, began.plus(day)).await, None);
+    let (third, write) = noted("third", began.plus(day), &"x".repeat(64 * 1_024 + 1));
+    store.write(write).await.unwrap();
+    let remembered = found(&once, org, began.plus(day)).await.unwrap();
+    // A long answer is not kept, only what it was about.
+    assert_eq!((remembered.id, remembered.answer), (third.to_bytes(), None));
+
+    assert_eq!(store.idempotency_oldest().await.unwrap(), Some(began.plus(day)));
+    for (at, left) in
+        [(began.plus(day * 2 - Duration::from_micros(1)), true), (began.plus(day * 2), false)]
+    {
+        let mut write = Write::new(make::org()).bulk();
+        write.idempotency_expire(at, 10);
+        store.write(write).await.unwrap();
+        assert_eq!(store.idempotency_oldest().await.unwrap().is_some(), left);
+    }
 }

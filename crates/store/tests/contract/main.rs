@@ -43,6 +43,7 @@ on_both_engines! {
     resources::keys_open_their_organisation,
     guards::a_changed_or_missing_thing_is_told_apart,
     guards::a_name_is_unique_for_its_user,
+    guards::a_request_is_remembered_for_a_day,
     guards::a_failed_write_leaves_nothing,
     guards::a_failure_touches_no_other_write_of_its_group,
     guards::a_write_that_was_given_up_before_its_turn_is_not_applied,
