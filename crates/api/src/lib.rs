@@ -23,6 +23,7 @@ pub mod sessions;
 pub mod state;
 #[cfg(test)]
 mod tests;
+pub mod users;
 
 use agentry_domain::ports::Entropy;
 use agentry_domain::{Error, Result};
@@ -94,6 +95,12 @@ fn operations() -> Operations<ApiState> {
         .with(op!(RunsWrite, Run, runs::run_create_by_name))
         .with(op!(RunsRead, Request, runs::run_list))
         .with(op!(RunsRead, Request, runs::run_get))
+        .with(op!(UsersWrite, Request, users::user_create))
+        .with(op!(UsersRead, Request, users::user_list))
+        .with(op!(UsersRead, Request, users::user_get))
+        .with(op!(UsersWrite, Request, users::user_update))
+        .with(op!(UsersWrite, Request, users::user_put))
+        .with(op!(UsersWrite, Request, users::user_delete))
         .with(op!(RunsWrite, Run, chat::chat_completion_create))
         .with(op!(AgentsRead, Request, models::model_list))
 }

@@ -22,10 +22,11 @@ Every answer carries `X-Request-Id`. Unknown request fields are ignored; wrong t
 rules are 422 with every fault listed. Errors are `application/problem+json`, under `/v1` in \
 OpenAI's shape. A trailing slash is tolerated everywhere.";
 
-const TAGS: [(&str, &str); 5] = [
+const TAGS: &[(&str, &str)] = &[
     ("agents", "A model, its instructions and how it uses memory."),
     ("sessions", "Conversations, and the messages in them."),
     ("runs", "One message handled by one agent."),
+    ("users", "The people and programs that the callers' products serve."),
     ("openai", "OpenAI's chat completions, so that its clients work by changing the base URL."),
     ("server", "The server itself: health, metrics, this document, the error codes."),
 ];
@@ -38,8 +39,8 @@ pub fn head() -> OpenApi {
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some(DESCRIPTION))
         .license(Some(license.build()));
-    let tags = TAGS.into_iter().map(|(name, description)| {
-        TagBuilder::new().name(name).description(Some(description)).build()
+    let tags = TAGS.iter().map(|(name, description)| {
+        TagBuilder::new().name(*name).description(Some(*description)).build()
     });
     OpenApiBuilder::new()
         .info(info)

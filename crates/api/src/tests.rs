@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use agentry_domain::agents::AgentBody;
 use agentry_domain::sessions::SessionBody;
+use agentry_domain::users::UserBody;
 use agentry_gateway::Access;
 use serde_json::{Map, Value, json};
 
@@ -133,6 +134,7 @@ fn check_every_property<T: FromFields>() {
 fn every_described_property_is_read() {
     check_every_property::<Create<AgentBody>>();
     check_every_property::<Create<SessionBody>>();
+    check_every_property::<Create<UserBody>>();
     check_every_property::<messages::MessageCreate>();
     check_every_property::<runs::RunCreate>();
     check_every_property::<chat::ChatCreate>();

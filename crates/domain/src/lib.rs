@@ -19,6 +19,7 @@ pub mod sessions;
 pub mod tasks;
 pub mod text;
 pub mod time;
+pub mod users;
 
 pub use caller::{Caller, Permission, Role};
 pub use error::{Code, Error, Fault, Result};

@@ -1,4 +1,4 @@
-//! The use cases: agents, sessions, runs and keys, and the workers that carry
+//! The use cases: agents, sessions, runs, users and keys, and the workers that carry
 //! runs out. Rules are here; the store saves what it is given, and the edge
 //! only converts.
 
@@ -12,6 +12,7 @@ mod recall;
 mod resources;
 mod runs;
 mod sessions;
+mod users;
 mod workers;
 
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use agentry_llm::Models;
 use agentry_store::Store;
 use tokio::sync::{Notify, Semaphore};
 
-pub use agentry_store::{AgentFilter, RunFilter, SessionFilter, Table};
+pub use agentry_store::{AgentFilter, RunFilter, SessionFilter, Table, UserFilter};
 pub use live::{RunEvent, RunEvents, RunHandle};
 pub use runs::{AgentRef, RunNew, SessionRef};
 pub use sessions::MessageNew;

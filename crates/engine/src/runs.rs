@@ -16,6 +16,7 @@ use agentry_domain::runs::{
     RUN_TIMEOUT_DEFAULT, RUN_TIMEOUT_MAX, Run, RunRequest, RunStatus, Usage,
 };
 use agentry_domain::sessions::{Message, MessageRole, Session, SessionBody};
+use agentry_domain::users::User;
 use agentry_domain::{
     AgentId, Caller, Code, Done, Error, Fault, JobId, MessageId, Once, Page, PageRequest, Result,
     RunId, SessionId, Timestamp,
@@ -27,6 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::held::Held;
 use crate::live::{RunEvents, RunHandle, listener};
 use crate::sessions::{scope, store_message};
+use crate::users::user_ensure;
 use crate::{Engine, entry};
 
 /// How often a run is offered to a lane that turns from idle to busy and back
@@ -179,7 +181,10 @@ impl Engine {
         let agent = self.run_agent(caller, &new.agent, &mut request).await?;
         let mut newest = None;
         for _ in 0..LANE_TRIES_MAX {
-            let place = self.run_place(caller, &new).await?;
+            let (place, user) = tokio::try_join!(
+                self.run_place(caller, &new),
+                self.user_unknown(caller, new.user_id.as_deref()),
+            )?;
             let user_id = user_of(&place.session, new.user_id.as_deref())?;
             let now = self.now();
             let run = Run {
@@ -200,10 +205,10 @@ impl Engine {
                 finished_at: None,
             };
             let held = self.0.held.hold(JobId::from_bytes(run.id.to_bytes()));
-            match self.begin_now(caller, once, &agent, &place, &run).await {
+            match self.begin_now(caller, once, &agent, &place, &user, &run).await {
                 Ok(Accepted::Now(job)) => return Ok(Stored::Begun { run, agent, job, held }),
                 Ok(Accepted::Before(id)) => return Ok(Stored::Before(id)),
-                // Another run made the session of this name first.
+                // Another one made the session of this name, or the user, first.
                 Err(error) if error.code == Code::AlreadyExists => continue,
                 // The run before it stored its reply after this one's id was made.
                 Err(error) if error.code == Code::PreconditionFailed => {
@@ -221,11 +226,11 @@ impl Engine {
                 started_at: None,
                 ..run
             };
-            match self.enqueue(caller, once, &run).await {
+            match self.enqueue(caller, once, &user, &run).await {
                 Ok(Accepted::Now(events)) => return Ok(Stored::Queued { run, events }),
                 Ok(Accepted::Before(id)) => return Ok(Stored::Before(id)),
-                // The work in the session ended meanwhile.
-                Err(error) if error.code == Code::Conflict => {}
+                // The work in the session ended meanwhile, or another one made the user.
+                Err(error) if [Code::Conflict, Code::AlreadyExists].contains(&error.code) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -333,9 +338,11 @@ impl Engine {
         once: Option<&Once>,
         agent: &Agent,
         place: &Place,
+        user: &Option<User>,
         run: &Run,
     ) -> Result<Accepted<ClaimedJob>> {
         let mut write = Write::new(caller.org);
+        user_ensure(&mut write, caller, user.as_ref())?;
         if place.is_new {
             write.session_insert(&place.session.body, &place.session.document()?);
             let id = run.session.to_bytes();
@@ -372,9 +379,11 @@ impl Engine {
         &self,
         caller: &Caller,
         once: Option<&Once>,
+        user: &Option<User>,
         run: &Run,
     ) -> Result<Accepted<RunEvents>> {
         let mut write = Write::new(caller.org);
+        user_ensure(&mut write, caller, user.as_ref())?;
         write.session_exists(run.session);
         let job = JobId::from_bytes(run.id.to_bytes());
         let depth_max = self.0.options.session_queue_runs_max;

@@ -25,14 +25,15 @@ pub struct MessageNew {
 }
 
 impl Engine {
-    /// Makes a session.
+    /// Makes a session, and its user if that is named for the first time.
     pub async fn session_create(
         &self,
         caller: &Caller,
         once: Option<&Once>,
         body: SessionBody,
     ) -> Result<Done<Document<SessionBody>>> {
-        self.resource_create(caller, once, body).await
+        let user_id = body.user_id.clone();
+        self.resource_create_for_user(caller, once, user_id.as_deref(), body, |_, _| {}).await
     }
 
     /// The session with this id or, if there is exactly one, with this name.

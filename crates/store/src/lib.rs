@@ -25,6 +25,7 @@ pub mod sessions;
 mod sql;
 mod sqlite;
 pub mod text;
+pub mod users;
 pub mod value;
 mod write;
 
@@ -39,6 +40,7 @@ pub use resources::Table;
 pub use runs::RunFilter;
 pub use sessions::SessionFilter;
 pub use text::{Hit, Scope};
+pub use users::UserFilter;
 pub use write::{Urgency, Write, Written};
 
 use sql::Sql;

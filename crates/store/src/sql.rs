@@ -6,6 +6,7 @@
 
 use agentry_domain::agents::AgentBody;
 use agentry_domain::sessions::SessionBody;
+use agentry_domain::users::UserBody;
 
 use crate::resources::{Statements, Table as _};
 
@@ -83,6 +84,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
         crate::runs::STATEMENTS,
         crate::sessions::STATEMENTS,
         crate::text::STATEMENTS,
+        crate::users::STATEMENTS,
     ]
     .into_iter()
     .flatten()
@@ -92,6 +94,6 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
 }
 
 /// Every resource's statements.
-fn resources() -> [&'static Statements; 2] {
-    [AgentBody::statements(), SessionBody::statements()]
+fn resources() -> [&'static Statements; 3] {
+    [AgentBody::statements(), SessionBody::statements(), UserBody::statements()]
 }

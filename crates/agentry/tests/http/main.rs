@@ -10,6 +10,7 @@ mod openai;
 mod runs;
 mod server;
 mod sessions;
+mod users;
 
 /// Makes a test of an async function for each engine.
 macro_rules! on_both_engines {

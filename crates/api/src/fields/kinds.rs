@@ -520,6 +520,12 @@ impl<T, F: Fn(&mut Fields) -> T> Kind for Items<F> {
     }
 }
 
+/// The schema of text of 1 to so many characters that has a form.
+pub fn pattern_schema(chars_max: usize, pattern: &'static str) -> Schema {
+    let object = of_type(Type::String).min_length(Some(1)).max_length(Some(chars_max));
+    Schema::Object(object.pattern(Some(pattern)).build())
+}
+
 /// The schema of text that is one of these.
 pub fn one_of_schema<const N: usize>(names: [&'static str; N]) -> Schema {
     Schema::Object(of_type(Type::String).enum_values(Some(names)).build())

@@ -34,7 +34,7 @@ const LOCK_NAME: &str = "lock";
 /// How long to wait for a lock of the database's file that another program holds.
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 /// Statements kept prepared per connection; more than there are.
-const STATEMENTS_CACHED_MAX: usize = 256;
+const STATEMENTS_CACHED_MAX: usize = 1_024;
 /// Pages in the log before they are copied into the database. More pages share
 /// the copying and its syncs; a start after a crash reads them again.
 const CHECKPOINT_PAGES: i64 = 8_000;
