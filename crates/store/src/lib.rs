@@ -25,6 +25,7 @@ pub mod sessions;
 mod sql;
 mod sqlite;
 pub mod text;
+mod tickets;
 pub mod value;
 mod write;
 
@@ -35,10 +36,12 @@ use tokio::sync::watch;
 pub use agents::AgentFilter;
 pub use error::StoreError;
 pub use jobs::ClaimedJob;
+pub use log::LogKeep;
 pub use resources::Table;
 pub use runs::RunFilter;
 pub use sessions::SessionFilter;
 pub use text::{Hit, Scope};
+pub use tickets::Ticket;
 pub use write::{Urgency, Write, Written};
 
 use sql::Sql;

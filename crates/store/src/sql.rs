@@ -83,6 +83,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
         crate::runs::STATEMENTS,
         crate::sessions::STATEMENTS,
         crate::text::STATEMENTS,
+        crate::tickets::STATEMENTS,
     ]
     .into_iter()
     .flatten()
