@@ -21,10 +21,11 @@ Every answer carries `X-Request-Id`. Unknown request fields are ignored; wrong t
 rules are 422 with every fault listed. Errors are `application/problem+json`, under `/v1` in \
 OpenAI's shape. A trailing slash is tolerated everywhere.";
 
-const TAGS: [(&str, &str); 5] = [
+const TAGS: [(&str, &str); 6] = [
     ("agents", "A model, its instructions and how it uses memory."),
     ("sessions", "Conversations, and the messages in them."),
     ("runs", "One message handled by one agent."),
+    ("events", "What happens, as it happens, and from any place in the log."),
     ("openai", "OpenAI's chat completions, so that its clients work by changing the base URL."),
     ("server", "The server itself: health, metrics, this document, the error codes."),
 ];

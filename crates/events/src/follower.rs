@@ -32,8 +32,7 @@ const GATHER_MAX: Duration = Duration::from_millis(10);
 
 /// Follows the log until `stopping`.
 pub(crate) async fn follow(inner: Arc<Inner>, stopping: CancellationToken) {
-    let mut follower =
-        Follower { changed: inner.store.log_changed(), inner, position: None };
+    let mut follower = Follower { changed: inner.store.log_changed(), inner, position: None };
     let following = async {
         loop {
             let begun = Instant::now();
@@ -122,8 +121,7 @@ impl Follower {
     /// Waits for company after a round that moved something, and for news.
     async fn rest(&mut self, moved: usize, begun: Instant) {
         if moved > 0 {
-            let listeners =
-                u32::try_from(self.inner.counts.subscriptions.load(Ordering::Relaxed));
+            let listeners = u32::try_from(self.inner.counts.subscriptions.load(Ordering::Relaxed));
             let gather = WAKE_COST.saturating_mul(listeners.unwrap_or(u32::MAX)).min(GATHER_MAX);
             // A shorter wait is rounded up by the timer, and would delay alone.
             if gather >= GATHER_MIN {

@@ -99,17 +99,26 @@ pub(crate) struct Counts {
     pub(crate) encoded: AtomicU64,
 }
 
-/// How things stand in this process and in the log.
+/// What this process did so far, for all organisations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// Subscriptions open in this process, of all organisations.
+pub struct Activity {
+    /// Subscriptions open now.
     pub subscriptions: u64,
-    /// Subscriptions open in this process for this organisation.
-    pub subscriptions_of_org: u64,
-    /// Events that were handed to connections since the process started.
+    /// Events that were handed to connections.
     pub delivered: u64,
     /// How often a subscription was too slow and was told.
     pub lagged: u64,
+    /// Events that were written down, once for all who get them.
+    pub encoded: u64,
+}
+
+/// How things stand for an organisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// What this process did so far, for all organisations.
+    pub activity: Activity,
+    /// Subscriptions of this organisation that are open at this process.
+    pub subscriptions: u64,
     /// The newest place of the log.
     pub newest: i64,
     /// The oldest cursor that can be resumed after.
@@ -155,15 +164,18 @@ impl Events {
         let newest = self.0.store.log_head().await?;
         let oldest = self.0.store.log_oldest().await? - 1;
         let of_org = self.0.rings.lock().get(&org).map_or(0, |ring| ring.listeners());
-        let counts = &self.0.counts;
-        Ok(Status {
-            subscriptions: counts.subscriptions.load(Ordering::Relaxed),
-            subscriptions_of_org: of_org,
-            delivered: counts.delivered.load(Ordering::Relaxed),
-            lagged: counts.lagged.load(Ordering::Relaxed),
-            newest,
-            oldest,
-        })
+        Ok(Status { activity: self.activity(), subscriptions: of_org, newest, oldest })
+    }
+
+    /// What this process did so far.
+    pub fn activity(&self) -> Activity {
+        let Counts { subscriptions, delivered, lagged, encoded } = &self.0.counts;
+        Activity {
+            subscriptions: subscriptions.load(Ordering::Relaxed),
+            delivered: delivered.load(Ordering::Relaxed),
+            lagged: lagged.load(Ordering::Relaxed),
+            encoded: encoded.load(Ordering::Relaxed),
+        }
     }
 
     /// Looks at once, instead of within a second, whether the keys of open

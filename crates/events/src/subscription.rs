@@ -149,6 +149,15 @@ impl Subscription {
         self.next = None;
     }
 
+    /// Goes back to what was handed out and could not be sent. Other than
+    /// [`Subscription::resume`], who is live stays live: when the ring has moved
+    /// on meanwhile, it lags.
+    pub fn rewind(&mut self, cursor: i64) {
+        self.cursor = cursor;
+        // No batch of a ring that has moved on has the number 0.
+        self.next = self.next.map(|_| self.ring.place_after(cursor).unwrap_or(0));
+    }
+
     fn go_live(&mut self) {
         self.next = Some(self.ring.end());
         self.cursor = self.cursor.max(self.inner.processed.load(Ordering::Acquire));

@@ -106,7 +106,8 @@ pub fn check_page(allowed: &[String], headers: &HeaderMap, uri: &Uri) -> Result<
         None => uri.authority().map(http::uri::Authority::as_str),
     };
     let authority = origin.split_once("://").map(|(_, authority)| authority);
-    let is_own = matches!((authority, host), (Some(from), Some(to)) if from.eq_ignore_ascii_case(to));
+    let is_own =
+        matches!((authority, host), (Some(from), Some(to)) if from.eq_ignore_ascii_case(to));
     if is_own || allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
         return Ok(());
     }

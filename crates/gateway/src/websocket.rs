@@ -125,7 +125,13 @@ pub struct WebSocketUpgrade {
 /// What takes a connection over once its answer was sent. Travels in the
 /// answer's extensions, which want clones.
 #[derive(Clone)]
-pub(crate) struct Takeover(Arc<Mutex<Option<(OnUpgrade, Option<Place>, Serve)>>>);
+pub(crate) struct Takeover(Arc<Mutex<Option<Taking>>>);
+
+struct Taking {
+    on_upgrade: OnUpgrade,
+    place: Option<Place>,
+    serve: Serve,
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for WebSocketUpgrade {
     type Rejection = Failure;
@@ -179,8 +185,8 @@ impl WebSocketUpgrade {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
         }
         let serve: Serve = Box::new(|socket| serve(socket).boxed());
-        let takeover = Takeover(Arc::new(Mutex::new(Some((on_upgrade, place, serve)))));
-        response.extensions_mut().insert(takeover);
+        let taking = Taking { on_upgrade, place, serve };
+        response.extensions_mut().insert(Takeover(Arc::new(Mutex::new(Some(taking)))));
         response
     }
 }
@@ -188,7 +194,8 @@ impl WebSocketUpgrade {
 impl Takeover {
     /// Serves the WebSocket to its end.
     pub(crate) async fn run(self) {
-        let Some((on_upgrade, _place, serve)) = self.0.lock().take() else { return };
+        let Some(taking) = self.0.lock().take() else { return };
+        let Taking { on_upgrade, place: _place, serve } = taking;
         // A client that goes away before it read the answer is nobody's fault.
         let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_WITHIN, on_upgrade).await else {
             return;

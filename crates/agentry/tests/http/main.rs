@@ -5,10 +5,13 @@
 
 mod agents;
 mod durability;
+mod events;
 mod openai;
+mod rfc6455;
 mod runs;
 mod server;
 mod sessions;
+mod socket;
 
 /// Makes a test of an async function for each engine.
 macro_rules! on_both_engines {
