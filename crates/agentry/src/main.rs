@@ -1,6 +1,7 @@
 //! The binary: reads the command line and the settings, wires ports to
 //! adapters, and serves.
 
+mod event_metrics;
 mod owner;
 mod serve;
 mod settings;

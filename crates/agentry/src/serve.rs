@@ -9,6 +9,7 @@ use agentry_domain::ports::{Authenticate, SystemClock, SystemEntropy};
 use agentry_domain::tasks::Tasks;
 use agentry_domain::{Caller, Result};
 use agentry_engine::{Engine, Parts};
+use agentry_events::Events;
 use agentry_gateway::{AccessMode, Edge, Metrics, Readiness, Stop, serve};
 use agentry_llm::Models;
 use agentry_store::Store;
@@ -17,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::event_metrics;
 use crate::owner;
 use crate::settings::{Auth, LogFormat, Settings};
 use crate::store_metrics;
@@ -32,6 +34,10 @@ struct Anyone(Caller);
 #[async_trait::async_trait]
 impl Authenticate for Anyone {
     async fn authenticate(&self, _secret: &str) -> Result<Caller> {
+        Ok(self.0)
+    }
+
+    async fn redeem(&self, _ticket: &str) -> Result<Caller> {
         Ok(self.0)
     }
 }
@@ -71,6 +77,14 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
     let outbound = agentry_outbound::Client::new(&settings.outbound)?;
     let providers = agentry_llm::Options { providers: settings.providers.clone() };
     let entropy = Arc::new(SystemEntropy::default());
+    let stop = Stop::new();
+    let events = Events::start(agentry_events::Parts {
+        store: Arc::clone(&store),
+        clock: Arc::new(SystemClock),
+        tasks: tasks.clone(),
+        options: settings.events_options(),
+        closing: stop.closing(),
+    });
     let engine = Engine::new(Parts {
         store: Arc::clone(&store),
         models: Models::new(&providers, outbound)?,
@@ -84,10 +98,11 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
 
     let metrics = Metrics::new();
     store_metrics::register(&metrics, Arc::clone(&store));
+    event_metrics::register(&metrics, events.clone());
     let readiness = Readiness::new();
     watch_storage(&engine, &readiness, &tasks);
 
-    let api = Api::new(engine.clone(), metrics.clone(), readiness.clone());
+    let api = Api::new(engine.clone(), events.clone(), metrics.clone(), readiness.clone());
     let (mode, authenticate): (_, Arc<dyn Authenticate>) = match settings.auth {
         Auth::Keys => (AccessMode::Keys, Arc::new(engine.clone())),
         Auth::None => (AccessMode::Loopback, Arc::new(Anyone(engine.anyone()))),
@@ -98,13 +113,13 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
         authenticate,
         metrics: metrics.clone(),
         render: agentry_api::render,
+        tasks: tasks.clone(),
     };
     let app = api.behind(edge, entropy.as_ref());
 
     let listener = TcpListener::bind(settings.listen)
         .await
         .with_context(|| format!("listening on {}", settings.listen))?;
-    let stop = Stop::new();
     stop_on_signals(&stop, &tasks)?;
     announce(&listener)?;
     let options = settings.serve_options();

@@ -48,6 +48,7 @@ pub(crate) struct Settings {
     pub(crate) http: Http,
     pub(crate) runs: Runs,
     pub(crate) store: Store,
+    pub(crate) events: Events,
     pub(crate) outbound: agentry_outbound::Options,
     pub(crate) providers: BTreeMap<String, ProviderOptions>,
 }
@@ -59,6 +60,8 @@ pub(crate) struct Http {
     connections_max: usize,
     requests_in_flight_max: usize,
     streams_in_flight_max: usize,
+    subscriptions_max: usize,
+    origins: Vec<String>,
     header_read_ms: u64,
     idle_ms: u64,
     request_ms: u64,
@@ -80,6 +83,14 @@ pub(crate) struct Store {
     writes_waiting_max: usize,
     postgres_readers_max: usize,
     postgres_writers_max: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Events {
+    ring_bytes_max: usize,
+    retention_hours: u64,
+    retention_entries_max: u64,
 }
 
 /// What the flags say; what they do not say comes from elsewhere.
@@ -171,6 +182,8 @@ impl Settings {
             ("http.connections_max", self.http.connections_max),
             ("http.requests_in_flight_max", self.http.requests_in_flight_max),
             ("http.streams_in_flight_max", self.http.streams_in_flight_max),
+            ("http.subscriptions_max", self.http.subscriptions_max),
+            ("events.ring_bytes_max", self.events.ring_bytes_max),
             ("runs.executing_max", self.runs.executing_max),
             ("store.writes_waiting_max", self.store.writes_waiting_max),
             ("store.postgres_readers_max", self.store.postgres_readers_max),
@@ -205,11 +218,21 @@ impl Settings {
         }
     }
 
+    pub(crate) fn events_options(&self) -> agentry_events::Options {
+        agentry_events::Options {
+            ring_bytes_max: self.events.ring_bytes_max,
+            retention: Duration::from_secs(self.events.retention_hours.saturating_mul(3_600)),
+            retention_entries_max: self.events.retention_entries_max,
+        }
+    }
+
     pub(crate) fn edge_options(&self) -> EdgeOptions {
         EdgeOptions {
             body_bytes_max: self.http.body_bytes_max,
             requests_in_flight_max: self.http.requests_in_flight_max,
             streams_in_flight_max: self.http.streams_in_flight_max,
+            subscriptions_max: self.http.subscriptions_max,
+            origins: self.http.origins.clone(),
             request_within: Duration::from_millis(self.http.request_ms),
             ..EdgeOptions::default()
         }
@@ -242,6 +265,7 @@ mod tests {
         let settings = load(&[], &Flags::default()).unwrap();
         assert_eq!(settings.outbound, agentry_outbound::Options::default());
         assert_eq!(settings.edge_options(), EdgeOptions::default());
+        assert_eq!(settings.events_options(), agentry_events::Options::default());
         assert_eq!(settings.serve_options(), ServeOptions::default());
         assert!(settings.providers.is_empty());
         assert_eq!(settings.database, None);

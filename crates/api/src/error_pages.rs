@@ -28,6 +28,7 @@ pages! {
     ValidationFailed => "validation_failed",
     NotSupportedYet => "not_supported_yet",
     UnsupportedMediaType => "unsupported_media_type",
+    UpgradeRequired => "upgrade_required",
     BodyTooLarge => "body_too_large",
     Unauthenticated => "unauthenticated",
     Forbidden => "forbidden",

@@ -9,6 +9,8 @@ pub mod agents;
 pub mod answer;
 pub mod chat;
 pub mod error_pages;
+pub mod events;
+pub mod events_socket;
 pub mod extract;
 pub mod fields;
 pub mod lists;
@@ -28,7 +30,8 @@ pub mod users;
 use agentry_domain::ports::Entropy;
 use agentry_domain::{Error, Result};
 use agentry_engine::Engine;
-use agentry_gateway::{App, Edge, Metrics, Operations, Readiness, op};
+use agentry_events::Events;
+use agentry_gateway::{Alias, App, Edge, Metrics, Operations, Readiness, op};
 use bytes::Bytes;
 
 pub use problem::render;
@@ -38,26 +41,31 @@ use state::{ApiState, Inner};
 /// The HTTP surfaces, before the gateway's edge is put around them.
 pub struct Api {
     engine: Engine,
+    events: Events,
     metrics: Metrics,
     readiness: Readiness,
 }
 
 impl Api {
     /// The surfaces of these use cases; `/metrics` and `/ready` show the others.
-    pub fn new(engine: Engine, metrics: Metrics, readiness: Readiness) -> Self {
-        Self { engine, metrics, readiness }
+    pub fn new(engine: Engine, events: Events, metrics: Metrics, readiness: Readiness) -> Self {
+        Self { engine, events, metrics, readiness }
     }
 
     /// The whole HTTP application. The edge must render errors with [`render`].
     pub fn behind(self, edge: Edge, entropy: &dyn Entropy) -> App {
-        let Self { engine, metrics, readiness } = self;
+        let Self { engine, events, metrics, readiness } = self;
         let operations = operations();
         let document = document(&operations).map(Bytes::from).map_err(|error| error.chain());
-        let state = ApiState::new(Inner { engine, metrics, readiness, document });
+        let state = ApiState::new(Inner { engine, events, metrics, readiness, document });
         let (router, _document, table) = operations.finish(state, &edge.metrics);
-        edge.around(router, table, &[], entropy)
+        edge.around(router, table, ALIASES, entropy)
     }
 }
+
+/// Where parts of the API can be found beside their place.
+const ALIASES: &[Alias] =
+    &[Alias { from: "/ws", to: "/api/v1/ws" }, Alias { from: "/events", to: "/api/v1/events" }];
 
 /// The OpenAPI document, as it is served at `/openapi.json`.
 pub fn openapi_json() -> Result<String> {
@@ -103,4 +111,9 @@ fn operations() -> Operations<ApiState> {
         .with(op!(UsersWrite, Request, users::user_delete))
         .with(op!(RunsWrite, Run, chat::chat_completion_create))
         .with(op!(AgentsRead, Request, models::model_list))
+        .with(op!(EventsRead, Stream, events::event_stream))
+        .with(op!(EventsRead, Stream, events_socket::event_socket))
+        .with(op!(EventsRead, Stream, events_socket::event_socket_filtered))
+        .with(op!(EventsRead, Request, events::event_status))
+        .with(op!(EventsRead, Request, events::ticket_create))
 }

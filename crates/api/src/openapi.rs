@@ -27,6 +27,7 @@ const TAGS: &[(&str, &str)] = &[
     ("sessions", "Conversations, and the messages in them."),
     ("runs", "One message handled by one agent."),
     ("users", "The people and programs that the callers' products serve."),
+    ("events", "What happens, as it happens, and from any place in the log."),
     ("openai", "OpenAI's chat completions, so that its clients work by changing the base URL."),
     ("server", "The server itself: health, metrics, this document, the error codes."),
 ];

@@ -145,6 +145,7 @@ pub const fn status(code: Code) -> StatusCode {
         Code::Forbidden => StatusCode::FORBIDDEN,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Code::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
         Code::Conflict | Code::AlreadyDone | Code::AlreadyExists | Code::AmbiguousName => {
             StatusCode::CONFLICT
         }
@@ -182,6 +183,11 @@ pub fn render(error: &Error, context: &ErrorContext<'_>) -> Response {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if status == StatusCode::UPGRADE_REQUIRED {
+        // RFC 9110, section 15.5.22, and RFC 6455, section 4.4.
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     }
     if let Some(after) = retry_after(error, status) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(after));

@@ -20,7 +20,7 @@ use crate::runs::RunAnswer;
 /// How often a silent stream says that it lives.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Tells a proxy in front not to hold events back.
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+pub(crate) const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 #[derive(Serialize)]
 struct Started {

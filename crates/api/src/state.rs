@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use agentry_engine::Engine;
+use agentry_events::Events;
 use agentry_gateway::{Metrics, Readiness};
 use bytes::Bytes;
 
@@ -14,6 +15,8 @@ pub struct ApiState(Arc<Inner>);
 pub struct Inner {
     /// The use cases.
     pub engine: Engine,
+    /// The log, to be listened to.
+    pub events: Events,
     /// The server's metrics.
     pub metrics: Metrics,
     /// Whether the server should be sent requests.

@@ -1,6 +1,7 @@
 //! Who is asking, and what a role may do.
 
 use crate::ids::{KeyId, OrgId};
+use crate::log::EntityKind;
 use crate::named;
 
 /// What an operation needs. One per family of operations.
@@ -104,6 +105,23 @@ impl Role {
             Role::Member | Role::Service => !matches!(permission.level(), Level::Admin),
             Role::Viewer => matches!(permission.level(), Level::Viewer),
         }
+    }
+
+    /// Whether the role may hear of what happens to this kind of thing: whoever
+    /// may read it may.
+    pub const fn may_follow(self, kind: EntityKind) -> bool {
+        self.allows(match kind {
+            EntityKind::Agent => Permission::AgentsRead,
+            EntityKind::Session | EntityKind::Message | EntityKind::File => {
+                Permission::SessionsRead
+            }
+            EntityKind::Run => Permission::RunsRead,
+            EntityKind::Key => Permission::KeysRead,
+            EntityKind::User => Permission::UsersRead,
+            EntityKind::Memory => Permission::MemoriesRead,
+            EntityKind::Goal | EntityKind::Plan | EntityKind::Task => Permission::GoalsRead,
+            EntityKind::Webhook => Permission::WebhooksRead,
+        })
     }
 }
 

@@ -52,6 +52,8 @@ codes! {
     NotFound = "not_found", "There is no such resource";
     /// The path exists, the method does not.
     MethodNotAllowed = "method_not_allowed", "The method is not allowed here";
+    /// The path speaks WebSocket and the request does not.
+    UpgradeRequired = "upgrade_required", "This path speaks WebSocket";
     /// The thing changed between reading and writing.
     Conflict = "conflict", "The request conflicts with the current state";
     /// A request with this `Idempotency-Key` took effect already. Never leaves
@@ -127,6 +129,7 @@ impl Code {
             | Code::Forbidden
             | Code::NotFound
             | Code::MethodNotAllowed
+            | Code::UpgradeRequired
             | Code::Conflict
             | Code::AlreadyDone
             | Code::IdempotencyKeyReused

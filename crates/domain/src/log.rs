@@ -15,6 +15,11 @@ macro_rules! entity_kinds {
             /// Every kind.
             pub const ALL: &'static [Self] = &[$(Self::$kind,)*];
 
+            /// Reads the stable text.
+            pub fn parse(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|kind| kind.as_str() == text)
+            }
+
             /// The stable text.
             pub const fn as_str(self) -> &'static str {
                 match self {

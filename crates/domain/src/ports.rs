@@ -15,6 +15,10 @@ pub trait Authenticate: Send + Sync + 'static {
     /// The caller that `secret` belongs to; `unauthenticated` when it is unknown
     /// or no longer valid.
     async fn authenticate(&self, secret: &str) -> Result<Caller>;
+
+    /// The caller whom this ticket was given to. A ticket opens one stream, once,
+    /// shortly after it was made; `unauthenticated` for any other.
+    async fn redeem(&self, ticket: &str) -> Result<Caller>;
 }
 
 /// Tells the time.

@@ -10,7 +10,7 @@ use agentry_domain::{AgentId, Caller, Code, Error, KeyId, OrgId, Result, Role};
 use agentry_store::Write;
 use async_trait::async_trait;
 
-use crate::{Engine, entry};
+use crate::{Engine, entry, version_data};
 
 /// The installation's own organisation. Its id is fixed, so that of two
 /// processes that start at once on one database only one makes it.
@@ -39,12 +39,17 @@ impl Default for Callers {
 impl Engine {
     /// A fresh secret, for [`Engine::install`].
     pub fn secret(&self) -> String {
+        self.random_text(SECRET_PREFIX)
+    }
+
+    /// A prefix and 256 random bits.
+    pub(crate) fn random_text(&self, prefix: &str) -> String {
         use std::fmt::Write as _;
-        let mut secret = SECRET_PREFIX.to_owned();
+        let mut text = prefix.to_owned();
         for byte in self.0.entropy.secret() {
-            let _ = write!(secret, "{byte:02x}");
+            let _ = write!(text, "{byte:02x}");
         }
-        secret
+        text
     }
 
     /// Whether the store already has its organisation and owner.
@@ -79,8 +84,11 @@ impl Engine {
         write.org_insert("default", now);
         write.key_insert(&key);
         write.resource_insert(&agent.body, &agent.document()?);
-        write.log(entry(&caller, now, "key.created", EntityKind::Key, key.id.to_bytes()));
-        write.log(entry(&caller, now, "agent.created", EntityKind::Agent, agent.id.to_bytes()));
+        for (kind, id) in
+            [(EntityKind::Key, key.id.to_bytes()), (EntityKind::Agent, agent.id.to_bytes())]
+        {
+            write.log(entry(&caller, now, kind.created(), kind, id, version_data(1)));
+        }
         match self.0.store.write(write).await.map_err(Error::from) {
             Ok(_) => Ok(true),
             Err(error) if error.code == Code::AlreadyExists => Ok(false),
@@ -108,5 +116,9 @@ impl Authenticate for Engine {
         let caller = self.0.store.key_caller(&hash).await?.ok_or_else(refused)?;
         self.0.callers.0.insert(hash, caller);
         Ok(caller)
+    }
+
+    async fn redeem(&self, ticket: &str) -> Result<Caller> {
+        self.ticket_redeem(ticket).await
     }
 }

@@ -12,6 +12,7 @@ mod recall;
 mod resources;
 mod runs;
 mod sessions;
+mod tickets;
 mod users;
 mod workers;
 
@@ -30,6 +31,7 @@ pub use agentry_store::{AgentFilter, RunFilter, SessionFilter, Table, UserFilter
 pub use live::{RunEvent, RunEvents, RunHandle};
 pub use runs::{AgentRef, RunNew, SessionRef};
 pub use sessions::MessageNew;
+pub use tickets::{TICKET_LIFETIME_MAX, TicketMade};
 
 /// The bounds of the use cases.
 #[derive(Clone, Debug)]
@@ -129,12 +131,24 @@ impl Engine {
 }
 
 /// An entry of the log about something a caller did.
+///
+/// `data` is what somebody needs who follows: which version it is now and which
+/// fields changed, and for messages and runs where they belong, so that a client
+/// can tell what concerns it and whether what it has is old. It is not the thing
+/// itself: that may have kilobytes, and would be written twice, and read by
+/// people who may see events and not every field.
 fn entry(
     caller: &Caller,
     at: Timestamp,
     kind: &'static str,
     entity: EntityKind,
     id: [u8; 16],
+    data: String,
 ) -> LogEntry {
-    LogEntry { at, kind, entity, id, actor: caller.key, data: "{}".to_owned() }
+    LogEntry { at, kind, entity, id, actor: caller.key, data }
+}
+
+/// What is said of a thing that was made or deleted.
+fn version_data(version: i64) -> String {
+    format!(r#"{{"version":{version}}}"#)
 }

@@ -1,15 +1,18 @@
 //! What every resource can do: be made, read, changed, deleted and listed. A
 //! resource with rules of its own has a file that calls these.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use agentry_domain::idempotency::Remembered;
 use agentry_domain::{
-    Caller, Document, Done, Entity, Once, Page, PageRequest, ResourceId, Result, Timestamp,
+    Caller, Document, Done, Entity, Error, Once, Page, PageRequest, ResourceId, Result, Timestamp,
 };
 use agentry_store::resources::{changed, missing};
 use agentry_store::{Table, Write};
+use serde_json::value::RawValue;
 
 use crate::guarded::until_unchanged;
-use crate::{Engine, entry};
+use crate::{Engine, entry, version_data};
 
 impl Engine {
     /// Makes a resource, once if the request says so.
@@ -40,7 +43,8 @@ impl Engine {
         let document = entity.document()?;
         let mut write = Write::new(caller.org);
         write.resource_insert(&entity.body, &document);
-        write.log(entry(caller, now, R::KIND.created(), R::KIND, id.bytes()));
+        let data = version_data(entity.version);
+        write.log(entry(caller, now, R::KIND.created(), R::KIND, id.bytes(), data));
         also(&mut write, &entity);
         match self.write_once(caller, once, write, (id.bytes(), &document.json), now).await? {
             None => Ok(Done::now(document)),
@@ -95,12 +99,13 @@ impl Engine {
             {
                 return Err(changed::<R>(id, was.version));
             }
-            let (was, now) = (was.entity()?, self.now());
+            let (before, was, now) = (was.json.clone(), was.entity()?, self.now());
             let will_be = was.changed(change(&was)?, now);
             let document = will_be.document()?;
             let mut write = Write::new(caller.org);
             write.resource_update(&will_be.body, &document);
-            write.log(entry(caller, now, R::KIND.updated(), R::KIND, id.bytes()));
+            let data = change_data(&before, &document.json, document.version)?;
+            write.log(entry(caller, now, R::KIND.updated(), R::KIND, id.bytes(), data));
             also(&mut write, &was, &will_be);
             self.0.store.write(write).await?;
             Ok(document)
@@ -138,7 +143,8 @@ impl Engine {
             }
             let mut write = Write::new(caller.org);
             delete(&mut write, &was);
-            write.log(entry(caller, self.now(), R::KIND.deleted(), R::KIND, id.bytes()));
+            let data = version_data(was.version);
+            write.log(entry(caller, self.now(), R::KIND.deleted(), R::KIND, id.bytes(), data));
             self.0.store.write(write).await?;
             Ok(())
         })
@@ -153,5 +159,39 @@ impl Engine {
         page: &PageRequest,
     ) -> Result<Page<Document<R>>> {
         Ok(self.0.store.resource_list(caller.org, filter, page).await?)
+    }
+}
+
+/// Fields of the head, which every change changes.
+const HEAD: [&str; 2] = ["version", "updated_at"];
+
+/// What is said of a change: the new version, and which fields of the document
+/// have another value now.
+fn change_data(was: &str, is: &str, version: i64) -> Result<String> {
+    let fields = |json| serde_json::from_str::<BTreeMap<&str, &RawValue>>(json);
+    let was = fields(was).map_err(Error::internal)?;
+    let is = fields(is).map_err(Error::internal)?;
+    let differs =
+        |name: &&str| was.get(name).map(|raw| raw.get()) != is.get(name).map(|raw| raw.get());
+    let names: BTreeSet<&str> = was.keys().chain(is.keys()).copied().collect();
+    let changed: Vec<&str> =
+        names.into_iter().filter(|name| !HEAD.contains(name)).filter(differs).collect();
+    let changed = serde_json::to_string(&changed).map_err(Error::internal)?;
+    Ok(format!(r#"{{"version":{version},"changed":{changed}}}"#))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_names_the_fields_that_differ() {
+        let was = r#"{"id":"x","name":"a","metadata":{"k":1},"gone":1,"version":1,"updated_at":1}"#;
+        let is = r#"{"id":"x","name":"b","metadata":{"k":1},"new":2,"version":2,"updated_at":2}"#;
+        assert_eq!(
+            change_data(was, is, 2).unwrap(),
+            r#"{"version":2,"changed":["gone","name","new"]}"#
+        );
+        assert_eq!(change_data(is, is, 3).unwrap(), r#"{"version":3,"changed":[]}"#);
     }
 }

@@ -11,7 +11,7 @@ mod carry_out;
 use std::time::Duration;
 
 use agentry_domain::agents::{Agent, FIRST_AGENT_NAME};
-use agentry_domain::log::EntityKind;
+use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::runs::{
     RUN_TIMEOUT_DEFAULT, RUN_TIMEOUT_MAX, Run, RunRequest, RunStatus, Usage,
 };
@@ -29,7 +29,7 @@ use crate::held::Held;
 use crate::live::{RunEvents, RunHandle, listener};
 use crate::sessions::{scope, store_message};
 use crate::users::user_ensure;
-use crate::{Engine, entry};
+use crate::{Engine, entry, version_data};
 
 /// How often a run is offered to a lane that turns from idle to busy and back
 /// while it is offered.
@@ -346,7 +346,9 @@ impl Engine {
         if place.is_new {
             write.session_insert(&place.session.body, &place.session.document()?);
             let id = run.session.to_bytes();
-            write.log(entry(caller, run.created_at, "session.created", EntityKind::Session, id));
+            let data = version_data(place.session.version);
+            let kind = EntityKind::Session;
+            write.log(entry(caller, run.created_at, kind.created(), kind, id, data));
         } else {
             write.session_exists(run.session);
         }
@@ -358,7 +360,7 @@ impl Engine {
             write.message_is_newest(run.session, message);
         }
         write.run_insert(run);
-        write.log(entry(caller, run.created_at, "run.created", EntityKind::Run, run.id.to_bytes()));
+        write.log(run_entry(caller, run.created_at, "run.created", run));
         store_input(&mut write, caller, run, agent.memory.remember, run.created_at);
         let noted = (run.id.to_bytes(), RUN_ANSWER);
         if let Some(before) = self.write_once(caller, once, write, noted, run.created_at).await? {
@@ -389,7 +391,7 @@ impl Engine {
         let depth_max = self.0.options.session_queue_runs_max;
         write.job_enqueue(job, run.session.to_bytes(), self.0.worker, depth_max, run.created_at);
         write.run_insert(run);
-        write.log(entry(caller, run.created_at, "run.created", EntityKind::Run, run.id.to_bytes()));
+        write.log(run_entry(caller, run.created_at, "run.created", run));
         // Listens before the write, so that no end can come in between.
         let (speaker, events) = listener();
         self.0.live.register(caller.org, run.id, speaker);
@@ -447,4 +449,16 @@ fn after(id: MessageId) -> Timestamp {
 /// How long a run may take.
 fn timeout(request: &RunRequest) -> Duration {
     request.timeout.unwrap_or(RUN_TIMEOUT_DEFAULT).min(RUN_TIMEOUT_MAX)
+}
+
+/// An entry of the log about a run: how it stands, and where it belongs.
+fn run_entry(caller: &Caller, at: Timestamp, kind: &'static str, run: &Run) -> LogEntry {
+    let data = format!(
+        r#"{{"status":"{}","session_id":"{}","agent_id":"{}","attempt":{}}}"#,
+        run.status.as_str(),
+        run.session,
+        run.agent,
+        run.attempt,
+    );
+    entry(caller, at, kind, EntityKind::Run, run.id.to_bytes(), data)
 }

@@ -165,5 +165,16 @@ pub(crate) fn store_message(
         write.text_insert(message.id, message.session, scope, &message.content);
     }
     let id = message.id.to_bytes();
-    write.log(entry(caller, message.created_at, "message.created", EntityKind::Message, id));
+    let data = match message.run {
+        Some(run) => format!(
+            r#"{{"session_id":"{}","role":"{}","run_id":"{run}"}}"#,
+            message.session,
+            message.role.as_str(),
+        ),
+        None => {
+            format!(r#"{{"session_id":"{}","role":"{}"}}"#, message.session, message.role.as_str(),)
+        }
+    };
+    let kind = EntityKind::Message;
+    write.log(entry(caller, message.created_at, kind.created(), kind, id, data));
 }

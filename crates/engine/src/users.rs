@@ -18,7 +18,7 @@ use agentry_domain::{Caller, Code, Document, Done, Entity, Error, Once, Result, 
 use agentry_store::{Table, Write};
 
 use crate::guarded::until_unchanged;
-use crate::{Engine, entry};
+use crate::{Engine, entry, version_data};
 
 /// How often a write is tried that makes a user whom others make too.
 const USER_TRIES_MAX: u32 = 4;
@@ -72,7 +72,8 @@ impl Engine {
             let was = self.resource_get::<UserBody>(caller, id).await?.entity()?;
             let mut write = Write::new(caller.org);
             delete(&mut write, &was, if_match);
-            write.log(entry(caller, self.now(), "user.deleted", EntityKind::User, id.to_bytes()));
+            let (kind, data) = (EntityKind::User, version_data(was.version));
+            write.log(entry(caller, self.now(), kind.deleted(), kind, id.to_bytes(), data));
             self.0.store.write(write).await?;
             Ok(())
         })
@@ -136,8 +137,8 @@ pub(crate) fn user_ensure(write: &mut Write, caller: &Caller, user: Option<&User
 fn insert(write: &mut Write, caller: &Caller, user: &User, document: &Document<UserBody>) {
     write.user_alias_insert(user.id, &user.aliases(user.id));
     write.resource_insert(&user.body, document);
-    let id = user.id.to_bytes();
-    write.log(entry(caller, user.created_at, "user.created", EntityKind::User, id));
+    let (kind, data) = (EntityKind::User, version_data(user.version));
+    write.log(entry(caller, user.created_at, kind.created(), kind, user.id.to_bytes(), data));
 }
 
 /// Adds to a write that a user ends, if it is still as it was, and of the version

@@ -11,6 +11,8 @@ use agentry_domain::ports::Authenticate;
 use agentry_domain::{Caller, Code, Error, Result};
 use http::{HeaderMap, HeaderName, Uri, header};
 
+use crate::websocket::subprotocols;
+
 /// The header for a key.
 pub const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -24,34 +26,95 @@ pub enum AccessMode {
     Loopback,
 }
 
+/// What a request shows of who sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown<'r> {
+    /// A key.
+    Key(&'r str),
+    /// A ticket, for one stream.
+    Ticket(&'r str),
+    /// Nothing that can be read; this says what to send.
+    Nothing(&'static str),
+}
+
+/// What a subprotocol begins with that carries a key.
+const SUBPROTOCOL_KEY: &str = "agentry.key.";
+/// What a subprotocol begins with that carries a ticket.
+const SUBPROTOCOL_TICKET: &str = "agentry.ticket.";
+/// The query parameter that carries a ticket. It is no secret any more once it
+/// could be read in somebody's log.
+const QUERY_TICKET: &str = "ticket";
+
 /// Finds the caller. With [`AccessMode::Loopback`] the port is asked with the
 /// empty secret.
 pub async fn authenticate(
     mode: AccessMode,
     port: &dyn Authenticate,
-    headers: &HeaderMap,
+    shown: Shown<'_>,
 ) -> Result<Caller> {
-    match mode {
-        AccessMode::Keys => port.authenticate(credential(headers)?).await,
-        AccessMode::Loopback => port.authenticate("").await,
+    match (mode, shown) {
+        (AccessMode::Loopback, _) => port.authenticate("").await,
+        (AccessMode::Keys, Shown::Key(secret)) => port.authenticate(secret).await,
+        (AccessMode::Keys, Shown::Ticket(ticket)) => port.redeem(ticket).await,
+        (AccessMode::Keys, Shown::Nothing(detail)) => {
+            Err(Error::new(Code::Unauthenticated, detail))
+        }
     }
 }
 
-/// The secret that was shown: `X-API-Key`, else `Authorization: Bearer`.
-fn credential(headers: &HeaderMap) -> Result<&str> {
-    let refused = |detail| Error::new(Code::Unauthenticated, detail);
+/// Reads what a request shows: `X-API-Key`, else `Authorization: Bearer`. A
+/// stream may also be opened with a subprotocol or a ticket, because pages in a
+/// browser cannot send headers with it.
+pub fn shown<'r>(headers: &'r HeaderMap, uri: &'r Uri, is_stream: bool) -> Shown<'r> {
     if let Some(key) = headers.get(X_API_KEY) {
-        let key = key.to_str().map_err(|_| refused("X-API-Key holds no key"))?;
-        return Ok(key.trim());
+        let key = key.to_str().map(|key| Shown::Key(key.trim()));
+        return key.unwrap_or(Shown::Nothing("X-API-Key holds no key"));
     }
-    let Some(value) = headers.get(header::AUTHORIZATION) else {
-        return Err(refused("send a key as X-API-Key or as Authorization: Bearer"));
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let Ok(value) = value.to_str() else {
+            return Shown::Nothing("Authorization holds no key");
+        };
+        return match value.split_once(' ') {
+            Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => Shown::Key(key.trim()),
+            _ => Shown::Nothing("Authorization must be `Bearer` and a key"),
+        };
+    }
+    let of_stream = is_stream.then(|| of_stream(headers, uri)).flatten();
+    of_stream.unwrap_or(Shown::Nothing("send a key as X-API-Key or as Authorization: Bearer"))
+}
+
+fn of_stream<'r>(headers: &'r HeaderMap, uri: &'r Uri) -> Option<Shown<'r>> {
+    for name in subprotocols(headers) {
+        if let Some(key) = name.strip_prefix(SUBPROTOCOL_KEY) {
+            return Some(Shown::Key(key));
+        }
+        if let Some(ticket) = name.strip_prefix(SUBPROTOCOL_TICKET) {
+            return Some(Shown::Ticket(ticket));
+        }
+    }
+    let mut pairs = uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.find(|(name, _)| *name == QUERY_TICKET).map(|(_, ticket)| Shown::Ticket(ticket))
+}
+
+/// Refuses a stream that a page from elsewhere opens: no browser asks first
+/// whether it may, as it does for other requests (RFC 6455, section 10.2).
+pub fn check_page(allowed: &[String], headers: &HeaderMap, uri: &Uri) -> Result<()> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or_default();
+    let host = match headers.get(header::HOST) {
+        Some(host) => host.to_str().ok(),
+        None => uri.authority().map(http::uri::Authority::as_str),
     };
-    let value = value.to_str().map_err(|_| refused("Authorization holds no key"))?;
-    match value.split_once(' ') {
-        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => Ok(key.trim()),
-        _ => Err(refused("Authorization must be `Bearer` and a key")),
+    let authority = origin.split_once("://").map(|(_, authority)| authority);
+    let is_own =
+        matches!((authority, host), (Some(from), Some(to)) if from.eq_ignore_ascii_case(to));
+    if is_own || allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
+        return Ok(());
     }
+    Err(Error::new(
+        Code::Forbidden,
+        "pages of this origin may not open streams; the setting http.origins lists those that may",
+    ))
 }
 
 /// With [`AccessMode::Loopback`], refuses what did not come to a loopback name
@@ -112,23 +175,73 @@ mod tests {
 
     #[test]
     fn a_credential_is_read_from_either_header() {
+        let nothing = None;
         for (pairs, expected) in [
-            (&[("x-api-key", "ak_1")][..], Some("ak_1")),
-            (&[("authorization", "Bearer ak_2")][..], Some("ak_2")),
-            (&[("authorization", "bearer  ak_2")][..], Some("ak_2")),
-            (&[("x-api-key", "ak_1"), ("authorization", "Bearer ak_2")][..], Some("ak_1")),
-            (&[("authorization", "Basic YTpi")][..], None),
-            (&[("authorization", "ak_2")][..], None),
-            (&[][..], None),
+            (&[("x-api-key", "ak_1")][..], Some(Shown::Key("ak_1"))),
+            (&[("authorization", "Bearer ak_2")][..], Some(Shown::Key("ak_2"))),
+            (&[("authorization", "bearer  ak_2")][..], Some(Shown::Key("ak_2"))),
+            (
+                &[("x-api-key", "ak_1"), ("authorization", "Bearer ak_2")][..],
+                Some(Shown::Key("ak_1")),
+            ),
+            (&[("authorization", "Basic YTpi")][..], nothing),
+            (&[("authorization", "ak_2")][..], nothing),
+            (&[("sec-websocket-protocol", "agentry.key.ak_3")][..], nothing),
+            (&[][..], nothing),
         ] {
             let headers = headers(pairs);
-            match credential(&headers) {
-                Ok(secret) => assert_eq!(Some(secret), expected, "{pairs:?}"),
-                Err(error) => {
-                    assert_eq!(expected, None, "{pairs:?}");
-                    assert_eq!(error.code, Code::Unauthenticated);
-                }
+            let uri = Uri::from_static("/api/v1/agents?ticket=at_1");
+            match shown(&headers, &uri, false) {
+                Shown::Nothing(_) => assert_eq!(expected, nothing, "{pairs:?}"),
+                found => assert_eq!(Some(found), expected, "{pairs:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_stream_may_be_opened_with_a_subprotocol_or_a_ticket() {
+        for (pairs, uri, expected) in [
+            (&[("x-api-key", "ak_1")][..], "/ws/events?ticket=at_1", Some(Shown::Key("ak_1"))),
+            (
+                &[("sec-websocket-protocol", "agentry.events, agentry.key.ak_3")][..],
+                "/ws/events",
+                Some(Shown::Key("ak_3")),
+            ),
+            (
+                &[("sec-websocket-protocol", "agentry.ticket.at_2")][..],
+                "/ws/events?ticket=at_1",
+                Some(Shown::Ticket("at_2")),
+            ),
+            (&[][..], "/events?after=3&ticket=at_1", Some(Shown::Ticket("at_1"))),
+            (&[][..], "/events?tickets=at_1", None),
+            (&[][..], "/events", None),
+        ] {
+            let (headers, parsed) = (headers(pairs), Uri::from_static(uri));
+            match shown(&headers, &parsed, true) {
+                Shown::Nothing(_) => assert_eq!(expected, None, "{pairs:?} {uri}"),
+                found => assert_eq!(Some(found), expected, "{pairs:?} {uri}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_from_elsewhere_opens_no_stream() {
+        let allowed = ["https://app.example".to_owned()];
+        for (host, origin, passes) in [
+            ("agents.example", None, true),
+            ("agents.example", Some("https://agents.example"), true),
+            ("Agents.Example:8881", Some("http://agents.example:8881"), true),
+            ("agents.example", Some("https://app.example"), true),
+            ("agents.example", Some("http://app.example"), false),
+            ("agents.example", Some("https://agents.example:444"), false),
+            ("agents.example", Some("https://agents.example.evil"), false),
+            ("agents.example", Some("null"), false),
+            ("agents.example", Some(""), false),
+        ] {
+            let mut pairs = vec![("host", host)];
+            pairs.extend(origin.map(|origin| ("origin", origin)));
+            let checked = check_page(&allowed, &headers(&pairs), &Uri::from_static("/events"));
+            assert_eq!(checked.is_ok(), passes, "{host} {origin:?}");
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use agentry_domain::ports::{Authenticate, Entropy};
 use agentry_domain::runs::RUN_TIMEOUT_MAX;
+use agentry_domain::tasks::Tasks;
 use agentry_domain::{Caller, Code, Error, Result};
 use axum::Router;
 use axum::body::Body;
@@ -22,13 +23,14 @@ use tower::{Layer, Service};
 
 use crate::access_log;
 use crate::app::{Alias, App};
-use crate::authenticate::{AccessMode, authenticate, check_origin};
+use crate::authenticate::{AccessMode, authenticate, check_origin, check_page, shown};
 use crate::body::{self, Streamed};
 use crate::context::{ErrorContext, Failure, RequestContext};
 use crate::metrics::Metrics;
 use crate::operations::{Access, Class, Operation, Table};
 use crate::permits::{Permit, Permits};
 use crate::request_id::{RequestId, RequestIds, X_REQUEST_ID};
+use crate::websocket::Takeover;
 
 /// Writes an error as an answer. `api` supplies it: only it knows the formats.
 pub type Render = fn(&Error, &ErrorContext<'_>) -> Response;
@@ -40,9 +42,15 @@ pub struct EdgeOptions {
     pub body_bytes_max: usize,
     /// Ordinary requests worked on at once at most; more are 503 `overloaded`.
     pub requests_in_flight_max: usize,
-    /// Runs and streams open at once at most. Apart from the ordinary ones, so
-    /// that slow models cannot keep a read from being served.
+    /// Runs open at once at most. Apart from the ordinary ones, so that slow
+    /// models cannot keep a read from being served.
     pub streams_in_flight_max: usize,
+    /// Streams of events open at once at most. Apart from the runs, so that idle
+    /// listeners cannot keep a run from being served.
+    pub subscriptions_max: usize,
+    /// Origins, such as `https://app.example`, whose pages may open streams
+    /// beside those of the server's own.
+    pub origins: Vec<String>,
     /// What `Retry-After` says on 503 `overloaded`.
     pub overload_retry_after: Duration,
     /// A probe must be answered within this.
@@ -63,6 +71,8 @@ impl Default for EdgeOptions {
             body_bytes_max: 1_024 * 1_024,
             requests_in_flight_max: 2_048,
             streams_in_flight_max: 4_096,
+            subscriptions_max: 4_096,
+            origins: Vec::new(),
             overload_retry_after: Duration::from_secs(1),
             probe_within: Duration::from_secs(5),
             request_within: Duration::from_secs(30),
@@ -103,6 +113,8 @@ pub struct Edge {
     pub metrics: Metrics,
     /// How errors are written.
     pub render: Render,
+    /// Owns the connections that stopped to be HTTP.
+    pub tasks: Tasks,
 }
 
 impl std::fmt::Debug for Edge {
@@ -121,11 +133,12 @@ impl Edge {
         aliases: &[Alias],
         entropy: &dyn Entropy,
     ) -> App {
-        let Self { options, mode, authenticate, metrics, render } = self;
+        let Self { options, mode, authenticate, metrics, render, tasks } = self;
         let [a, b, c, d, e, f, g, h, ..] = entropy.secret();
         let shared = Arc::new(Shared {
             requests: Permits::new(options.requests_in_flight_max),
             streams: Permits::new(options.streams_in_flight_max),
+            subscriptions: Permits::new(options.subscriptions_max),
             ids: RequestIds::new(u64::from_be_bytes([a, b, c, d, e, f, g, h])),
             options,
             mode,
@@ -133,6 +146,7 @@ impl Edge {
             metrics,
             render,
             table,
+            tasks,
         });
         let router = router
             .fallback(not_found)
@@ -162,7 +176,9 @@ struct Shared {
     table: Table,
     requests: Permits,
     streams: Permits,
+    subscriptions: Permits,
     ids: RequestIds,
+    tasks: Tasks,
 }
 
 #[derive(Clone)]
@@ -299,6 +315,14 @@ where
     };
     response.headers_mut().insert(X_REQUEST_ID, flight.request_id.header());
     flight.status = Some(response.status());
+    if let Some(takeover) = response.extensions_mut().remove::<Takeover>() {
+        let tasks = flight.shared.tasks.clone();
+        tasks.spawn(async move {
+            takeover.run().await;
+            drop(flight);
+        });
+        return response;
+    }
     // A body that is whole in memory is done with; only a streamed one keeps
     // its permit and its place in the metrics until it ends.
     if response.body().size_hint().exact().is_some() {
@@ -344,7 +368,11 @@ async fn admit(flight: &mut Flight, request: &mut Request) -> Result<Option<Call
     let caller = match access {
         Access::Open => None,
         Access::Needs(_) => {
-            Some(authenticate(shared.mode, shared.authenticate.as_ref(), request.headers()).await?)
+            if class == Class::Stream {
+                check_page(&shared.options.origins, request.headers(), request.uri())?;
+            }
+            let shown = shown(request.headers(), request.uri(), class == Class::Stream);
+            Some(authenticate(shared.mode, shared.authenticate.as_ref(), shown).await?)
         }
     };
     flight.permit = shared.permit(class)?;
@@ -372,7 +400,8 @@ impl Shared {
         let (permits, bound) = match class {
             Class::Probe => return Ok(None),
             Class::Request => (&self.requests, "requests_in_flight_max"),
-            Class::Run | Class::Stream => (&self.streams, "streams_in_flight_max"),
+            Class::Run => (&self.streams, "streams_in_flight_max"),
+            Class::Stream => (&self.subscriptions, "subscriptions_max"),
         };
         match permits.take() {
             Some(permit) => Ok(Some(permit)),

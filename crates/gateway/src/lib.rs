@@ -22,6 +22,7 @@ pub mod readiness;
 pub mod request_id;
 pub mod server;
 mod socket;
+pub mod websocket;
 
 pub use app::{Alias, App};
 pub use authenticate::AccessMode;
@@ -32,6 +33,7 @@ pub use operations::{Access, Class, Op, Operations};
 pub use readiness::{Flag, Readiness};
 pub use request_id::RequestId;
 pub use server::{ServeOptions, Stop, serve};
+pub use websocket::{CloseWhy, Incoming, WebSocket, WebSocketUpgrade};
 
 /// What [`op!`] expands to; not for direct use.
 #[doc(hidden)]

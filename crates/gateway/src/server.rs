@@ -13,12 +13,12 @@ use std::time::Duration;
 use agentry_domain::tasks::Tasks;
 use axum::response::Response;
 use axum::routing::future::RouteFuture;
-use http::{Request, Version};
+use http::{Request, Version, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
@@ -94,6 +94,11 @@ impl Stop {
     pub fn now(&self) {
         self.drain.cancel();
         self.close.cancel();
+    }
+
+    /// Cancelled when the server begins to stop, for whatever goes on until then.
+    pub fn closing(&self) -> CancellationToken {
+        self.drain.child_token()
     }
 
     /// Waits until the server begins to stop.
@@ -172,18 +177,23 @@ impl Server {
                 continue;
             };
             self.metrics.accepted.inc();
-            let connection = self.connection(stream);
-            tasks.spawn(async move {
-                connection.await;
-                drop(place);
-            });
+            let place = Place::new(place, &self.metrics);
+            tasks.spawn(self.connection(stream, place));
         }
     }
 
     /// Serves one connection until it ends.
-    fn connection(&self, stream: TcpStream) -> impl Future<Output = ()> + Send + 'static {
+    fn connection(
+        &self,
+        stream: TcpStream,
+        place: Place,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let activity = Activity::new();
-        let service = ConnectionService { app: self.app.clone(), activity: Arc::clone(&activity) };
+        let service = ConnectionService {
+            app: self.app.clone(),
+            activity: Arc::clone(&activity),
+            place: place.clone(),
+        };
         let builder = Arc::clone(&self.builder);
         let patience = self.patience;
         let metrics = self.metrics.clone();
@@ -192,12 +202,12 @@ impl Server {
         let drain = self.stop.drain.child_token();
         let close = self.stop.close.child_token();
         async move {
-            let _open = OpenConnection::count(&metrics);
+            let _place = place;
             // Without it a small answer waits for the peer's delayed
             // acknowledgement; when it cannot be set the answer is only slower.
             let _ = stream.set_nodelay(true);
             let socket = TokioIo::new(Socket::new(stream, Arc::clone(&activity)));
-            let mut connection = pin!(builder.serve_connection(socket, service));
+            let mut connection = pin!(builder.serve_connection_with_upgrades(socket, service));
             let mut given_up = pin!(give_up(&activity, patience));
             tokio::select! {
                 biased;
@@ -239,19 +249,28 @@ impl Server {
     }
 }
 
-/// Counts an open connection until it is dropped.
-struct OpenConnection(ConnectionMetrics);
+/// A connection's place among those that may be open. It is counted until the
+/// last clone is dropped: a connection that became a WebSocket is one still.
+#[derive(Clone)]
+pub(crate) struct Place {
+    _held: Arc<OpenConnection>,
+}
 
-impl OpenConnection {
-    fn count(metrics: &ConnectionMetrics) -> Self {
+struct OpenConnection {
+    metrics: ConnectionMetrics,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn new(permit: OwnedSemaphorePermit, metrics: &ConnectionMetrics) -> Self {
         metrics.open.inc();
-        Self(metrics.clone())
+        Self { _held: Arc::new(OpenConnection { metrics: metrics.clone(), _permit: permit }) }
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.open.dec();
+        self.metrics.open.dec();
     }
 }
 
@@ -322,6 +341,7 @@ where
 struct ConnectionService {
     app: App,
     activity: Arc<Activity>,
+    place: Place,
 }
 
 impl hyper::service::Service<Request<Incoming>> for ConnectionService {
@@ -329,7 +349,10 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     type Error = Infallible;
     type Future = Answering;
 
-    fn call(&self, request: Request<Incoming>) -> Answering {
+    fn call(&self, mut request: Request<Incoming>) -> Answering {
+        if request.headers().contains_key(header::UPGRADE) {
+            request.extensions_mut().insert(self.place.clone());
+        }
         let in_request = self.activity.request(request.version() == Version::HTTP_2);
         Answering { future: self.app.clone().call(request), _in_request: in_request }
     }

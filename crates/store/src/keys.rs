@@ -4,7 +4,7 @@ use agentry_domain::keys::Key;
 use agentry_domain::{Caller, KeyId, OrgId, Role, Timestamp};
 
 use crate::sql::statements;
-use crate::value::{Value, values};
+use crate::value::{self, Value, values};
 use crate::write::Write;
 use crate::{Result, Store, StoreError};
 
@@ -14,6 +14,7 @@ statements! {
     scan ORG_FIRST = "select id from org order by id limit 1";
     KEY_INSERT = "insert into api_key (hash, org, id, name, role, prefix, created_at) \
         values ($1, $2, $3, $4, $5, $6, $7)";
+    KEY_EXISTS = "select created_at from api_key where org = $1 and id = $2";
     KEY_CALLER = "select org, id, role from api_key where hash = $1";
 }
 
@@ -44,6 +45,11 @@ impl Store {
     /// The installation's own organisation; none before the first start.
     pub async fn org_first(&self) -> Result<Option<OrgId>> {
         self.point(&ORG_FIRST, values![], |row| Ok(OrgId::from_bytes(row.id()?))).await
+    }
+
+    /// Whether a key is still good.
+    pub async fn key_is_valid(&self, org: OrgId, id: KeyId) -> Result<bool> {
+        Ok(self.point(&KEY_EXISTS, values![org, id], value::int).await?.is_some())
     }
 
     /// Who holds the key with this hash. The one read that crosses

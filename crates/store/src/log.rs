@@ -5,10 +5,11 @@
 //! sequencer's lock moves committed rows to `log`.
 
 use agentry_domain::log::LoggedEntry;
-use agentry_domain::{KeyId, OrgId};
+use agentry_domain::{KeyId, OrgId, Timestamp};
 
 use crate::sql::statements;
 use crate::value::{self, Columns, values};
+use crate::write::Write;
 use crate::{Result, Store};
 
 statements! {
@@ -34,6 +35,11 @@ statements! {
         select count(*), coalesce(max(seq), 0) from moved";
     LOG_HEAD = "select seq from log_head where one = 1";
     LOG_HEAD_SET = sqlite "update log_head set seq = $1 where one = 1" postgres "";
+    // Without entries, the next one's place is the oldest that can be read on from.
+    LOG_OLDEST = "select coalesce((select min(seq) from log), \
+        (select seq from log_head where one = 1) + 1)";
+    LOG_AGES = "select seq, at from log where seq >= $1 order by seq limit $2";
+    LOG_TRIM = "delete from log where seq >= $1 and seq < $2";
     LOG_READ = "select seq, org, at, kind, entity, id, actor, data from log \
         where org = $1 and seq > $2 order by seq limit $3";
     LOG_READ_ALL = "select seq, org, at, kind, entity, id, actor, data from log \
@@ -57,6 +63,47 @@ impl Store {
         self.scan(&LOG_READ_ALL, values![after, limit], entry).await
     }
 }
+
+/// What the log keeps: entries that are young enough and few enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogKeep {
+    /// Entries before this instant go.
+    pub since: Timestamp,
+    /// Of all organisations together, only so many of the newest stay.
+    pub entries_max: i64,
+}
+
+impl Store {
+    /// The place of the oldest entry that is still there; of the next one when
+    /// there is none. A cursor is good when it is at least one less.
+    pub async fn log_oldest(&self) -> Result<i64> {
+        Ok(self.point(&LOG_OLDEST, values![], value::int).await?.unwrap_or(1))
+    }
+
+    /// Deletes entries that need not be kept from the front of the log, at most
+    /// `limit`, behind every interactive write that waits; how many. What stays
+    /// is one piece without a gap: an old entry behind a younger one stays too.
+    pub async fn log_trim(&self, keep: LogKeep, limit: u32) -> Result<u32> {
+        let first = self.log_oldest().await?;
+        let too_many = self.log_head().await? - keep.entries_max;
+        let ages = self.scan(&LOG_AGES, values![first, limit], |row| Ok((row.int()?, row.time()?)));
+        let goes = ages
+            .await?
+            .into_iter()
+            .take_while(|(seq, at)| *seq <= too_many || *at < keep.since)
+            .count();
+        let count = u32::try_from(goes).unwrap_or(limit);
+        if count > 0 {
+            let mut write = Write::new(SYSTEM).bulk();
+            write.add(&LOG_TRIM, values![first, first + i64::from(count)]);
+            self.write(write).await?;
+        }
+        Ok(count)
+    }
+}
+
+/// No organisation: the log is trimmed for the whole installation.
+const SYSTEM: OrgId = OrgId::from_bytes([0; 16]);
 
 fn entry(row: &mut Columns<'_>) -> Result<LoggedEntry> {
     Ok(LoggedEntry {

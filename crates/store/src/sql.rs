@@ -85,6 +85,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
         crate::sessions::STATEMENTS,
         crate::text::STATEMENTS,
         crate::users::STATEMENTS,
+        crate::tickets::STATEMENTS,
     ]
     .into_iter()
     .flatten()

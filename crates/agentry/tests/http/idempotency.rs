@@ -9,7 +9,7 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
 use crate::on_both_engines;
-use crate::server::{Engine, Home, Process, Server, answer, wait_until};
+use crate::server::{Engine, Home, Process, Server, wait_until};
 
 on_both_engines! {
     fifty_at_once_have_one_effect,

@@ -5,11 +5,14 @@
 
 mod agents;
 mod durability;
+mod events;
 mod idempotency;
 mod openai;
+mod rfc6455;
 mod runs;
 mod server;
 mod sessions;
+mod socket;
 mod users;
 
 /// Makes a test of an async function for each engine.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentry_domain::agents::{Agent, AgentBody};
-use agentry_domain::log::EntityKind;
 use agentry_domain::runs::{MESSAGE_LIMIT_DEFAULT, RUN_ATTEMPTS_MAX, Run, RunError, RunStatus};
 use agentry_domain::sessions::{Message, MessageRole};
 use agentry_domain::{Caller, Code, Error, MessageId, Result, RunId};
@@ -14,11 +13,11 @@ use agentry_store::{ClaimedJob, Write};
 use futures::StreamExt as _;
 use tokio::time::Instant;
 
-use super::{store_input, timeout};
+use super::{run_entry, store_input, timeout};
+use crate::Engine;
 use crate::live::{RunEvent, Speaker};
 use crate::recall::Recall;
 use crate::sessions::{scope, store_message};
-use crate::{Engine, entry};
 
 /// The first wait before the outcome of a run is stored again, when the storage
 /// failed; it doubles up to [`STORE_AGAIN_MAX`].
@@ -119,7 +118,7 @@ impl Engine {
             let remember = agent.as_ref().is_some_and(|agent| agent.memory.remember);
             store_input(&mut write, caller, &run, remember, now);
         }
-        write.log(entry(caller, now, "run.started", EntityKind::Run, run.id.to_bytes()));
+        write.log(run_entry(caller, now, "run.started", &run));
         self.0.store.write(write).await?;
         Ok((run, agent))
     }
@@ -369,8 +368,6 @@ fn finishing_write(
         let scope = scope(caller, run.user_id.as_deref(), run.session);
         store_message(&mut write, caller, &message, remember.then_some(scope));
     }
-    let mut finished = entry(caller, at, "run.finished", EntityKind::Run, run.id.to_bytes());
-    finished.data = format!(r#"{{"status":"{}"}}"#, run.status.as_str());
-    write.log(finished);
+    write.log(run_entry(caller, at, "run.finished", run));
     (write, promoted)
 }

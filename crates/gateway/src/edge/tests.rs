@@ -30,6 +30,10 @@ impl Authenticate for Keys {
         };
         Ok(Caller { org: OrgId::from_bytes([1; 16]), key: None, role })
     }
+
+    async fn redeem(&self, ticket: &str) -> Result<Caller> {
+        self.authenticate(ticket.trim_start_matches("at_")).await
+    }
 }
 
 fn render(error: &Error, context: &ErrorContext<'_>) -> Response {
@@ -107,11 +111,18 @@ fn harness(mode: AccessMode) -> Harness {
     let options = EdgeOptions {
         body_bytes_max: 10,
         streams_in_flight_max: 1,
+        subscriptions_max: 1,
         run_within: Duration::from_millis(5),
         ..Default::default()
     };
-    let edge =
-        Edge { options, mode, authenticate: Arc::new(Keys), metrics: metrics.clone(), render };
+    let edge = Edge {
+        options,
+        mode,
+        authenticate: Arc::new(Keys),
+        metrics: metrics.clone(),
+        render,
+        tasks: Tasks::default(),
+    };
     Harness { app: edge.around(router, table, &[], &SystemEntropy::default()), metrics, go_on }
 }
 
