@@ -225,7 +225,7 @@ struct MockArgs {
     /// ... from this long after the first request.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::duration, requires = "stall")]
     stall_at: Duration,
-    /// How many created items are acknowledged and lost.
+    /// How many writes of items are acknowledged and not carried out.
     #[arg(long, default_value = "0%", value_parser = units::share)]
     lose: f64,
     /// Tokens of a completion.

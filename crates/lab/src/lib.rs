@@ -11,6 +11,7 @@ mod drive;
 mod expression;
 mod hit;
 mod http1;
+mod ledger;
 mod machine;
 pub mod mock;
 mod pacing;

@@ -85,11 +85,17 @@ impl Verdict {
 /// Judges a run by the thresholds of its scenario.
 pub(crate) fn judge(summary: &Summary, slos: &[Slo]) -> Verdict {
     let mut broken = Vec::new();
-    if let Some(audit) = summary.acknowledged()
-        && audit.lost > 0
-    {
-        let (lost, all) = (audit.lost, audit.acknowledged);
-        broken.push(format!("{lost} of {all} acknowledged writes could not be read back"));
+    if let Some(audit) = summary.acknowledged() {
+        let all = audit.acknowledged;
+        for (count, what) in [
+            (audit.lost, "could not be read back"),
+            (audit.changed, "were read back with other fields than were sent"),
+            (audit.undone, "were removals of what is still there"),
+        ] {
+            if count > 0 {
+                broken.push(format!("{count} of {all} acknowledged writes {what}"));
+            }
+        }
     }
     Verdict {
         invalid: invalid(summary),
@@ -201,8 +207,16 @@ fn notes(summary: &Summary) -> Vec<String> {
     {
         let checked = audit.acknowledged - audit.not_checked;
         notes.push(format!(
-            "Of {} acknowledged writes {} were read back: {} found, {} lost, {} unknown.",
-            audit.acknowledged, checked, audit.found, audit.lost, audit.unknown
+            "Of {} acknowledged writes {} were read back: {} found, {} of them changed, {} lost, \
+             {} removed and gone, {} removed and still there, {} unknown.",
+            audit.acknowledged,
+            checked,
+            audit.found,
+            audit.changed,
+            audit.lost,
+            audit.gone,
+            audit.undone,
+            audit.unknown
         ));
     }
     if summary.all.ok.count < 1000 && summary.all.ok.count > 0 {
