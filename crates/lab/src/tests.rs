@@ -18,7 +18,7 @@ use crate::summary::{EndpointSummary, Summary};
 use crate::target::Target;
 use crate::verdict::{Exit, judge};
 
-fn mock(change: impl FnOnce(&mut crate::mock::Options)) -> Mock {
+pub(crate) fn mock(change: impl FnOnce(&mut crate::mock::Options)) -> Mock {
     let mut options = crate::mock::Options {
         listen: "127.0.0.1:0".parse().unwrap(),
         delay: Delay::Constant(Duration::ZERO),
@@ -63,6 +63,12 @@ mix:
 profiles: {normal: {closed: {users: 6}, iterations: 400}}
 slo: [read.errors < 90%, write.errors < 1%]
 "#;
+
+#[cfg(feature = "terminal")]
+/// A run in which one endpoint fails sometimes.
+pub(crate) fn mixed_run(mock: &Mock) -> Summary {
+    run(plan(&mock.url(), MIXED), None).summary
+}
 
 #[test]
 fn a_run_file_holds_the_run_and_keeps_to_its_schema() {

@@ -106,6 +106,18 @@ pub(crate) fn judge(summary: &Summary, slos: &[Slo]) -> Verdict {
     }
 }
 
+/// How late the generator may have been, in seconds.
+fn lag_allowed(summary: &Summary) -> f64 {
+    (LAG_SHARE_MAX * summary.all.ok.response.quantile(0.99)).max(LAG_SECONDS_MAX)
+}
+
+#[cfg(feature = "terminal")]
+/// Whether what was measured so far is not the generator's own doing.
+pub(crate) fn keeps_up(summary: &Summary) -> bool {
+    summary.generator.dispatch_lag.quantile(0.99) <= lag_allowed(summary)
+        && summary.generator.scheduler_delay() <= SCHEDULER_DELAY_MAX
+}
+
 fn invalid(summary: &Summary) -> Vec<String> {
     let mut reasons = Vec::new();
     if summary.all.count() == 0 {
@@ -114,7 +126,7 @@ fn invalid(summary: &Summary) -> Vec<String> {
     }
     let p99 = summary.all.ok.response.quantile(0.99);
     let lag = summary.generator.dispatch_lag.quantile(0.99);
-    let allowed = (LAG_SHARE_MAX * p99).max(LAG_SECONDS_MAX);
+    let allowed = lag_allowed(summary);
     if lag > allowed {
         reasons.push(format!(
             "the generator was late: 99th percentile of its dispatch lag {}, allowed {}",
