@@ -217,27 +217,35 @@ fn a_terminal_shows_the_run_live_and_is_given_back_after_ctrl_c() {
         let before = modes();
         assert!(before.0.contains(LocalModes::ECHO));
         let mut lab = lab_on(&terminal, &["hit", &format!("{}{target}", mock.url)]);
-        let mut seen = String::new();
-        let mut until = |shows: &mut File, part: &str| {
+        // Whoever does not read what a terminal shows stops who writes to it.
+        let (read, reads) = std::sync::mpsc::channel();
+        let mut shown = shows.try_clone().unwrap();
+        std::thread::spawn(move || {
             let mut bytes = [0; 4096];
-            while !seen.contains(part) {
-                let read = shows.read(&mut bytes).unwrap();
-                seen.push_str(&String::from_utf8_lossy(&bytes[..read]));
+            while let Ok(count) = shown.read(&mut bytes) {
+                if read.send(String::from_utf8_lossy(&bytes[..count]).into_owned()).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut seen = String::new();
+        let mut until = |parts: &[&str]| {
+            while !parts.iter().any(|part| seen.contains(part)) {
+                seen.push_str(&reads.recv().unwrap());
             }
             seen.clone()
         };
-        until(&mut shows, "\u{1b}[?1049h");
+        until(&["\u{1b}[?1049h"]);
         // The view of the first second.
-        until(&mut shows, "Ctrl-C");
+        until(&["Ctrl-C"]);
         assert_ne!(modes(), before);
         shows.write_all(b"\x03").unwrap();
         // Two that come together are one signal.
-        while twice && lab.try_wait().unwrap().is_none() {
+        if twice && !until(&["ending", LEAVES]).contains(LEAVES) {
             shows.write_all(b"\x03").unwrap();
-            std::thread::yield_now();
         }
         let last = if twice { LEAVES } else { "Times are of answers" };
-        let seen = until(&mut shows, last);
+        let seen = until(&[last]);
         let code = lab.wait().unwrap().code();
         assert_eq!(modes(), before, "{code:?}");
         let (_, after) = seen.rsplit_once(LEAVES).unwrap();

@@ -48,6 +48,9 @@ impl Screen {
         let before = tcgetattr(&terminal)?;
         let mut quiet = before.clone();
         quiet.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON);
+        // Otherwise Ctrl-C throws away what was written and not yet shown, and
+        // with it what gives the terminal back.
+        quiet.local_modes.insert(LocalModes::NOFLSH);
         // Ctrl-Z would leave the shell on the alternate screen.
         quiet.special_codes[SpecialCodeIndex::VSUSP] = 0;
         HOOK.call_once(|| {
