@@ -11,6 +11,7 @@
 //! its answer. The latencies are those at saturation and say nothing of what a
 //! client sees at a lower load.
 
+pub mod generators;
 pub mod http;
 pub mod load;
 pub mod procfs;
@@ -379,7 +380,7 @@ fn settled<T: PartialEq>(used: impl Fn() -> Result<T>) -> Result<T> {
 }
 
 /// The servers, and the generator that is one of them.
-fn build(profile: &str) -> Result<Programs> {
+pub(crate) fn build(profile: &str) -> Result<Programs> {
     let mut command = cargo();
     command.args(["build", "--profile", profile, "-p", "agentry-testkit", "--bin", "bare"]);
     command.args(["-p", "agentry", "--bin", "agentry"]);
@@ -389,7 +390,7 @@ fn build(profile: &str) -> Result<Programs> {
     Ok(Programs { agentry: dir.join("agentry"), bare: dir.join("bare") })
 }
 
-fn machine(data: &Path) -> Result<Machine> {
+pub(crate) fn machine(data: &Path) -> Result<Machine> {
     let cpus = std::fs::read_to_string("/proc/cpuinfo")?;
     let cpu = cpus
         .lines()
@@ -425,7 +426,7 @@ fn sync_micros(dir: &Path) -> Result<u64> {
     Ok(took[SYNCS / 2].try_into()?)
 }
 
-fn git() -> Command {
+pub(crate) fn git() -> Command {
     let mut git = Command::new("git");
     git.current_dir(root());
     git

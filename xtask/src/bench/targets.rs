@@ -63,6 +63,17 @@ impl Target {
         Ok(Self { server, address, database: None, key: None, ids: Vec::new() })
     }
 
+    /// The same on one CPU.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn bare_on(program: &Path, logs: &Path, cpu: &str) -> Result<Self> {
+        let command = ["taskset", "-c", cpu, &program.to_string_lossy()].map(str::to_owned);
+        let mut server = Guarded::start(Spec::new(command, &logs.join("bare.log")))?;
+        let address = listening(&mut server)?;
+        Ok(Self { server, address, database: None, key: None, ids: Vec::new() })
+    }
+
     /// `agentry serve` with its defaults, on SQLite in `dir` or on a database of
     /// a cluster; `preload` is loaded into it.
     ///
