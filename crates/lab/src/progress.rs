@@ -74,7 +74,10 @@ impl Progress {
         if !(point.second + 1).is_multiple_of(LINE_EVERY) || point.seconds < 1.0 {
             return;
         }
-        let whole = summary.header.load.seconds.map(|whole| format!(" of {whole:.0} s"));
+        let whole = summary.header.load.seconds.map(|whole| match point.second {
+            second if (second as f64) < whole => format!(" of {whole:.0} s"),
+            _ => " (the load is over, answers are awaited)".to_owned(),
+        });
         let target = point.target.map(|used| {
             let memory = show_bytes(used.resident_bytes as f64);
             format!(", target {:.2} CPU {memory}", used.cpu_seconds)

@@ -3,7 +3,7 @@
 
 use crate::scenario::{Measure, Slo, Subject};
 use crate::summary::{EndpointSummary, Summary};
-use crate::units::{show_rate, show_seconds, show_share};
+use crate::units::{show_count, show_rate, show_seconds, show_share};
 
 /// The generator may be late by this share of the 99th percentile ...
 const LAG_SHARE_MAX: f64 = 0.05;
@@ -247,19 +247,35 @@ fn limited_by(summary: &Summary) -> String {
         Some(used) => format!("the target used {used:.2} of {of} CPUs"),
         None => "the target's CPU was not measured".to_owned(),
     };
+    let delay = summary.generator.scheduler_delay();
+    if delay > SCHEDULER_DELAY_MAX {
+        return format!(
+            "The CPUs of the generator's machine: it waited for one {} of the time; {target}.",
+            show_share(delay)
+        );
+    }
     if load.model == "open" {
         let iterations = summary.offered_rate();
-        let done = summary.generator.offered.saturating_sub(summary.generator.shed);
-        let achieved = crate::summary::share(done, summary.generator.offered);
+        let per_iteration = summary.all.count() as f64
+            / summary.generator.offered.saturating_sub(summary.generator.shed).max(1) as f64;
+        let ended = summary.rate() / per_iteration.max(1.0);
+        let achieved = ended / iterations.max(f64::MIN_POSITIVE);
         let (response, service) = (&summary.all.ok.response, &summary.all.ok.service);
         // What waited for a free user shows in the one and not in the other.
         let late = response.mean() > WAITED * service.mean()
             || response.quantile(0.99) > 2.0 * service.quantile(0.99);
         let offered = show_rate(iterations);
         return if achieved < ACHIEVED_MIN {
+            let shed = summary.generator.shed;
+            let unsent = match shed {
+                0 => String::new(),
+                shed => format!(", {} were never sent", show_count(shed)),
+            };
             format!(
-                "The target: of {offered} offered, {} came through; {target}.",
-                show_share(achieved)
+                "The target or the number of users ({}): of {offered} offered, {} ended while the \
+                 load lasted; the others waited{unsent}; {target}.",
+                load.users,
+                show_rate(ended)
             )
         } else if late {
             format!(
