@@ -1,5 +1,6 @@
-//! `cargo xtask bench-lab`: the lab beside wrk, oha and Locust, against the same
-//! bare server. The server has one CPU and each generator in turn another; what
+//! `cargo xtask bench-lab`: the lab beside wrk, oha, Locust and a loop around
+//! hyper's client (`crates/lab/examples/hyper_client.rs`), against the same bare
+//! server. The server has one CPU and each generator in turn another; what
 //! is compared is the CPU time that a generator spends on a request, its start
 //! and its report included (Locust's without the start of Python, which would
 //! be most of it). Slices alternate, and medians of the rounds' ratios stand.
@@ -23,7 +24,7 @@ use crate::bench::targets::{Programs, Target};
 use crate::guarded::{Guarded, Spec};
 use crate::packages::install;
 use crate::python;
-use crate::workspace::{on_path, output, root, target};
+use crate::workspace::{cargo, on_path, output, root, run, target};
 
 const CONNECTIONS: u32 = 50;
 /// wrk counts in whole seconds.
@@ -117,6 +118,7 @@ enum Generator {
     Lab,
     LabScenario,
     Wrk,
+    Hyper,
     Oha,
     Locust,
     LocustScenario,
@@ -128,6 +130,7 @@ impl Generator {
             Self::Lab => "lab",
             Self::LabScenario => "lab, scenario",
             Self::Wrk => "wrk",
+            Self::Hyper => "hyper client",
             Self::Oha => "oha",
             Self::Locust => "locust",
             Self::LocustScenario => "locust, scenario",
@@ -153,6 +156,7 @@ struct Bench<'a> {
     programs: &'a Programs,
     place: &'a Path,
     url: String,
+    hyper_client: PathBuf,
     oha: Option<PathBuf>,
     locust: Option<PathBuf>,
     clock: CpuClock,
@@ -184,6 +188,7 @@ pub fn bench(options: &Options) -> Result<Report> {
         programs: &programs,
         place: place.path(),
         url: format!("http://{}", server.address),
+        hyper_client: build_hyper_client(&options.profile)?,
         oha,
         locust,
         clock: CpuClock::new()?,
@@ -206,8 +211,8 @@ pub fn bench(options: &Options) -> Result<Report> {
 
 impl Bench<'_> {
     fn rounds(&self, rounds: usize) -> Result<Vec<Lane>> {
-        use Generator::{Lab, LabScenario, Locust, LocustScenario, Oha, Wrk};
-        let mut lanes: Vec<Lane> = [Lab, Wrk, LabScenario, Oha, Locust, LocustScenario]
+        use Generator::{Hyper, Lab, LabScenario, Locust, LocustScenario, Oha, Wrk};
+        let mut lanes: Vec<Lane> = [Lab, Wrk, Hyper, LabScenario, Oha, Locust, LocustScenario]
             .into_iter()
             .filter(|generator| match generator {
                 Oha => self.oha.is_some(),
@@ -245,6 +250,7 @@ impl Bench<'_> {
                 self.lab(&["run", &scenario, "--target", &self.url], Some(CONNECTIONS))?
             }
             Generator::Wrk => self.wrk()?,
+            Generator::Hyper => self.hyper()?,
             Generator::Oha => self.oha()?,
             Generator::Locust => self.locust("plain")?,
             Generator::LocustScenario => self.locust("scenario")?,
@@ -284,6 +290,16 @@ impl Bench<'_> {
         Ok(Slice { requests: requests.parse()?, seconds: seconds.parse()?, cpu: Duration::ZERO })
     }
 
+    fn hyper(&self) -> Result<Slice> {
+        let mut client = pinned(&self.hyper_client);
+        client.arg(self.url.trim_start_matches("http://"));
+        client.args([CONNECTIONS.to_string(), SLICE.as_secs().to_string()]);
+        let report: Value = serde_json::from_str(&output(&mut client)?)?;
+        let requests = report["requests"].as_u64().context("no requests")?;
+        let seconds = report["seconds"].as_f64().context("no seconds")?;
+        Ok(Slice { requests, seconds, cpu: Duration::ZERO })
+    }
+
     fn oha(&self) -> Result<Slice> {
         let mut oha = pinned(self.oha.as_deref().context("no oha")?);
         oha.args(["-z", &format!("{}s", SLICE.as_secs()), "-c", &CONNECTIONS.to_string()]);
@@ -316,7 +332,7 @@ impl Bench<'_> {
             commit.unwrap_or_default()
         };
         let version = match lane.generator {
-            Generator::Lab | Generator::LabScenario => lab(),
+            Generator::Lab | Generator::LabScenario | Generator::Hyper => lab(),
             // It says so on its help and ends with an error.
             Generator::Wrk => Command::new("wrk").arg("--version").output().map_or_else(
                 |_| String::new(),
@@ -389,6 +405,14 @@ impl Bench<'_> {
     }
 }
 
+fn build_hyper_client(profile: &str) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--profile", profile, "-p", "agentry-lab"]);
+    run(command.args(["--example", "hyper_client"]))?;
+    let dir = target().join(if profile == "dev" { "debug" } else { profile });
+    Ok(dir.join("examples/hyper_client"))
+}
+
 fn pause(time: Duration) {
     #[expect(clippy::disallowed_methods, reason = "what is measured is what time does")]
     std::thread::sleep(time);
@@ -403,20 +427,27 @@ fn pinned(program: &Path) -> Command {
 /// Plain with plain, a scenario with Locust's and with plain wrk, which has
 /// none.
 fn cpu_ratios(lanes: &[Lane]) -> Vec<CpuRatio> {
-    use Generator::{Lab, LabScenario, Locust, LocustScenario, Oha, Wrk};
+    use Generator::{Hyper, Lab, LabScenario, Locust, LocustScenario, Oha, Wrk};
     let find = |wanted: Generator| lanes.iter().find(|lane| lane.generator == wanted);
-    [(Lab, Wrk), (Lab, Oha), (Lab, Locust), (LabScenario, Wrk), (LabScenario, LocustScenario)]
-        .into_iter()
-        .filter_map(|(of, to)| Some((find(of)?, find(to)?)))
-        .map(|(of, to)| {
-            let each = of.cpu_micros.iter().zip(&to.cpu_micros).map(|(of, to)| of / to);
-            CpuRatio {
-                of: of.generator.name().to_owned(),
-                to: to.generator.name().to_owned(),
-                ratio: Rounds::new(each.collect()),
-            }
-        })
-        .collect()
+    [
+        (Lab, Wrk),
+        (Lab, Hyper),
+        (Lab, Oha),
+        (Lab, Locust),
+        (LabScenario, Wrk),
+        (LabScenario, LocustScenario),
+    ]
+    .into_iter()
+    .filter_map(|(of, to)| Some((find(of)?, find(to)?)))
+    .map(|(of, to)| {
+        let each = of.cpu_micros.iter().zip(&to.cpu_micros).map(|(of, to)| of / to);
+        CpuRatio {
+            of: of.generator.name().to_owned(),
+            to: to.generator.name().to_owned(),
+            ratio: Rounds::new(each.collect()),
+        }
+    })
+    .collect()
 }
 
 impl Report {
