@@ -7,10 +7,11 @@
 //! between two slices of the bare server, in rounds whose order alternates. A
 //! ratio is taken within a round, and the median of the rounds stands.
 //!
-//! wrk drives in a closed loop: each connection asks again as soon as it has
-//! its answer. Its latencies are those at saturation and say nothing of what a
+//! The lab drives in a closed loop: each connection asks again as soon as it has
+//! its answer. The latencies are those at saturation and say nothing of what a
 //! client sees at a lower load.
 
+pub mod generators;
 pub mod http;
 pub mod load;
 pub mod procfs;
@@ -30,7 +31,7 @@ use crate::guarded::Preload;
 use crate::postgres::{Cluster, log_file};
 use crate::shims;
 use crate::workspace::{cargo, output, root, run, target};
-use load::{Driver, Outcome, SLICE, ensure_wrk};
+use load::{Driver, Outcome, SLICE};
 use procfs::CpuClock;
 use report::{Machine, Measured, Ratio, Report, Rounds};
 use targets::{Programs, SLOW_SYNC_MS, Target, Work};
@@ -117,17 +118,15 @@ const RATIOS: &[(&str, &str, Option<f64>)] = &[
 /// Builds, starts, drives and stops everything.
 ///
 /// # Errors
-/// When something does not build or start, or wrk does not report.
+/// When something does not build or start, or the lab does not report.
 pub fn bench(options: &Options) -> Result<Report> {
     ensure!(options.rounds >= ROUNDS_MIN, "at least {ROUNDS_MIN} rounds are needed");
-    ensure_wrk()?;
     let wanted = |cases: &'static [Case]| -> Vec<&'static Case> {
         let only = options.only.as_deref().unwrap_or_default();
         cases.iter().filter(|case| case.name.contains(only)).collect()
     };
     let (cases, slow_cases) = (wanted(CASES), wanted(SLOW_CASES));
-    let ours = cases.iter().chain(&slow_cases).any(|case| case.target != "fastapi");
-    let programs = build(&options.profile, ours)?;
+    let programs = build(&options.profile)?;
 
     let place = target().join("bench");
     std::fs::create_dir_all(&place)?;
@@ -221,11 +220,13 @@ impl Group {
             let target = &targets[case.target];
             let name = case.name.replace([' ', ','], "-");
             let requests = target.requests(case.work);
-            let driver = Driver::new(place, &name, &target.address, case.connections, &requests)?;
+            let (address, connections) = (&target.address, case.connections);
+            let agentry = &programs.agentry;
+            let driver = Driver::new(agentry, place, &name, address, connections, &requests)?;
             Ok(Lane {
                 case,
                 driver,
-                total: Outcome::default(),
+                total: Outcome::none()?,
                 rates: Vec::new(),
                 to_bare: Vec::new(),
                 server_cpu: Duration::ZERO,
@@ -289,16 +290,18 @@ impl Group {
 
     fn measured(&self, lane: &Lane) -> Measured {
         let Lane { case, total, .. } = lane;
-        let for_each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / total.requests.max(1) as f64;
+        let for_each =
+            |cpu: Duration| cpu.as_secs_f64() * 1e6 / total.requests_with_warmup.max(1) as f64;
         let database = self.targets[case.target].database;
         Measured {
             name: case.name.to_owned(),
             connections: case.connections,
             rate: Rounds::new(lane.rates.clone()),
-            p50_micros: total.percentile(0.5),
-            p99_micros: total.percentile(0.99),
+            p50_micros: total.percentile_micros(0.5),
+            p99_micros: total.percentile_micros(0.99),
             server_cpu_micros: for_each(lane.server_cpu),
             database_cpu_micros: database.map(|_| for_each(lane.database_cpu)),
+            generator_cpu_micros: for_each(total.generator_cpu),
             failed: total.failed,
             requests: total.requests,
         }
@@ -356,7 +359,7 @@ fn slice(
     lane.database_cpu += after.1.saturating_sub(before.1);
     let rate = outcome.rate();
     lane.rates.push(rate);
-    lane.total.merge(&outcome);
+    lane.total.merge(&outcome)?;
     Ok(rate)
 }
 
@@ -376,19 +379,18 @@ fn settled<T: PartialEq>(used: impl Fn() -> Result<T>) -> Result<T> {
     }
 }
 
-fn build(profile: &str, ours: bool) -> Result<Programs> {
+/// The servers, and the generator that is one of them.
+pub(crate) fn build(profile: &str) -> Result<Programs> {
     let mut command = cargo();
     command.args(["build", "--profile", profile, "-p", "agentry-testkit", "--bin", "bare"]);
-    if ours {
-        command.args(["-p", "agentry", "--bin", "agentry"]);
-    }
+    command.args(["-p", "agentry", "--bin", "agentry"]);
     run(&mut command)?;
     // Cargo keeps the profile `dev` in a directory of another name.
     let dir = target().join(if profile == "dev" { "debug" } else { profile });
     Ok(Programs { agentry: dir.join("agentry"), bare: dir.join("bare") })
 }
 
-fn machine(data: &Path) -> Result<Machine> {
+pub(crate) fn machine(data: &Path) -> Result<Machine> {
     let cpus = std::fs::read_to_string("/proc/cpuinfo")?;
     let cpu = cpus
         .lines()
@@ -424,7 +426,7 @@ fn sync_micros(dir: &Path) -> Result<u64> {
     Ok(took[SYNCS / 2].try_into()?)
 }
 
-fn git() -> Command {
+pub(crate) fn git() -> Command {
     let mut git = Command::new("git");
     git.current_dir(root());
     git

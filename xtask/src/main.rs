@@ -7,8 +7,7 @@ use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use xtask::bench::report::Report;
-use xtask::bench::{Options, bench};
+use xtask::bench::{Options, bench, generators};
 use xtask::powercut::{Journal, Operation, Replay, Unsynced};
 use xtask::surroundings::{Surroundings, cargo_soak, cargo_test};
 use xtask::{shims, workspace};
@@ -58,6 +57,26 @@ enum Task {
         /// Fails when a floor does not hold.
         #[arg(long)]
         gate: bool,
+    },
+    /// Measures the lab itself beside wrk, oha and Locust: requests a second and
+    /// CPU for each, and memory.
+    BenchLab {
+        /// The cargo profile of the programs; final figures come from `release`.
+        #[arg(long, default_value = "release")]
+        profile: String,
+        /// Rounds, in each of which every generator has its slice.
+        #[arg(long, default_value_t = 8)]
+        rounds: usize,
+        /// Where oha is (`cargo install oha --locked --root DIR`); on the path
+        /// without it, and left out when it is not there either.
+        #[arg(long)]
+        oha: Option<PathBuf>,
+        /// How long the run lasts whose memory is watched, in seconds.
+        #[arg(long, default_value_t = 120)]
+        long: u64,
+        /// Where the results go, as JSON.
+        #[arg(long)]
+        out: Option<PathBuf>,
     },
     /// Builds the preloaded libraries into target/shims.
     Shims,
@@ -109,9 +128,16 @@ fn main() -> Result<ExitCode> {
             let report = bench(&Options { profile, rounds, only })?;
             let out =
                 out.unwrap_or_else(|| workspace::root().join("bench/results/local/latest.json"));
-            write_report(&report, &out)?;
+            write_results(&report, &report.table(), &out)?;
             let failed = gate && !report.holds();
             Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        }
+        Task::BenchLab { profile, rounds, oha, long, out } => {
+            let options = generators::Options { profile, rounds, oha, long_seconds: long };
+            let report = generators::bench(&options)?;
+            let out = out.unwrap_or_else(|| workspace::root().join("bench/results/local/lab.json"));
+            write_results(&report, &report.table(), &out)?;
+            Ok(ExitCode::SUCCESS)
         }
         Task::Shims => {
             shims::build(&workspace::target().join("shims"))?;
@@ -121,12 +147,12 @@ fn main() -> Result<ExitCode> {
     }
 }
 
-fn write_report(report: &Report, out: &Path) -> Result<()> {
+fn write_results(report: &impl serde::Serialize, table: &str, out: &Path) -> Result<()> {
     if let Some(dir) = out.parent() {
         std::fs::create_dir_all(dir)?;
     }
     std::fs::write(out, serde_json::to_string_pretty(report)? + "\n")?;
-    std::io::stdout().lock().write_all(report.table().as_bytes())?;
+    std::io::stdout().lock().write_all(table.as_bytes())?;
     eprintln!("written to {}", out.display());
     Ok(())
 }

@@ -4,7 +4,8 @@
 //! making anything in it wrong.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
-use std::io::{BufRead as _, BufReader};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -175,7 +176,82 @@ fn calibration_holds_every_distribution_against_the_truth() {
     let (code, out, err) = lab(&["calibrate", "--duration", "300ms"]);
     // A busy machine is what it may find.
     assert!([Some(0), Some(4)].contains(&code), "{err}");
-    assert_eq!(out.matches(", 300 requests\n").count(), 4, "{out}");
-    assert_eq!(out.matches("measured").count(), 12, "{out}");
+    assert_eq!(out.matches(", 300 requests\n").count(), 5, "{out}");
+    assert_eq!(out.matches("measured").count(), 15, "{out}");
+    assert!(out.contains("path: a client that"), "{out}");
     assert!(out.contains("of the generator's CPU a request"), "{out}");
+}
+
+/// A terminal of our own: what shows it, and the end for programs.
+fn pty() -> (File, File) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let shows = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&shows).unwrap();
+    unlockpt(&shows).unwrap();
+    let size = rustix::termios::Winsize { ws_row: 30, ws_col: 110, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&shows, size).unwrap();
+    let name = ptsname(&shows, Vec::new()).unwrap().into_string().unwrap();
+    let terminal = File::options().read(true).write(true).open(name).unwrap();
+    (File::from(shows), terminal)
+}
+
+/// Starts the lab as a shell would, in the foreground of a terminal.
+fn lab_on(terminal: &File, args: &[&str]) -> Child {
+    let end = || Stdio::from(terminal.try_clone().unwrap());
+    // The terminal becomes its own, so that a typed Ctrl-C is a signal to it.
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", AGENTRY, "lab"]).args(args).env("TERM", "xterm-256color");
+    command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
+}
+
+#[test]
+fn a_terminal_shows_the_run_live_and_is_given_back_after_ctrl_c() {
+    use rustix::termios::{LocalModes, tcgetattr};
+    const LEAVES: &str = "\u{1b}[?1049l\u{1b}[?25h";
+    let mock = Server::of(&["lab", "mock"]);
+    for (twice, target) in [(false, "/"), (true, "/hang")] {
+        let (mut shows, terminal) = pty();
+        let modes = || {
+            let now = tcgetattr(&terminal).unwrap();
+            (now.local_modes, now.input_modes, now.output_modes)
+        };
+        let before = modes();
+        assert!(before.0.contains(LocalModes::ECHO));
+        let mut lab = lab_on(&terminal, &["hit", &format!("{}{target}", mock.url)]);
+        // Whoever does not read what a terminal shows stops who writes to it.
+        let (read, reads) = std::sync::mpsc::channel();
+        let mut shown = shows.try_clone().unwrap();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count) = shown.read(&mut bytes) {
+                if read.send(String::from_utf8_lossy(&bytes[..count]).into_owned()).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut seen = String::new();
+        let mut until = |parts: &[&str]| {
+            while !parts.iter().any(|part| seen.contains(part)) {
+                seen.push_str(&reads.recv().unwrap());
+            }
+            seen.clone()
+        };
+        until(&["\u{1b}[?1049h"]);
+        // The view of the first second.
+        until(&["Ctrl-C"]);
+        assert_ne!(modes(), before);
+        shows.write_all(b"\x03").unwrap();
+        // Two that come together are one signal.
+        if twice && !until(&["ending", LEAVES]).contains(LEAVES) {
+            shows.write_all(b"\x03").unwrap();
+        }
+        let last = if twice { LEAVES } else { "Times are of answers" };
+        let seen = until(&[last]);
+        let code = lab.wait().unwrap().code();
+        assert_eq!(modes(), before, "{code:?}");
+        let (_, after) = seen.rsplit_once(LEAVES).unwrap();
+        // Twice ends at once, unless the requests under way ended before.
+        assert!(if twice { [Some(130), Some(4)] } else { [Some(0), Some(4)] }.contains(&code));
+        assert!(twice || after.contains("verdict: "), "{after}");
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -12,6 +12,7 @@ use crate::drive;
 use crate::http1::{Answer, Keep};
 use crate::mock::{self, Delay, Mock, Tokens};
 use crate::scenario::{Arrivals, Plan, Profile, Until};
+use crate::sketch::Sketch;
 use crate::summary::Summary;
 use crate::target::Target;
 use crate::units::{show_rate, show_seconds, show_share};
@@ -20,6 +21,8 @@ use crate::verdict::{Exit, judge};
 /// The rate of the open parts, per second.
 const RATE: f64 = 1000.0;
 const USERS: u32 = 500;
+/// How long a plain client is held against the mock at most.
+const PLAIN_LASTS: Duration = Duration::from_secs(2);
 
 /// # Errors
 /// When the mock cannot be started or asked.
@@ -29,6 +32,7 @@ pub(crate) fn calibrate(duration: Duration) -> Result<Exit, String> {
     let mut exit = Exit::Pass;
     for (name, delay) in [
         ("no delay", Delay::Constant(Duration::ZERO)),
+        ("short", Delay::Constant(ms(2))),
         ("constant", Delay::Constant(ms(5))),
         ("bimodal", Delay::Bimodal { fast: ms(2), slow: ms(50), share: 0.1 }),
         ("lognormal", Delay::Lognormal { median: ms(5), sigma: 0.8 }),
@@ -47,6 +51,15 @@ pub(crate) fn calibrate(duration: Duration) -> Result<Exit, String> {
             exit = Exit::Invalid;
         }
     }
+    let delay = Delay::Constant(ms(2));
+    let mock = start(delay)?;
+    let plain = plain_client(&mock, duration.min(PLAIN_LASTS))?;
+    let more = plain.quantile(0.5) - truth(&mock)?["p50_us"].as_f64().unwrap_or_default() / 1e6;
+    print(&format!(
+        "path: a client that does nothing but send, wait and read ({delay}) reads {} more at p50: \
+         what the kernel takes to wake mock and client, which is in every figure above\n",
+        show_seconds(more)
+    ));
     let mock = start(Delay::Constant(Duration::ZERO))?;
     let summary = run(&mock, Profile::closed(16, Until::Elapsed(duration)), &interrupt)?;
     let per_request = summary.generator.cpu_seconds / summary.all.count().max(1) as f64;
@@ -90,6 +103,30 @@ fn run(
     };
     let finished = drive::drive(plan, &options, interrupt, &mut |_, _| ());
     Ok(finished.map_err(|error| error.to_string())?.summary)
+}
+
+/// One request after the other on a blocking socket: the shortest way there and
+/// back that a client can take without burning a CPU.
+fn plain_client(mock: &Mock, lasts: Duration) -> Result<Sketch, String> {
+    let failed = |error: std::io::Error| format!("the mock cannot be asked: {error}");
+    let mut stream = TcpStream::connect(mock.address()).map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    let mut times = Sketch::default();
+    let (begun, mut bytes) = (Instant::now(), [0; 4096]);
+    while begun.elapsed() < lasts {
+        let mut answer = Answer::new(Keep { headers: false, body_bytes: 0 }, false);
+        let sent = Instant::now();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: mock\r\n\r\n").map_err(failed)?;
+        loop {
+            let read = stream.read(&mut bytes).map_err(failed)?;
+            let fed = answer.feed(&bytes[..read], |_, _| ());
+            if read == 0 || fed.map_err(|error| error.to_string())? {
+                break;
+            }
+        }
+        times.record(sent.elapsed());
+    }
+    Ok(times)
 }
 
 /// The mock's own record.

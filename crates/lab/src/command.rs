@@ -1,6 +1,6 @@
 //! The command line of `agentry lab`. Stdout is data, stderr is talk.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,10 +13,11 @@ use crate::calibrate;
 use crate::drive::{self, Finished, RUN_FILE};
 use crate::hit;
 use crate::mock::{Delay, Mock, Stall, Tokens};
+use crate::progress::{Progress, give_back_terminal, say};
 use crate::report;
 use crate::scenario::{Overrides, Plan, SHIPPED, Surroundings, shipped};
 use crate::stress;
-use crate::summary::{Point, Summary};
+use crate::summary::Summary;
 use crate::units;
 use crate::verdict::{Exit, judge};
 
@@ -225,7 +226,7 @@ struct MockArgs {
     /// ... from this long after the first request.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = units::duration, requires = "stall")]
     stall_at: Duration,
-    /// How many created items are acknowledged and lost.
+    /// How many writes of items are acknowledged and not carried out.
     #[arg(long, default_value = "0%", value_parser = units::share)]
     lose: f64,
     /// Tokens of a completion.
@@ -379,10 +380,11 @@ pub(crate) fn run_name() -> String {
 fn carry_out(plan: Plan, options: &drive::Options) -> Result<(Exit, Summary), String> {
     let slos = plan.slos.clone();
     let interrupt = interrupted_by_signal()?;
-    let mut progress = Progress::start(&plan);
+    let mut progress = Progress::start(&plan, options, &interrupt);
     let finished = drive::drive(plan, options, &interrupt, &mut |summary, point| {
         progress.second(summary, point);
     });
+    progress.end();
     let Finished { summary, not_written } = finished.map_err(|error| error.to_string())?;
     let verdict = judge(&summary, &slos);
     print(&report::text(&summary, &verdict));
@@ -417,9 +419,10 @@ pub(crate) fn interrupted_by_signal() -> Result<watch::Receiver<bool>, String> {
                     _ = terminate.recv() => {}
                 }
                 if round > 0 {
+                    give_back_terminal();
                     std::process::exit(130);
                 }
-                eprintln!("lab: ending; what was measured will be reported");
+                say("ending; what was measured will be reported");
                 sender.send_replace(true);
             }
         });
@@ -430,54 +433,6 @@ pub(crate) fn interrupted_by_signal() -> Result<watch::Receiver<bool>, String> {
         .spawn(wait)
         .map_err(|error| error.to_string())?;
     Ok(receiver)
-}
-
-/// A line now and then, or one line that changes when a terminal is there.
-struct Progress {
-    terminal: bool,
-    every: u64,
-}
-
-impl Progress {
-    fn start(plan: &Plan) -> Self {
-        let profile = &plan.profile;
-        let kind = if profile.is_open() { "open" } else { "closed" };
-        let (url, users) = (plan.target.url(), profile.users());
-        eprintln!("lab: {url}, profile {}, {kind} load, {users} users", profile.name);
-        let terminal = std::io::stderr().is_terminal();
-        Self { terminal, every: if terminal { 1 } else { 10 } }
-    }
-
-    fn second(&mut self, summary: &Summary, point: &Point) {
-        if !(point.second + 1).is_multiple_of(self.every) || point.seconds < 1.0 {
-            return;
-        }
-        let target = point.target.map(|used| {
-            let memory = units::show_bytes(used.resident_bytes as f64);
-            format!(", target {:.2} CPU {memory}", used.cpu_seconds)
-        });
-        let line = format!(
-            "{:>5} s  {}  {} failed  p50 {}  p99 {}{}{}",
-            point.second + 1,
-            units::show_rate((point.ok + point.failed) as f64 / point.seconds),
-            point.failed,
-            units::show_seconds(point.p50),
-            units::show_seconds(point.p99),
-            target.unwrap_or_default(),
-            if point.warmup { "  (warm-up)" } else { "" },
-        );
-        if self.terminal {
-            let whole = summary.header.load.seconds;
-            let share = whole.map_or(0.0, |whole| (point.second + 1) as f64 / whole).min(1.0);
-            let bar = "=".repeat((share * 20.0) as usize);
-            eprint!("\r\x1b[2K[{bar:<20}] {line}");
-            if share >= 1.0 {
-                eprintln!();
-            }
-        } else {
-            eprintln!("{line}");
-        }
-    }
 }
 
 fn check(args: &CheckArgs) -> Result<Exit, String> {

@@ -2,7 +2,7 @@
 //! `${env.AGENTRY_KEY}`, `${user}`. They are compiled once, know no control
 //! flow, and draw from the run's seed, so that the same run asks the same.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 
 use serde_json::Value;
@@ -23,6 +23,8 @@ pub(crate) struct Names<'a> {
     pub(crate) data: &'a [(String, Vec<Value>)],
     /// What steps save, by slot.
     pub(crate) saved: &'a [String],
+    /// The lists in which steps keep what they made, by number.
+    pub(crate) kept: &'a [String],
     /// The environment; constant for a run.
     pub(crate) env: &'a dyn Fn(&str) -> Option<String>,
     /// Different for each run.
@@ -36,17 +38,23 @@ pub(crate) struct Scope<'a> {
     /// The number of this iteration in the whole run, from 0.
     pub(crate) iteration: u64,
     pub(crate) saved: &'a [Option<Value>],
+    pub(crate) kept: &'a Kept,
     pub(crate) data: &'a [(String, Vec<Value>)],
     pub(crate) dice: Dice,
     /// How many draws this iteration has made.
     pub(crate) draws: &'a Cell<u64>,
 }
 
+/// One user's lists of what it made.
+pub(crate) type Kept = RefCell<Vec<Vec<Value>>>;
+
 /// Why an expression has no value now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoValue {
     #[error("`{0}` has not been saved yet")]
     NotSaved(String),
+    #[error("nothing is kept in `{0}`")]
+    NothingKept(String),
     #[error("{0}")]
     Arithmetic(&'static str),
 }
@@ -59,6 +67,12 @@ pub(crate) enum Expression {
     Iteration,
     Saved(usize, String),
     Pick(usize),
+    /// One of a user's own list; taken, it is not in it any more.
+    Kept {
+        list: usize,
+        name: String,
+        taken: bool,
+    },
     Random(Box<(Expression, Expression)>),
     Hex(Box<Expression>),
     Words(Box<Expression>),
@@ -87,6 +101,15 @@ pub(crate) enum Part {
 }
 
 impl Template {
+    /// The lists that it takes or picks from.
+    pub(crate) fn kept_lists(&self, into: &mut Vec<usize>) {
+        for part in &self.parts {
+            if let Part::Inserted(expression) = part {
+                expression.kept_lists(into);
+            }
+        }
+    }
+
     /// # Errors
     /// A sentence about the first fault.
     pub(crate) fn compile(text: &str, names: &Names<'_>) -> Result<Self, String> {
@@ -109,6 +132,19 @@ impl Template {
             parts.push(Part::Literal(rest.to_owned()));
         }
         Ok(Self { parts })
+    }
+
+    /// A text that is one expression alone keeps the expression's type.
+    ///
+    /// # Errors
+    /// When an expression has no value.
+    pub(crate) fn value(&self, scope: &Scope<'_>) -> Result<Value, NoValue> {
+        if let [Part::Inserted(expression)] = self.parts.as_slice() {
+            return expression.value(scope);
+        }
+        let mut text = Vec::new();
+        self.render(scope, &mut text, Escape::None)?;
+        Ok(String::from_utf8_lossy(&text).into_owned().into())
     }
 
     /// # Errors
@@ -202,6 +238,13 @@ impl Expression {
                 let chosen = draw().checked_rem(items.len() as u64).unwrap_or_default();
                 usize::try_from(chosen).ok().and_then(|n| items.get(n)).cloned().unwrap_or_default()
             }
+            Self::Kept { list, name, taken } => {
+                let mut kept = scope.kept.borrow_mut();
+                let items = kept.get_mut(*list).filter(|items| !items.is_empty());
+                let items = items.ok_or_else(|| NoValue::NothingKept(name.clone()))?;
+                let chosen = usize::try_from(draw() % items.len() as u64).unwrap_or_default();
+                if *taken { items.swap_remove(chosen) } else { items[chosen].clone() }
+            }
             Self::Random(ends) => {
                 let (low, high) = (whole(&ends.0.value(scope)?)?, whole(&ends.1.value(scope)?)?);
                 let width = high.checked_sub(low).and_then(|width| u64::try_from(width).ok());
@@ -236,11 +279,26 @@ impl Expression {
     /// Whether it has a value that a step saved.
     pub(crate) fn reads_saved(&self) -> bool {
         match self {
-            Self::Saved(..) => true,
+            Self::Saved(..) | Self::Kept { .. } => true,
             Self::Constant(_) | Self::Uid | Self::Iteration | Self::Pick(_) => false,
             Self::Hex(inner) | Self::Words(inner) => inner.reads_saved(),
             Self::Random(both) | Self::Binary(_, both) => {
                 both.0.reads_saved() || both.1.reads_saved()
+            }
+        }
+    }
+}
+
+impl Expression {
+    /// The lists that it takes or picks from.
+    pub(crate) fn kept_lists(&self, into: &mut Vec<usize>) {
+        match self {
+            Self::Kept { list, .. } => into.push(*list),
+            Self::Constant(_) | Self::Uid | Self::Iteration | Self::Pick(_) | Self::Saved(..) => {}
+            Self::Hex(inner) | Self::Words(inner) => inner.kept_lists(into),
+            Self::Random(both) | Self::Binary(_, both) => {
+                both.0.kept_lists(into);
+                both.1.kept_lists(into);
             }
         }
     }
@@ -395,32 +453,42 @@ impl<'a> Parser<'a> {
     }
 
     fn call(&mut self, function: &str) -> Result<Expression, String> {
-        let expression =
-            match function {
-                "pick" => {
-                    self.peek();
-                    let list = self.word();
-                    let found = self.names.data.iter().position(|(name, _)| name == list);
-                    Expression::Pick(found.ok_or_else(|| {
-                        format!("pick(`{list}`): `data` has no list of that name")
-                    })?)
-                }
-                "random" => {
-                    let low = self.sum()?;
-                    if !self.take(',') {
-                        return Err(self.wrong("`,`"));
+        let expression = match function {
+            "pick" | "take" => {
+                self.peek();
+                let list = self.word();
+                let found = self.names.data.iter().position(|(name, _)| name == list);
+                let kept = self.names.kept.iter().position(|name| name == list);
+                match (found, kept) {
+                    (Some(found), None) if function == "pick" => Expression::Pick(found),
+                    (None, Some(kept)) => {
+                        let (name, taken) = (list.to_owned(), function == "take");
+                        Expression::Kept { list: kept, name, taken }
                     }
-                    Expression::Random(Box::new((low, self.sum()?)))
+                    _ => {
+                        return Err(format!(
+                            "{function}(`{list}`): no step keeps a list of that name{}",
+                            if function == "pick" { ", and `data` has none" } else { "" }
+                        ));
+                    }
                 }
-                "hex" => Expression::Hex(Box::new(self.sum()?)),
-                "words" => Expression::Words(Box::new(self.sum()?)),
-                _ => {
-                    return Err(format!(
-                        "there is no function `{function}`; there are pick(list), random(a, b), \
-                     hex(digits), words(count)"
-                    ));
+            }
+            "random" => {
+                let low = self.sum()?;
+                if !self.take(',') {
+                    return Err(self.wrong("`,`"));
                 }
-            };
+                Expression::Random(Box::new((low, self.sum()?)))
+            }
+            "hex" => Expression::Hex(Box::new(self.sum()?)),
+            "words" => Expression::Words(Box::new(self.sum()?)),
+            _ => {
+                return Err(format!(
+                    "there is no function `{function}`; there are pick(list), take(list), \
+                     random(a, b), hex(digits), words(count)"
+                ));
+            }
+        };
         if self.take(')') { Ok(expression) } else { Err(self.wrong("`)`")) }
     }
 
@@ -457,13 +525,16 @@ mod tests {
         let data = [("questions".to_owned(), vec![json!("who?"), json!("why?")])];
         let saved = ["user".to_owned(), "later".to_owned()];
         let env = |name: &str| (name == "KEY").then(|| "secret".to_owned());
-        let names = Names { data: &data, saved: &saved, env: &env, run: "r1" };
+        let kept = ["made".to_owned(), "none".to_owned()];
+        let names = Names { data: &data, saved: &saved, kept: &kept, env: &env, run: "r1" };
         let template = Template::compile(text, &names)?;
         let saved = [Some(json!("a b")), None];
+        let kept = RefCell::new(vec![vec![json!("one")], vec![]]);
         let scope = Scope {
             uid: 7,
             iteration: 12,
             saved: &saved,
+            kept: &kept,
             data: &data,
             dice: Dice::new(1, "x"),
             draws: &Cell::new(0),
@@ -485,6 +556,7 @@ mod tests {
             ("${'it' }", "it"),
             ("${env.KEY}/${run}", "secret/r1"),
             ("${user}", "a b"),
+            ("${pick(made)}${pick(made)}${take(made)}", "oneoneone"),
         ] {
             assert_eq!(render(text, Escape::None), Ok(expected.to_owned()), "{text}");
         }
@@ -511,7 +583,10 @@ mod tests {
             ("${}", "a value is expected"),
             ("${nobody}", "nothing is called `nobody`"),
             ("${env.NONE}", "NONE is not set"),
-            ("${pick(answers)}", "no list"),
+            ("${pick(answers)}", "no step keeps a list of that name, and `data` has none"),
+            ("${take(questions)}", "no step keeps"),
+            ("${take(made)}${take(made)}", "nothing is kept in `made`"),
+            ("${pick(none)}", "nothing is kept"),
             ("${frobnicate(1)}", "no function"),
             ("${1 +}", "a value is expected"),
             ("${1 2}", "an operator"),

@@ -11,14 +11,20 @@ mod drive;
 mod expression;
 mod hit;
 mod http1;
+mod ledger;
+#[cfg(feature = "terminal")]
+mod live;
 mod machine;
 pub mod mock;
 mod pacing;
+mod progress;
 mod queue;
 mod recorder;
 mod report;
 mod run_file;
 pub mod scenario;
+#[cfg(feature = "terminal")]
+mod screen;
 mod sketch;
 mod stress;
 mod summary;

@@ -206,11 +206,21 @@ pub(crate) struct Acknowledged {
     pub(crate) found: u64,
     /// Answered 404 or 410.
     pub(crate) lost: u64,
+    /// Found, with other fields than were acknowledged.
+    #[serde(default)]
+    pub(crate) changed: u64,
+    /// Removed, and gone.
+    #[serde(default)]
+    pub(crate) gone: u64,
+    /// Removed, and found all the same.
+    #[serde(default)]
+    pub(crate) undone: u64,
     /// Answered something else, or not at all.
     pub(crate) unknown: u64,
-    /// Past the bound of what is remembered.
+    /// Past the bound of what is remembered, or changed by a write whose
+    /// outcome is not known.
     pub(crate) not_checked: u64,
-    /// The first paths that were lost.
+    /// The first paths that were lost, changed or not gone, and how.
     pub(crate) lost_paths: Vec<String>,
     /// Paths by status of what could not be told.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -18,7 +18,7 @@ use crate::summary::{EndpointSummary, Summary};
 use crate::target::Target;
 use crate::verdict::{Exit, judge};
 
-fn mock(change: impl FnOnce(&mut crate::mock::Options)) -> Mock {
+pub(crate) fn mock(change: impl FnOnce(&mut crate::mock::Options)) -> Mock {
     let mut options = crate::mock::Options {
         listen: "127.0.0.1:0".parse().unwrap(),
         delay: Delay::Constant(Duration::ZERO),
@@ -63,6 +63,12 @@ mix:
 profiles: {normal: {closed: {users: 6}, iterations: 400}}
 slo: [read.errors < 90%, write.errors < 1%]
 "#;
+
+#[cfg(feature = "terminal")]
+/// A run in which one endpoint fails sometimes.
+pub(crate) fn mixed_run(mock: &Mock) -> Summary {
+    run(plan(&mock.url(), MIXED), None).summary
+}
 
 #[test]
 fn a_run_file_holds_the_run_and_keeps_to_its_schema() {
@@ -172,6 +178,73 @@ fn acknowledged_writes_that_are_lost_are_counted() {
     assert!(lost.lost > 5 && lost.found > 5, "{lost:?}");
     assert_eq!(lost.found + lost.lost, lost.acknowledged);
     assert!(verdict.broken[0].contains("could not be read back"));
+}
+
+/// Users of two kinds, of which one works only on what it made itself.
+const OWN: &str = r#"
+mix:
+  look: {steps: [{get: /x}]}
+  make:
+    steps:
+      - post: /items
+        json: {name: "${words(2)}", size: "${random(1, 9)}", tags: [a, "${uid}"]}
+        expect: {status: 201}
+        save: {item: $.id}
+        keep: {items: $.id}
+        acknowledged: {get: "/items/${item}", fields: sent}
+  change:
+    steps:
+      - with: {item: "${pick(items)}"}
+        patch: /items/${item}
+        json: {size: "${random(10, 99)}"}
+        acknowledged: {get: "/items/${item}", fields: [size]}
+  remove:
+    steps:
+      - with: {item: "${take(items)}"}
+        delete: /items/${item}
+        acknowledged: {gone: "/items/${item}"}
+kinds:
+  makers: {weight: 3, mix: {make: 5, change: 3, remove: 2}}
+  lookers: {weight: 1, mix: {look: 1}}
+profiles: {normal: {closed: {users: 8}, iterations: 1200}}
+"#;
+
+#[test]
+fn users_keep_to_their_kind_and_work_on_what_they_made() {
+    let mock = mock(|_| ());
+    let summary = run(plan(&mock.url(), OWN), None).summary;
+    assert_eq!(summary.errors, [].into(), "{:?}", summary.samples);
+    let count = |name: &str| {
+        let row = summary.endpoints.iter().find(|row| row.name == name);
+        row.unwrap().count() as f64
+    };
+    let (made, changed, removed) = (count("make"), count("change"), count("remove"));
+    let makers = made + changed + removed;
+    // Shares of the kind, a little off where a user had nothing to work on.
+    for (part, share) in [(made, 0.5), (changed, 0.3), (removed, 0.2)] {
+        assert!((part / makers - share).abs() < 0.06, "{made} {changed} {removed}");
+    }
+    let audit = summary.acknowledged().unwrap();
+    assert_eq!((audit.acknowledged, audit.gone), (made as u64, removed as u64), "{audit:?}");
+    assert_eq!(audit.found, audit.acknowledged - audit.gone, "{audit:?}");
+    assert_eq!((audit.lost, audit.changed, audit.undone, audit.unknown), (0, 0, 0, 0), "{audit:?}");
+}
+
+#[test]
+fn writes_that_were_acknowledged_and_not_carried_out_are_told_apart() {
+    let mock = mock(|options| options.lose = 0.3);
+    let plan = plan(&mock.url(), OWN);
+    let summary = run(plan, None).summary;
+    let audit = summary.acknowledged().unwrap();
+    assert!(audit.lost > 0 && audit.changed > 0 && audit.undone > 0, "{audit:?}");
+    assert_eq!(
+        audit.acknowledged,
+        audit.found + audit.lost + audit.gone + audit.undone,
+        "{audit:?}"
+    );
+    let verdict = judge(&summary, &[]);
+    assert_eq!(verdict.broken.len(), 3, "{verdict:?}");
+    assert!(audit.lost_paths.iter().any(|path| path.ends_with("(size not as it was sent)")));
 }
 
 #[test]

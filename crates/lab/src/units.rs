@@ -109,19 +109,25 @@ pub(crate) fn show_bytes(bytes: f64) -> String {
 /// A rate per second.
 pub(crate) fn show_rate(rate: f64) -> String {
     match rate {
-        r if r >= 999.5 => {
-            let whole = format!("{r:.0}");
-            let (head, tail) = whole.split_at(whole.len() - 3);
-            match head.len() {
-                0..=3 => format!("{head},{tail}/s"),
-                n => format!("{},{},{tail}/s", &head[..n - 3], &head[n - 3..]),
-            }
-        }
+        r if r >= 999.5 => format!("{}/s", show_count(r.round() as u64)),
         r if r >= 100.0 => format!("{r:.0}/s"),
         r if r >= 10.0 => format!("{r:.1}/s"),
         0.0 => "0/s".to_owned(),
         r => format!("{r:.2}/s"),
     }
+}
+
+/// A whole number, in groups of three digits.
+pub(crate) fn show_count(count: u64) -> String {
+    let digits = count.to_string();
+    let mut shown = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            shown.push(',');
+        }
+        shown.push(digit);
+    }
+    shown
 }
 
 /// A share of one, in percent.
@@ -165,6 +171,7 @@ mod tests {
         assert_eq!(show_seconds(1.234), "1.23 s");
         assert_eq!(show_rate(1_234_567.0), "1,234,567/s");
         assert_eq!(show_rate(22.4), "22.4/s");
+        assert_eq!((show_count(7), show_count(1000)), ("7".to_owned(), "1,000".to_owned()));
         assert_eq!(show_share(0.649), "64.9 %");
     }
 }

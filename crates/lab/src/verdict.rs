@@ -3,7 +3,7 @@
 
 use crate::scenario::{Measure, Slo, Subject};
 use crate::summary::{EndpointSummary, Summary};
-use crate::units::{show_rate, show_seconds, show_share};
+use crate::units::{show_count, show_rate, show_seconds, show_share};
 
 /// The generator may be late by this share of the 99th percentile ...
 const LAG_SHARE_MAX: f64 = 0.05;
@@ -85,11 +85,17 @@ impl Verdict {
 /// Judges a run by the thresholds of its scenario.
 pub(crate) fn judge(summary: &Summary, slos: &[Slo]) -> Verdict {
     let mut broken = Vec::new();
-    if let Some(audit) = summary.acknowledged()
-        && audit.lost > 0
-    {
-        let (lost, all) = (audit.lost, audit.acknowledged);
-        broken.push(format!("{lost} of {all} acknowledged writes could not be read back"));
+    if let Some(audit) = summary.acknowledged() {
+        let all = audit.acknowledged;
+        for (count, what) in [
+            (audit.lost, "could not be read back"),
+            (audit.changed, "were read back with other fields than were sent"),
+            (audit.undone, "were removals of what is still there"),
+        ] {
+            if count > 0 {
+                broken.push(format!("{count} of {all} acknowledged writes {what}"));
+            }
+        }
     }
     Verdict {
         invalid: invalid(summary),
@@ -100,6 +106,18 @@ pub(crate) fn judge(summary: &Summary, slos: &[Slo]) -> Verdict {
     }
 }
 
+/// How late the generator may have been, in seconds.
+fn lag_allowed(summary: &Summary) -> f64 {
+    (LAG_SHARE_MAX * summary.all.ok.response.quantile(0.99)).max(LAG_SECONDS_MAX)
+}
+
+#[cfg(feature = "terminal")]
+/// Whether what was measured so far is not the generator's own doing.
+pub(crate) fn keeps_up(summary: &Summary) -> bool {
+    summary.generator.dispatch_lag.quantile(0.99) <= lag_allowed(summary)
+        && summary.generator.scheduler_delay() <= SCHEDULER_DELAY_MAX
+}
+
 fn invalid(summary: &Summary) -> Vec<String> {
     let mut reasons = Vec::new();
     if summary.all.count() == 0 {
@@ -108,7 +126,7 @@ fn invalid(summary: &Summary) -> Vec<String> {
     }
     let p99 = summary.all.ok.response.quantile(0.99);
     let lag = summary.generator.dispatch_lag.quantile(0.99);
-    let allowed = (LAG_SHARE_MAX * p99).max(LAG_SECONDS_MAX);
+    let allowed = lag_allowed(summary);
     if lag > allowed {
         reasons.push(format!(
             "the generator was late: 99th percentile of its dispatch lag {}, allowed {}",
@@ -201,8 +219,16 @@ fn notes(summary: &Summary) -> Vec<String> {
     {
         let checked = audit.acknowledged - audit.not_checked;
         notes.push(format!(
-            "Of {} acknowledged writes {} were read back: {} found, {} lost, {} unknown.",
-            audit.acknowledged, checked, audit.found, audit.lost, audit.unknown
+            "Of {} acknowledged writes {} were read back: {} found, {} of them changed, {} lost, \
+             {} removed and gone, {} removed and still there, {} unknown.",
+            audit.acknowledged,
+            checked,
+            audit.found,
+            audit.changed,
+            audit.lost,
+            audit.gone,
+            audit.undone,
+            audit.unknown
         ));
     }
     if summary.all.ok.count < 1000 && summary.all.ok.count > 0 {
@@ -221,19 +247,35 @@ fn limited_by(summary: &Summary) -> String {
         Some(used) => format!("the target used {used:.2} of {of} CPUs"),
         None => "the target's CPU was not measured".to_owned(),
     };
+    let delay = summary.generator.scheduler_delay();
+    if delay > SCHEDULER_DELAY_MAX {
+        return format!(
+            "The CPUs of the generator's machine: it waited for one {} of the time; {target}.",
+            show_share(delay)
+        );
+    }
     if load.model == "open" {
         let iterations = summary.offered_rate();
-        let done = summary.generator.offered.saturating_sub(summary.generator.shed);
-        let achieved = crate::summary::share(done, summary.generator.offered);
+        let per_iteration = summary.all.count() as f64
+            / summary.generator.offered.saturating_sub(summary.generator.shed).max(1) as f64;
+        let ended = summary.rate() / per_iteration.max(1.0);
+        let achieved = ended / iterations.max(f64::MIN_POSITIVE);
         let (response, service) = (&summary.all.ok.response, &summary.all.ok.service);
         // What waited for a free user shows in the one and not in the other.
         let late = response.mean() > WAITED * service.mean()
             || response.quantile(0.99) > 2.0 * service.quantile(0.99);
         let offered = show_rate(iterations);
         return if achieved < ACHIEVED_MIN {
+            let shed = summary.generator.shed;
+            let unsent = match shed {
+                0 => String::new(),
+                shed => format!(", {} were never sent", show_count(shed)),
+            };
             format!(
-                "The target: of {offered} offered, {} came through; {target}.",
-                show_share(achieved)
+                "The target or the number of users ({}): of {offered} offered, {} ended while the \
+                 load lasted; the others waited{unsent}; {target}.",
+                load.users,
+                show_rate(ended)
             )
         } else if late {
             format!(

@@ -8,20 +8,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::connection::{Ask, Connection, Exchange, Wire};
 use crate::dice::Dice;
-use crate::expression::{Escape, NoValue, Scope};
+use crate::expression::{Escape, Kept, NoValue, Scope};
 use crate::http1::Keep;
+use crate::ledger::{Effect, Item, Ledger, Names};
 use crate::machine::{ThreadClock, ThreadUse};
 use crate::pacing::Schedule;
 use crate::queue::{Arrival, Queue};
 use crate::recorder::{Failed, Outcome, Recorder, Taken, Times};
 use crate::run_file::Acknowledged;
-use crate::scenario::{Flow, Load, SharedPlan, Step, Until};
+use crate::scenario::{
+    Acknowledge, AcknowledgedFields, Flow, Load, SharedPlan, Step, Until, of_users,
+};
 use crate::timers::Timers;
 use crate::tokens::Streamed;
 
@@ -36,8 +40,8 @@ const INTERRUPTED_GRACE: Duration = Duration::from_secs(2);
 const RECONNECT_AFTER: Duration = Duration::from_millis(10);
 /// Arrivals that are made without letting users run.
 const ARRIVALS_AT_ONCE: u32 = 32;
-/// Acknowledged writes that one thread remembers, to read them back.
-const ACKNOWLEDGED_MAX: usize = 200_000;
+/// What one user keeps in one of its lists; the oldest goes first.
+const KEPT_MAX: usize = 1_000;
 /// Connections of one thread that read acknowledged writes back.
 const READERS: usize = 8;
 /// Lost paths that are named.
@@ -91,12 +95,13 @@ struct Worker {
     recorder: RefCell<Recorder>,
     mix: Dice,
     draws: Dice,
-    /// Weights added up.
-    weights: Vec<f64>,
+    /// By kind of users, the shares of its flows added up.
+    shares: Vec<Vec<f64>>,
+    /// By user.
+    kinds: Vec<u16>,
     under_way: Cell<u64>,
     users: Cell<u64>,
-    acknowledged: RefCell<Vec<(usize, String)>>,
-    not_remembered: Cell<u64>,
+    ledger: RefCell<Ledger>,
 }
 
 /// What lets a user begin its next iteration.
@@ -122,19 +127,24 @@ struct User {
     uid: u64,
     connection: Connection,
     saved: Vec<Option<Value>>,
+    kept: Kept,
     failures_to_connect: u32,
 }
 
 impl Worker {
     fn new(shared: Arc<Shared>, thread: usize) -> io::Result<Self> {
         let plan = &shared.plan;
-        let mut sum = 0.0;
-        let weights = plan.flows.iter().map(|flow| {
-            sum += flow.weight;
-            sum
-        });
+        let added_up = |shares: &Vec<f64>| {
+            let mut sum = 0.0;
+            let add = |share: &f64| {
+                sum += share;
+                sum
+            };
+            shares.iter().map(add).collect()
+        };
         Ok(Self {
-            weights: weights.collect(),
+            shares: plan.kinds.iter().map(|kind| added_up(&kind.shares)).collect(),
+            kinds: of_users(&plan.kinds, plan.profile.users()),
             timers: Timers::new()?,
             wire: Wire::new(shared.address),
             recorder: RefCell::new(Recorder::new(shared.started, plan.profile.warmup)),
@@ -142,8 +152,7 @@ impl Worker {
             draws: Dice::new(plan.seed, "draws"),
             under_way: Cell::default(),
             users: Cell::default(),
-            acknowledged: RefCell::default(),
-            not_remembered: Cell::default(),
+            ledger: RefCell::default(),
             thread,
             shared,
         })
@@ -308,18 +317,49 @@ impl Worker {
         }
     }
 
+    /// What an iteration does that no user has taken up.
     fn flow(&self, index: u64) -> &Flow {
-        let flows = &self.shared.plan.flows;
-        let total = self.weights.last().copied().unwrap_or_default();
-        let drawn = self.mix.unit(index) * total;
-        let chosen = self.weights.partition_point(|sum| *sum <= drawn);
+        self.drawn(0, self.mix.unit(index))
+    }
+
+    /// What an iteration does for this user. The turn of a flow that works on
+    /// what the user has not made yet goes to the others, by their shares.
+    fn flow_of(&self, user: &User, index: u64) -> &Flow {
+        let uid = usize::try_from(user.uid).unwrap_or_default();
+        let kind = self.kinds.get(uid).copied().unwrap_or_default().into();
+        let drawn = self.mix.unit(index);
+        let first = self.drawn(kind, drawn);
+        let kept = user.kept.borrow();
+        let possible = |flow: &Flow| flow.needs.iter().all(|list| !kept[*list].is_empty());
+        if possible(first) {
+            return first;
+        }
+        let plan = &self.shared.plan;
+        let others = || plan.flows.iter().zip(&plan.kinds[kind].shares);
+        let others = || others().filter(|(flow, share)| **share > 0.0 && possible(flow));
+        let total: f64 = others().map(|(_, share)| share).sum();
+        let mut left = self.mix.fork(1).unit(index) * total;
+        let chosen = others().find(|(_, share)| {
+            left -= **share;
+            left < 0.0
+        });
+        // Without any it says that nothing is kept, which is a fault to be seen.
+        chosen.or_else(|| others().next_back()).map_or(first, |(flow, _)| flow)
+    }
+
+    /// `drawn` from 0 to 1.
+    fn drawn(&self, kind: usize, drawn: f64) -> &Flow {
+        let (flows, sums) = (&self.shared.plan.flows, &self.shares[kind]);
+        let total = sums.last().copied().unwrap_or_default();
+        let chosen = sums.partition_point(|sum| *sum <= drawn * total);
         &flows[chosen.min(flows.len() - 1)]
     }
 
     async fn user(self: Rc<Self>, uid: u64, mut pacing: Pacing) {
         let saved = vec![None; self.shared.plan.slots];
         let connection = Connection::default();
-        let mut user = User { uid, connection, saved, failures_to_connect: 0 };
+        let kept = RefCell::new(vec![Vec::new(); self.shared.plan.lists]);
+        let mut user = User { uid, connection, saved, kept, failures_to_connect: 0 };
         if let Pacing::Think { next, .. } = &pacing {
             self.timers.sleep_until(*next).await;
         }
@@ -396,7 +436,7 @@ impl Worker {
     /// When it was done.
     async fn iterate(&self, user: &mut User, start: &Start) -> Instant {
         self.under_way.set(self.under_way.get() + 1);
-        let (done, _) = self.steps(user, &self.flow(start.index).steps, start).await;
+        let (done, _) = self.steps(user, &self.flow_of(user, start.index).steps, start).await;
         self.under_way.set(self.under_way.get() - 1);
         done
     }
@@ -426,7 +466,7 @@ impl Worker {
         eligible: Instant,
     ) -> (Instant, bool) {
         let plan = &self.shared.plan;
-        let rendered = step.request.render(&self.scope(user, iteration, draws));
+        let rendered = self.render(user, step, (iteration, draws));
         let sent = Instant::now();
         let request = match rendered {
             Ok(request) => request,
@@ -436,7 +476,8 @@ impl Worker {
                 return (sent, false);
             }
         };
-        let searched = !step.save.is_empty() || !step.expect.json.is_empty();
+        let searched =
+            !(step.save.is_empty() && step.keep.is_empty() && step.expect.json.is_empty());
         let keep = Keep {
             headers: !step.expect.headers.is_empty(),
             body_bytes: if searched { SEARCHED_BODY_BYTES_MAX } else { SHOWN_BODY_BYTES },
@@ -464,17 +505,26 @@ impl Worker {
             user.failures_to_connect =
                 if connecting { user.failures_to_connect.saturating_add(1) } else { 0 };
             self.failed(step, &times, Some(&exchange), failure.class, &failure.detail);
+            self.note_failure(user, step, &exchange, &request);
             return (times.done, false);
         }
         user.failures_to_connect = 0;
         match judge(step, &mut exchange, searched) {
             Err((class, detail)) => {
                 self.failed(step, &times, Some(&exchange), &class, &detail);
+                self.note_failure(user, step, &exchange, &request);
                 return (times.done, false);
             }
-            Ok(Judged { saved, streamed }) => {
+            Ok(Judged { saved, kept, streamed }) => {
                 for (slot, value) in saved {
                     user.saved[slot] = Some(value);
+                }
+                for (list, value) in kept {
+                    let items = &mut user.kept.borrow_mut()[list];
+                    if items.len() == KEPT_MAX {
+                        items.remove(0);
+                    }
+                    items.push(value);
                 }
                 let mut recorder = self.recorder.borrow_mut();
                 let answer = &exchange.answer;
@@ -488,16 +538,68 @@ impl Worker {
             }
         }
         if let Some(acknowledge) = &step.acknowledged {
-            let mut path = Vec::new();
-            let scope = self.scope(user, iteration, draws);
-            match acknowledge.path.render(&scope, &mut path, Escape::Url) {
-                Ok(()) => self.remember(step.endpoint, path),
-                Err(NoValue::NotSaved(_) | NoValue::Arithmetic(_)) => {
-                    self.not_remembered.set(self.not_remembered.get() + 1);
-                }
-            }
+            self.note(user, step.endpoint, acknowledge, &request, (iteration, draws));
         }
         (times.done, true)
+    }
+
+    fn render(
+        &self,
+        user: &mut User,
+        step: &Step,
+        (iteration, draws): (u64, &Cell<u64>),
+    ) -> Result<Bytes, NoValue> {
+        for (slot, template) in &step.with {
+            let value = template.value(&self.scope(user, iteration, draws))?;
+            user.saved[*slot] = Some(value);
+        }
+        step.request.render(&self.scope(user, iteration, draws))
+    }
+
+    /// The target acknowledged what has to be so from now on.
+    fn note(
+        &self,
+        user: &User,
+        endpoint: usize,
+        acknowledge: &Acknowledge,
+        request: &[u8],
+        (iteration, draws): (u64, &Cell<u64>),
+    ) {
+        let mut path = Vec::new();
+        let rendered = {
+            let scope = self.scope(user, iteration, draws);
+            acknowledge.path.render(&scope, &mut path, Escape::Url)
+        };
+        let mut ledger = self.ledger.borrow_mut();
+        let (Ok(()), Ok(path)) = (rendered, String::from_utf8(path)) else {
+            ledger.forgot();
+            return;
+        };
+        let sent = sent_fields(acknowledge, request);
+        let fields = sent.iter().map(|(name, value)| (name.as_str(), value));
+        ledger.acknowledged(endpoint, path, acknowledge.effect, fields);
+    }
+
+    /// What failed may have been carried out all the same, unless the target
+    /// said that it was the request's fault.
+    fn note_failure(&self, user: &User, step: &Step, exchange: &Exchange, request: &[u8]) {
+        let Some(acknowledge) = step.acknowledged.as_ref().filter(|ack| ack.changes) else {
+            return;
+        };
+        if exchange.failure.is_none() && (400..500).contains(&exchange.answer.status) {
+            return;
+        }
+        let mut path = Vec::new();
+        let draws = Cell::new(0);
+        let rendered = {
+            let scope = self.scope(user, 0, &draws);
+            acknowledge.path.render(&scope, &mut path, Escape::Url)
+        };
+        if let (Ok(()), Ok(path)) = (rendered, std::str::from_utf8(&path)) {
+            let sent = sent_fields(acknowledge, request);
+            let names = sent.iter().map(|(name, _)| name.as_str());
+            self.ledger.borrow_mut().uncertain(path, acknowledge.effect, names);
+        }
     }
 
     fn scope<'a>(&'a self, user: &'a User, iteration: u64, draws: &'a Cell<u64>) -> Scope<'a> {
@@ -505,6 +607,7 @@ impl Worker {
             uid: user.uid,
             iteration,
             saved: &user.saved,
+            kept: &user.kept,
             data: &self.shared.plan.data,
             dice: self.draws,
             draws,
@@ -531,35 +634,27 @@ impl Worker {
         self.recorder.borrow_mut().request(step.endpoint, times, &outcome);
     }
 
-    fn remember(&self, endpoint: usize, path: Vec<u8>) {
-        let mut acknowledged = self.acknowledged.borrow_mut();
-        match String::from_utf8(path) {
-            Ok(path) if acknowledged.len() < ACKNOWLEDGED_MAX => {
-                acknowledged.push((endpoint, path));
-            }
-            _ => self.not_remembered.set(self.not_remembered.get() + 1),
-        }
-    }
-
     /// Asks for everything that was acknowledged.
     async fn read_back(&self) -> Acknowledged {
-        let remembered = self.acknowledged.take();
+        let (not_remembered, items, names) = self.ledger.take().into_items();
         let mut sum = Acknowledged {
-            acknowledged: remembered.len() as u64 + self.not_remembered.get(),
-            not_checked: self.not_remembered.get(),
+            acknowledged: items.len() as u64 + not_remembered,
+            not_checked: not_remembered,
             ..Acknowledged::default()
         };
-        let left = RefCell::new(remembered.into_iter());
+        let (left, names) = (RefCell::new(items.into_iter()), &names);
         let readers = (0..READERS).map(|_| async {
             let mut connection = Connection::default();
             let mut seen = Acknowledged::default();
             loop {
-                let Some((endpoint, path)) = left.borrow_mut().next() else { return seen };
-                if *self.shared.interrupted.borrow() {
-                    seen.not_checked += 1;
-                    continue;
+                let Some((path, item)) = left.borrow_mut().next() else { return seen };
+                match item.effect {
+                    Some(effect) if !*self.shared.interrupted.borrow() => {
+                        self.read_one(&mut connection, (&path, &item, effect), names, &mut seen)
+                            .await;
+                    }
+                    _ => seen.not_checked += 1,
                 }
-                self.read_one(&mut connection, endpoint, path, &mut seen).await;
             }
         });
         for seen in futures::future::join_all(readers).await {
@@ -571,20 +666,21 @@ impl Worker {
     async fn read_one(
         &self,
         connection: &mut Connection,
-        endpoint: usize,
-        path: String,
+        (path, item, effect): (&str, &Item, Effect),
+        names: &Names,
         seen: &mut Acknowledged,
     ) {
         let plan = &self.shared.plan;
         let all = plan.setup.iter().chain(plan.flows.iter().flat_map(|flow| &flow.steps));
-        let step = all.into_iter().find(|step| step.endpoint == endpoint);
+        let step = all.into_iter().find(|step| step.endpoint == item.endpoint);
         let Some(acknowledge) = step.and_then(|step| step.acknowledged.as_ref()) else { return };
-        let nothing = vec![None; plan.slots];
+        let (nothing, no_lists) = (vec![None; plan.slots], Kept::default());
         let draws = Cell::new(0);
         let scope = Scope {
             uid: 0,
             iteration: 0,
             saved: &nothing,
+            kept: &no_lists,
             data: &plan.data,
             dice: self.draws,
             draws: &draws,
@@ -597,20 +693,39 @@ impl Worker {
         let ask = Ask {
             request: &request,
             head: false,
-            keep: Keep { headers: false, body_bytes: 0 },
+            keep: Keep {
+                headers: false,
+                body_bytes: if item.has_fields() { SEARCHED_BODY_BYTES_MAX } else { 0 },
+            },
             stream: None,
             timeout: plan.timeout,
         };
         let exchange = connection.exchange(&self.wire, ask).await;
-        match (&exchange.failure, exchange.answer.status) {
-            (None, 200..=299) => seen.found += 1,
-            (None, 404 | 410) => {
-                seen.lost += 1;
-                if seen.lost_paths.len() < LOST_SHOWN {
-                    seen.lost_paths.push(path);
+        let mut show = |how: String| {
+            if seen.lost_paths.len() < LOST_SHOWN {
+                seen.lost_paths.push(format!("{path}{how}"));
+            }
+        };
+        match (&exchange.failure, exchange.answer.status, effect) {
+            (None, 200..=299, Effect::Kept) => {
+                seen.found += 1;
+                let body = serde_json::from_slice(&exchange.answer.body).unwrap_or_default();
+                let differences = item.differences(&body, names);
+                if !differences.is_empty() {
+                    seen.changed += 1;
+                    show(format!(" ({} not as it was sent)", differences.join(", ")));
                 }
             }
-            (failure, status) => {
+            (None, 404 | 410, Effect::Kept) => {
+                seen.lost += 1;
+                show(String::new());
+            }
+            (None, 404 | 410, Effect::Gone) => seen.gone += 1,
+            (None, 200..=299, Effect::Gone) => {
+                seen.undone += 1;
+                show(" (was removed)".to_owned());
+            }
+            (failure, status, _) => {
                 seen.unknown += 1;
                 let class = failure
                     .as_ref()
@@ -626,6 +741,9 @@ impl Acknowledged {
         self.acknowledged += other.acknowledged;
         self.found += other.found;
         self.lost += other.lost;
+        self.changed += other.changed;
+        self.gone += other.gone;
+        self.undone += other.undone;
         self.unknown += other.unknown;
         self.not_checked += other.not_checked;
         self.lost_paths.extend(other.lost_paths);
@@ -640,9 +758,26 @@ fn first_endpoint(flow: &Flow) -> usize {
     flow.steps.first().map_or(0, |step| step.endpoint)
 }
 
+/// The fields of a request's JSON that are held against what is read back.
+fn sent_fields(acknowledge: &Acknowledge, request: &[u8]) -> Vec<(String, Value)> {
+    const END_OF_HEAD: &[u8] = b"\r\n\r\n";
+    if acknowledge.fields == AcknowledgedFields::None {
+        return Vec::new();
+    }
+    let end = request.windows(END_OF_HEAD.len()).position(|bytes| bytes == END_OF_HEAD);
+    let body = end.map_or(&[][..], |end| &request[end + END_OF_HEAD.len()..]);
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(fields)) => {
+            fields.into_iter().filter(|(name, _)| acknowledge.fields.has(name)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// What an answer that is right brought.
 struct Judged {
     saved: Vec<(usize, Value)>,
+    kept: Vec<(usize, Value)>,
     streamed: Option<Streamed>,
 }
 
@@ -665,7 +800,7 @@ fn judge(step: &Step, exchange: &mut Exchange, searched: bool) -> Result<Judged,
         Some(Err(class)) => return fail(class.to_owned(), String::new()),
         None => None,
     };
-    let mut saved = Vec::new();
+    let (mut saved, mut kept) = (Vec::new(), Vec::new());
     if searched {
         if answer.body_bytes > answer.body.len() as u64 {
             return fail("body_too_large".to_owned(), "to be searched".to_owned());
@@ -689,12 +824,18 @@ fn judge(step: &Step, exchange: &mut Exchange, searched: bool) -> Result<Judged,
                 return fail(format!("expect_json:{path}"), detail);
             }
         }
-        for (slot, path) in &step.save {
-            match path.query(&body).first() {
-                Some(value) => saved.push((*slot, value.clone())),
-                None => return fail(format!("save:{path}"), "nothing stands there".to_owned()),
+        for (places, what, found) in
+            [(&step.save, "save", &mut saved), (&step.keep, "keep", &mut kept)]
+        {
+            for (number, path) in places {
+                match path.query(&body).first() {
+                    Some(value) => found.push((*number, value.clone())),
+                    None => {
+                        return fail(format!("{what}:{path}"), "nothing stands there".to_owned());
+                    }
+                }
             }
         }
     }
-    Ok(Judged { saved, streamed })
+    Ok(Judged { saved, kept, streamed })
 }

@@ -1,209 +1,324 @@
-//! Drives one target with wrk for a slice of time and says what came of it.
-//! wrk's own duration is in whole seconds; it ends early and reports properly
-//! on SIGINT, which is how a slice is shorter.
+//! Drives one target for a slice of time with `agentry lab run` and says what
+//! came of it, from the run file that it leaves: the house has one load
+//! generator. Its closed loop drives; a run that the lab calls invalid because
+//! the machine was busy still counts, since what is compared are interleaved
+//! slices and never a single one.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use anyhow::{Context, Result, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::Deserializer;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
-use crate::packages::install;
-use crate::workspace::{on_path, root};
-
-/// How long a slice lasts; wrk adds up to 0.1 s until its threads look up.
+/// How long a slice measures.
 pub const SLICE: Duration = Duration::from_millis(400);
-const WRK_THREADS: u32 = 2;
+/// What comes before it: connections are made in it.
+const WARMUP: Duration = Duration::from_millis(50);
+const THREADS: u32 = 2;
+/// The version of the run file that is read here.
+const RUN_FILE_SCHEMA: u64 = 1;
+const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// The requests that are sent in turn.
+/// What is asked, over and over.
 #[derive(Clone, Debug)]
 pub struct Requests {
-    /// The HTTP method.
+    /// The key of a step in a scenario: get, post.
     pub method: &'static str,
     /// Sent as `x-api-key` when there is one.
     pub key: Option<String>,
     /// A JSON body, when there is one.
     pub body: Option<&'static str>,
-    /// At least one path.
-    pub paths: Vec<String>,
+    /// The path; `${pick(ids)}` in it stands for one of `ids`.
+    pub path: String,
+    /// What the path picks from.
+    pub ids: Vec<String>,
 }
 
 impl Requests {
-    /// A Lua table for bench/wrk.lua. Keys, bodies and paths are our own and
-    /// hold no long bracket.
-    fn to_lua(&self) -> String {
-        let mut lua = format!("return {{ method = [[{}]], headers = {{ ", self.method);
-        if let Some(key) = &self.key {
-            let _ = write!(lua, "[\"x-api-key\"] = [[{key}]], ");
-        }
+    /// A scenario of one step; JSON is YAML.
+    fn scenario(&self, connections: u32) -> Result<Value> {
+        let mut step = json!({ (self.method): self.path });
         if let Some(body) = self.body {
-            let _ = write!(lua, "[\"content-type\"] = [[application/json]] }}, body = [[{body}]]");
-        } else {
-            lua.push('}');
+            step["json"] = serde_json::from_str(body)?;
         }
-        lua.push_str(", paths = {\n");
-        for path in &self.paths {
-            let _ = writeln!(lua, "  [[{path}]],");
+        let mut scenario = json!({
+            "mix": {"bench": {"steps": [step]}},
+            "profiles": {"slice": {
+                "closed": {"users": connections},
+                "for": format!("{}ms", (WARMUP + SLICE).as_millis()),
+                "warmup": format!("{}ms", WARMUP.as_millis()),
+            }},
+            "watch": {"pid": "none"},
+        });
+        if self.key.is_some() {
+            scenario["headers"] = json!({"X-API-Key": "${env.AGENTRY_KEY}"});
         }
-        lua.push_str("} }\n");
-        lua
+        if !self.ids.is_empty() {
+            scenario["data"] = json!({"ids": self.ids});
+        }
+        Ok(scenario)
     }
 }
 
 /// What came of a slice, or of several merged.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Answered requests.
+    /// Requests that ended, the warm-up left out.
     pub requests: u64,
-    /// How long it took.
+    /// Requests that ended, the warm-up included.
+    pub requests_with_warmup: u64,
+    /// How long it took, the warm-up left out.
     pub micros: u64,
-    /// Read from the target.
-    pub bytes: u64,
-    /// Answers with a status from 400, broken connections and time-outs.
+    /// Those that did not end as the scenario expects, the warm-up included.
     pub failed: u64,
-    /// Microseconds and how many requests took them.
-    pub latencies: BTreeMap<u64, u64>,
+    /// CPU time of the generator's threads, the warm-up included.
+    pub generator_cpu: Duration,
+    /// How long those that succeeded took, in nanoseconds.
+    pub latencies: Histogram<u64>,
 }
 
 impl Outcome {
+    /// Of no slice.
+    ///
+    /// # Errors
+    /// Never: the histogram's bounds are right.
+    pub fn none() -> Result<Self> {
+        Ok(Self {
+            requests: 0,
+            requests_with_warmup: 0,
+            micros: 0,
+            failed: 0,
+            generator_cpu: Duration::ZERO,
+            latencies: Histogram::new(SIGNIFICANT_DIGITS)?,
+        })
+    }
+
     /// Requests per second.
     pub fn rate(&self) -> f64 {
         self.requests as f64 * 1e6 / self.micros.max(1) as f64
     }
 
     /// Takes another slice in.
-    pub fn merge(&mut self, other: &Self) {
+    ///
+    /// # Errors
+    /// Never: the histogram grows.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
         self.requests += other.requests;
+        self.requests_with_warmup += other.requests_with_warmup;
         self.micros += other.micros;
-        self.bytes += other.bytes;
         self.failed += other.failed;
-        for (micros, times) in &other.latencies {
-            *self.latencies.entry(*micros).or_default() += times;
-        }
+        self.generator_cpu += other.generator_cpu;
+        self.latencies.add(&other.latencies)?;
+        Ok(())
     }
 
     /// The latency, in microseconds, that this share of requests did not exceed.
-    pub fn percentile(&self, share: f64) -> u64 {
-        let total: u64 = self.latencies.values().sum();
-        let rank = (share * total as f64).ceil() as u64;
-        let mut below = 0;
-        for (micros, times) in &self.latencies {
-            below += times;
-            if below >= rank {
-                return *micros;
+    pub fn percentile_micros(&self, share: f64) -> u64 {
+        self.latencies.value_at_quantile(share) / 1000
+    }
+
+    /// From the text of a run file (`crates/lab/schema/run.schema.json`).
+    fn of_run_file(text: &str) -> Result<Self> {
+        let mut outcome = Self::none()?;
+        let (mut warmup, mut ended) = (0.0, None);
+        for line in text.lines() {
+            match serde_json::from_str(line).context("a line of the run file")? {
+                Line::Header { schema, warmup_seconds } => {
+                    ensure!(schema == RUN_FILE_SCHEMA, "a run file of version {schema}");
+                    warmup = warmup_seconds;
+                }
+                Line::Interval { warmup, endpoints, generator } => {
+                    outcome.generator_cpu += Duration::try_from_secs_f64(generator.cpu_seconds)?;
+                    for part in endpoints {
+                        outcome.requests_with_warmup += part.count;
+                        outcome.failed += if part.ok { 0 } else { part.count };
+                        if warmup {
+                            continue;
+                        }
+                        outcome.requests += part.count;
+                        if part.ok {
+                            outcome.latencies.add(decode(&part.response)?)?;
+                        }
+                    }
+                }
+                Line::End { seconds } => ended = Some(seconds),
+                Line::Other => {}
             }
         }
-        0
+        let ended: f64 = ended.context("the run file has no end")?;
+        outcome.micros = ((ended - warmup) * 1e6) as u64;
+        Ok(outcome)
     }
+}
+
+/// What of a run file matters here.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Line {
+    Header {
+        schema: u64,
+        warmup_seconds: f64,
+    },
+    Interval {
+        warmup: bool,
+        endpoints: Vec<Part>,
+        generator: Generator,
+    },
+    End {
+        seconds: f64,
+    },
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Deserialize)]
+struct Part {
+    ok: bool,
+    count: u64,
+    response: String,
+}
+
+#[derive(Deserialize)]
+struct Generator {
+    cpu_seconds: f64,
+}
+
+/// HdrHistogram's V2 encoding in base64.
+fn decode(text: &str) -> Result<Histogram<u64>> {
+    let bytes = STANDARD.decode(text)?;
+    Deserializer::new()
+        .deserialize(&mut bytes.as_slice())
+        .map_err(|error| anyhow::anyhow!("a histogram: {error:?}"))
 }
 
 /// Requests to one address, ready to be driven.
 #[derive(Debug)]
 pub struct Driver {
-    script: PathBuf,
+    agentry: PathBuf,
+    scenario: PathBuf,
+    out: PathBuf,
     url: String,
+    key: Option<String>,
     connections: u32,
 }
 
 impl Driver {
-    /// Writes the requests down where wrk finds them; `name` is the file's.
+    /// Writes the requests down as a scenario; `name` is the file's.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// When it cannot be written.
     pub fn new(
+        agentry: &Path,
         dir: &Path,
         name: &str,
         address: &str,
         connections: u32,
         requests: &Requests,
     ) -> Result<Self> {
-        let script = dir.join(format!("{name}.lua"));
-        std::fs::write(&script, requests.to_lua())?;
-        Ok(Self { script, url: format!("http://{address}"), connections })
+        let scenario = dir.join(format!("{name}.yaml"));
+        std::fs::write(&scenario, requests.scenario(connections)?.to_string())?;
+        Ok(Self {
+            agentry: agentry.to_path_buf(),
+            scenario,
+            out: dir.join(format!("{name}.run")),
+            url: format!("http://{address}"),
+            key: requests.key.clone(),
+            connections,
+        })
     }
 
     /// Drives the target for one slice.
     ///
     /// # Errors
-    /// When wrk cannot run or reports nothing.
+    /// When the lab cannot run or measured nothing.
     pub fn slice(&self) -> Result<Outcome> {
-        let mut timeout = Command::new("timeout");
-        timeout.arg("--signal=INT").arg(format!("{}", SLICE.as_secs_f64())).arg("wrk");
-        timeout.arg(format!("--threads={}", WRK_THREADS.min(self.connections)));
-        timeout.arg(format!("--connections={}", self.connections));
-        timeout.args(["--duration=60s", "--timeout=10s", "--script"]);
-        timeout.arg(root().join("bench/wrk.lua")).arg(&self.url);
-        timeout.env("WRK_REQUESTS", &self.script).stdin(Stdio::null()).stderr(Stdio::inherit());
-        let output = timeout.output().context("cannot start wrk")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let result = text
-            .lines()
-            .find_map(|line| line.strip_prefix("RESULT "))
-            .with_context(|| format!("wrk reported nothing: {text}"))?;
-        parse(result)
+        let mut lab = Command::new(&self.agentry);
+        lab.args(["lab", "run"]).arg(&self.scenario).args(["--target", &self.url]);
+        lab.arg(format!("--threads={}", THREADS.min(self.connections)));
+        lab.arg("--out").arg(&self.out).stdin(Stdio::null());
+        lab.env("AGENTRY_KEY", self.key.as_deref().unwrap_or_default());
+        let run_file = self.out.join("run.jsonl");
+        if let Err(error) = std::fs::remove_file(&run_file)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            bail!("{}: {error}", run_file.display());
+        }
+        let output = lab.output().context("cannot start agentry lab")?;
+        let talk = String::from_utf8_lossy(&output.stderr);
+        let text = std::fs::read_to_string(&run_file)
+            .with_context(|| format!("the lab left no run: {talk}"))?;
+        Outcome::of_run_file(&text).with_context(|| format!("the lab said: {talk}"))
     }
-}
-
-/// Makes sure that wrk is there.
-///
-/// # Errors
-/// When it is missing and cannot be installed.
-pub fn ensure_wrk() -> Result<()> {
-    if on_path("wrk").is_none() {
-        install(&["wrk"], "the load generator wrk")?;
-    }
-    Ok(())
-}
-
-fn parse(result: &str) -> Result<Outcome> {
-    #[derive(Deserialize)]
-    struct Line {
-        requests: u64,
-        micros: u64,
-        bytes: u64,
-        failed: u64,
-        latencies: Vec<(u64, u64)>,
-    }
-    let Line { requests, micros, bytes, failed, latencies } = serde_json::from_str(result)?;
-    Ok(Outcome { requests, micros, bytes, failed, latencies: latencies.into_iter().collect() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hdrhistogram::serialization::{Serializer as _, V2DeflateSerializer};
 
-    #[test]
-    fn slices_merge_by_their_histograms() {
-        let line = |latencies| {
-            let text = format!(
-                r#"{{"requests":3,"micros":1000000,"bytes":9,"failed":1,"latencies":{latencies}}}"#
-            );
-            parse(&text).unwrap()
-        };
-        let mut merged = line("[[10,2],[30,1]]");
-        merged.merge(&line("[[10,1],[90,2]]"));
-        assert_eq!((merged.requests, merged.failed), (6, 2));
-        assert!((merged.rate() - 3.0).abs() < 1e-9);
-        assert_eq!(merged.percentile(0.5), 10);
-        assert_eq!(merged.percentile(0.6), 30);
-        assert_eq!(merged.percentile(0.99), 90);
+    fn histogram(millis: &[u64]) -> String {
+        let mut histogram = Histogram::<u64>::new(SIGNIFICANT_DIGITS).unwrap();
+        millis.iter().for_each(|ms| histogram.record(ms * 1_000_000).unwrap());
+        let mut bytes = Vec::new();
+        V2DeflateSerializer::new().serialize(&histogram, &mut bytes).unwrap();
+        STANDARD.encode(bytes)
     }
 
     #[test]
-    fn requests_become_a_lua_table() {
-        let requests = Requests {
-            method: "POST",
-            key: Some("ak_1".to_owned()),
-            body: Some("{}"),
-            paths: vec!["/a".to_owned()],
+    fn slices_merge_by_their_histograms() {
+        let run = |millis: &[u64]| {
+            let part = |ok, count, millis: &[u64]| json!({"ok": ok, "count": count, "response": histogram(millis)});
+            let interval = |warmup, parts: Value| {
+                let generator = json!({"cpu_seconds": 0.25});
+                json!({"type": "interval", "warmup": warmup, "endpoints": parts,
+                    "generator": generator, "second": 0})
+            };
+            let lines = [
+                json!({"type": "header", "schema": 1, "warmup_seconds": 0.5, "lab": "x"}),
+                interval(true, json!([part(true, 7, &[1])])),
+                json!({"type": "sample", "class": "x"}),
+                interval(false, json!([part(true, 3, millis), part(false, 1, &[900])])),
+                json!({"type": "end", "seconds": 1.5, "complete": true}),
+            ];
+            Outcome::of_run_file(&lines.map(|line| line.to_string()).join("\n")).unwrap()
         };
-        assert_eq!(
-            requests.to_lua(),
-            "return { method = [[POST]], headers = { [\"x-api-key\"] = [[ak_1]], \
-             [\"content-type\"] = [[application/json]] }, body = [[{}]], paths = {\n  [[/a]],\n} }\n"
-        );
+        let mut merged = run(&[10, 10, 30]);
+        merged.merge(&run(&[10, 90, 90])).unwrap();
+        assert_eq!((merged.requests, merged.requests_with_warmup, merged.failed), (8, 22, 2));
+        assert_eq!((merged.micros, merged.generator_cpu), (2_000_000, Duration::from_secs(1)));
+        assert!((merged.rate() - 4.0).abs() < 1e-9);
+        for (share, millis) in [(0.5, 10), (0.6, 30), (0.99, 90)] {
+            let found = merged.percentile_micros(share) as f64 / 1e3;
+            assert!((found / f64::from(millis) - 1.0).abs() < 0.002, "{share}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_run_without_an_end_measured_nothing() {
+        let text = r#"{"type":"header","schema":1,"warmup_seconds":0}"#;
+        assert!(Outcome::of_run_file(text).is_err());
+        assert!(Outcome::of_run_file(&text.replace(":1,", ":2,")).is_err());
+    }
+
+    #[test]
+    fn requests_become_a_scenario() {
+        let requests = Requests {
+            method: "post",
+            key: Some("ak_1".to_owned()),
+            body: Some(r#"{"a":1}"#),
+            path: "/a/${pick(ids)}".to_owned(),
+            ids: vec!["x".to_owned()],
+        };
+        let scenario = requests.scenario(50).unwrap();
+        let step = &scenario["mix"]["bench"]["steps"][0];
+        assert_eq!(*step, json!({"post": "/a/${pick(ids)}", "json": {"a": 1}}));
+        assert_eq!(scenario["profiles"]["slice"]["closed"], json!({"users": 50}));
+        assert!(!scenario.to_string().contains("ak_1"), "the key comes from the environment");
     }
 }

@@ -52,6 +52,30 @@ impl CpuClock {
     }
 }
 
+/// User and system time of children that have ended and were waited for.
+///
+/// # Errors
+/// When procfs cannot be read.
+pub fn used_by_ended_children(clock: CpuClock) -> Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let (_, after_name) = stat.rsplit_once(") ").context("unreadable")?;
+    let fields: Vec<&str> = after_name.split(' ').collect();
+    let ticks = fields.get(13..15).context("unreadable")?;
+    let ticks = ticks.iter().map(|field| field.parse::<u32>()).sum::<Result<u32, _>>()?;
+    Ok(clock.tick * ticks)
+}
+
+/// The resident memory of a process, in bytes.
+///
+/// # Errors
+/// When there is no such process.
+pub fn resident_bytes(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?;
+    Ok(kilobytes.parse::<u64>()? * 1024)
+}
+
 /// The parent, and the sum of utime, stime, cutime and cstime (proc(5)).
 fn parse(stat: &str) -> Option<(u32, u32)> {
     // The name, in parentheses, may hold anything.

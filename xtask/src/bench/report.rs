@@ -46,9 +46,11 @@ pub struct Measured {
     pub server_cpu_micros: f64,
     /// CPU time of the database's processes for a request, when they are apart.
     pub database_cpu_micros: Option<f64>,
-    /// Requests that failed, out of `requests`.
+    /// CPU time of the generator for a request.
+    pub generator_cpu_micros: f64,
+    /// Requests that failed, warm-ups included.
     pub failed: u64,
-    /// Requests of all rounds.
+    /// Requests of all rounds, without the warm-ups.
     pub requests: u64,
 }
 
@@ -95,7 +97,7 @@ pub struct Report {
     pub profile: String,
     /// Where.
     pub machine: Machine,
-    /// Milliseconds of a slice, before wrk's threads look up.
+    /// Milliseconds that a slice measures.
     pub slice_ms: u64,
     /// The cases.
     pub cases: Vec<Measured>,
@@ -127,15 +129,15 @@ impl Report {
         );
         let _ = writeln!(
             text,
-            "{:<26} {:>5} {:>10} {:>9} {:>9} {:>8} {:>8} {:>7}",
-            "case", "conns", "req/s", "p50 us", "p99 us", "cpu us", "db us", "failed"
+            "{:<26} {:>5} {:>10} {:>9} {:>9} {:>8} {:>8} {:>8} {:>7}",
+            "case", "conns", "req/s", "p50 us", "p99 us", "cpu us", "db us", "lab us", "failed"
         );
         for case in &self.cases {
             let database =
                 case.database_cpu_micros.map_or_else(|| "-".to_owned(), |us| format!("{us:.1}"));
             let _ = writeln!(
                 text,
-                "{:<26} {:>5} {:>10.0} {:>9} {:>9} {:>8.1} {:>8} {:>7}",
+                "{:<26} {:>5} {:>10.0} {:>9} {:>9} {:>8.1} {:>8} {:>8.1} {:>7}",
                 case.name,
                 case.connections,
                 case.rate.median,
@@ -143,6 +145,7 @@ impl Report {
                 case.p99_micros,
                 case.server_cpu_micros,
                 database,
+                case.generator_cpu_micros,
                 case.failed,
             );
         }

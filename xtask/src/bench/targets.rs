@@ -63,6 +63,17 @@ impl Target {
         Ok(Self { server, address, database: None, key: None, ids: Vec::new() })
     }
 
+    /// The same on one CPU.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn bare_on(program: &Path, logs: &Path, cpu: &str) -> Result<Self> {
+        let command = ["taskset", "-c", cpu, &program.to_string_lossy()].map(str::to_owned);
+        let mut server = Guarded::start(Spec::new(command, &logs.join("bare.log")))?;
+        let address = listening(&mut server)?;
+        Ok(Self { server, address, database: None, key: None, ids: Vec::new() })
+    }
+
     /// `agentry serve` with its defaults, on SQLite in `dir` or on a database of
     /// a cluster; `preload` is loaded into it.
     ///
@@ -144,16 +155,15 @@ impl Target {
 
     /// The requests of a kind of work.
     pub fn requests(&self, work: Work) -> Requests {
-        let (method, body, paths) = match work {
-            Work::Hello => ("GET", None, vec!["/".to_owned(); AGENTS]),
-            Work::Read => {
-                ("GET", None, self.ids.iter().map(|id| format!("/api/v1/agents/{id}")).collect())
-            }
-            Work::List => ("GET", None, vec!["/api/v1/agents?limit=20".to_owned()]),
-            Work::Create => ("POST", Some(AGENT), vec!["/api/v1/agents".to_owned()]),
-            Work::Run => ("POST", Some(RUN), vec!["/api/v1/agent/simple/run".to_owned()]),
+        let (method, body, path) = match work {
+            Work::Hello => ("get", None, "/"),
+            Work::Read => ("get", None, "/api/v1/agents/${pick(ids)}"),
+            Work::List => ("get", None, "/api/v1/agents?limit=20"),
+            Work::Create => ("post", Some(AGENT), "/api/v1/agents"),
+            Work::Run => ("post", Some(RUN), "/api/v1/agent/simple/run"),
         };
-        Requests { method, key: self.key.clone(), body, paths }
+        let ids = if work == Work::Read { self.ids.clone() } else { Vec::new() };
+        Requests { method, key: self.key.clone(), body, path: path.to_owned(), ids }
     }
 }
 

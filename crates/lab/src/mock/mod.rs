@@ -1,11 +1,12 @@
 //! A target with known delays, to hold the lab (or any other client) against:
 //! HTTP with a chosen distribution of delays, errors and stalls; a chat
-//! completion in OpenAI's shape, whole or streamed; items that are created and
-//! read back, and on request lost. It keeps the exact truth ([`record`]).
+//! completion in OpenAI's shape, whole or streamed; items that are made, read,
+//! changed and removed, and on request lost. It keeps the exact truth ([`record`]).
 //!
 //! | path | answers |
 //! |---|---|
-//! | `POST /items`, `GET /items/{id}` | 201 with `id`; the item, or 404 |
+//! | `POST /items` | 201 with the item and its `id` |
+//! | `GET`, `PATCH`, `DELETE /items/{id}` | 200, or 404 |
 //! | `POST /v1/chat/completions` | a completion; `stream: true` for events |
 //! | `/status/{code}`, `/hang`, `/endless`, `/reset` | that status; nothing, for ever; a body without end; a broken connection |
 //! | `GET /lab/record`, `DELETE /lab/record` | the true delays by path; forget them |
@@ -15,11 +16,11 @@
 //! all: it is not made to be fast, it is made to be known.
 
 mod delay;
+mod items;
 mod record;
 mod stream;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -47,12 +48,11 @@ pub use stream::Tokens;
 use crate::dice::Dice;
 use crate::timers::Timers;
 use crate::units;
+use items::Items;
 use record::Record;
 
 /// The largest request body, in bytes.
 const BODY_BYTES_MAX: usize = 16 << 20;
-/// How many items are kept; creating more answers 507.
-const ITEMS_MAX: usize = 5_000_000;
 
 /// What the mock does unless a request asks for something else.
 #[derive(Clone, Debug)]
@@ -65,7 +65,8 @@ pub struct Options {
     pub errors: f64,
     /// When nothing at all is answered.
     pub stall: Option<Stall>,
-    /// How many created items are acknowledged and lost, from 0 to 1.
+    /// How many writes of items are acknowledged and not carried out, from 0
+    /// to 1.
     pub lose: f64,
     /// How completions are streamed.
     pub tokens: Tokens,
@@ -182,8 +183,7 @@ struct Server {
     /// The stall counts from here.
     first: Cell<Option<Instant>>,
     record: Rc<RefCell<Record>>,
-    items: RefCell<HashSet<u64>>,
-    items_made: Cell<u64>,
+    items: RefCell<Items>,
 }
 
 impl Server {
@@ -196,7 +196,6 @@ impl Server {
             first: Cell::default(),
             record: Rc::default(),
             items: RefCell::default(),
-            items_made: Cell::default(),
         }))
     }
 
@@ -271,7 +270,7 @@ impl Server {
         let answer = if fails {
             whole(StatusCode::INTERNAL_SERVER_ERROR, &json!({"error": "as asked", "request": n}))
         } else {
-            self.plain_answer(&parts.method, path, n)
+            self.plain_answer(&parts.method, path, &body, n)
         };
         self.record.borrow_mut().add(name, received.elapsed());
         Ok(answer)
@@ -287,35 +286,20 @@ impl Server {
         }
     }
 
-    fn plain_answer(&self, method: &Method, path: &str, n: u64) -> Response<Answer> {
+    fn plain_answer(&self, method: &Method, path: &str, body: &[u8], n: u64) -> Response<Answer> {
         if let Some(code) = path.strip_prefix("/status/") {
             let code = code.parse().ok().and_then(|code: u16| StatusCode::from_u16(code).ok());
             let code = code.unwrap_or(StatusCode::BAD_REQUEST);
             return whole(code, &json!({"status": code.as_u16()}));
         }
-        match (method, path.strip_prefix("/items")) {
-            (&Method::POST, Some("")) => self.create_item(n),
-            (&Method::GET, Some(id)) if id.starts_with('/') => {
-                let kept = id[1..].parse().is_ok_and(|id| self.items.borrow().contains(&id));
-                let code = if kept { StatusCode::OK } else { StatusCode::NOT_FOUND };
-                whole(code, &json!({"id": id[1..]}))
-            }
-            _ if path == "/v1/chat/completions" => {
-                whole(StatusCode::OK, &self.options.tokens.completion())
-            }
-            _ => whole(StatusCode::OK, &json!({"ok": true})),
+        let lost = self.dice.fork(2).unit(n) < self.options.lose;
+        if let Some((status, item)) = self.items.borrow_mut().answer(method, path, body, lost) {
+            return whole(status, &item);
         }
-    }
-
-    fn create_item(&self, n: u64) -> Response<Answer> {
-        let id = self.items_made.replace(self.items_made.get() + 1);
-        if self.items.borrow().len() == ITEMS_MAX {
-            return whole(StatusCode::INSUFFICIENT_STORAGE, &json!({"error": "full"}));
+        if path == "/v1/chat/completions" {
+            return whole(StatusCode::OK, &self.options.tokens.completion());
         }
-        if self.dice.fork(2).unit(n) >= self.options.lose {
-            self.items.borrow_mut().insert(id);
-        }
-        whole(StatusCode::CREATED, &json!({"id": id.to_string()}))
+        whole(StatusCode::OK, &json!({"ok": true}))
     }
 
     fn stream_tokens(&self, received: Instant) -> Response<Answer> {

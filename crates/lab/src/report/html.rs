@@ -8,7 +8,7 @@ use super::svg::{Chart, Line, Scale, ticks};
 use super::text::{name, rows};
 use crate::sketch::Sketch;
 use crate::summary::{Point, Summary};
-use crate::units::{show_bytes, show_rate, show_seconds, show_share};
+use crate::units::{show_bytes, show_count, show_rate, show_seconds, show_share};
 use crate::verdict::{Exit, Threshold, Verdict};
 
 /// Classes of errors that get a line of their own in the chart.
@@ -31,6 +31,8 @@ struct Page<'a> {
     streams: Vec<Vec<String>>,
     errors: Vec<(String, String, u64)>,
     samples: Vec<SampleRow>,
+    acknowledged: Vec<(&'static str, u64, bool)>,
+    acknowledged_paths: &'a [String],
     conditions: Vec<(&'static str, String)>,
     command: &'a str,
     scenario_text: &'a str,
@@ -62,7 +64,11 @@ pub(super) fn html(summary: &Summary, verdict: &Verdict) -> Result<String, askam
             }
             Exit::Pass => "The run is valid and every threshold held.",
             Exit::Broken => "The run is valid; the target did not keep what was asked of it.",
-            Exit::Invalid => "These figures say nothing about the target.",
+            Exit::Invalid if summary.all.count() == 0 => "Nothing was measured.",
+            Exit::Invalid => {
+                "These figures say nothing about the target: the generator could not keep up. Give \
+                 it CPUs of its own that nothing else uses, or ask for less, and run it again."
+            }
         },
         verdict,
         thresholds: &verdict.thresholds,
@@ -78,6 +84,8 @@ pub(super) fn html(summary: &Summary, verdict: &Verdict) -> Result<String, askam
             })
             .collect(),
         samples: samples(summary),
+        acknowledged: acknowledged(summary),
+        acknowledged_paths: summary.acknowledged().map_or(&[], |audit| &audit.lost_paths),
         conditions: conditions(summary),
         command: &header.command,
         scenario_text: &header.scenario_text,
@@ -91,7 +99,7 @@ fn facts(summary: &Summary) -> Vec<(&'static str, String)> {
         if response.is_empty() { "-".to_owned() } else { show_seconds(response.quantile(q)) }
     };
     let mut facts = vec![
-        ("requests", summary.all.count().to_string()),
+        ("requests", show_count(summary.all.count())),
         ("offered", show_rate(summary.offered_rate())),
         ("achieved", show_rate(summary.rate())),
         ("succeeded", show_rate(summary.goodput())),
@@ -257,18 +265,12 @@ fn percentile_chart(summary: &Summary) -> String {
         Line { name: "first byte", class: "first-byte", points: curve(&all.first_byte) },
     ];
     let last = lines[0].points.last().map_or(1.0, |point| point.0);
-    let ticks: Vec<(f64, String)> = [
-        ("min", 0.0),
-        ("p50", 0.5),
-        ("p90", 0.9),
-        ("p99", 0.99),
-        ("p99.9", 0.999),
-        ("p99.99", 0.9999),
-    ]
-    .into_iter()
-    .map(|(label, q)| (nines(q), label.to_owned()))
-    .filter(|(at, _)| *at <= last + 1e-9)
-    .collect();
+    let ticks: Vec<(f64, String)> =
+        [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("p99.99", 0.9999)]
+            .into_iter()
+            .map(|(label, q)| (nines(q), label.to_owned()))
+            .filter(|(at, _)| *at <= last + 1e-9)
+            .collect();
     Chart {
         title: "Percentiles of response and service time",
         lines: &lines,
@@ -354,7 +356,7 @@ fn table(summary: &Summary) -> Vec<Vec<String>> {
             };
             vec![
                 row.name.clone(),
-                row.count().to_string(),
+                show_count(row.count()),
                 show_share(row.error_share()),
                 show_rate(summary.rate_of(row)),
                 time(response.min()),
@@ -410,10 +412,32 @@ fn samples(summary: &Summary) -> Vec<SampleRow> {
         .collect()
 }
 
+/// What became of it, how often, and whether it is a fault. Empty where nothing
+/// was to be read back.
+fn acknowledged(summary: &Summary) -> Vec<(&'static str, u64, bool)> {
+    let Some(audit) = summary.acknowledged().filter(|audit| audit.acknowledged > 0) else {
+        return Vec::new();
+    };
+    let rows = [
+        ("found as they were sent", audit.found - audit.changed, false),
+        ("found, with other fields than were sent", audit.changed, true),
+        ("not found: lost", audit.lost, true),
+        ("removed, and gone", audit.gone, false),
+        ("removed, and found all the same", audit.undone, true),
+        ("no answer that tells", audit.unknown, true),
+        ("not asked for", audit.not_checked, false),
+    ];
+    rows.into_iter().filter(|(_, count, _)| *count > 0).collect()
+}
+
 fn conditions(summary: &Summary) -> Vec<(&'static str, String)> {
     let header = &summary.header;
     let load = &header.load;
-    let mut model = format!("{}, {} users", load.model, load.users);
+    let means = match load.model.as_str() {
+        "open" => "requests begin when they are due, whatever the target does",
+        _ => "users wait for each answer before they go on",
+    };
+    let mut model = format!("{} ({means}): {} users", load.model, load.users);
     if let Some([low, high]) = load.think_seconds
         && high > 0.0
     {
@@ -444,9 +468,12 @@ fn conditions(summary: &Summary) -> Vec<(&'static str, String)> {
         (
             "measured",
             format!(
-                "{} after a warm-up of {}; time-out {}",
+                "{}{}; time-out {}",
                 show_seconds(summary.seconds()),
-                show_seconds(header.warmup_seconds),
+                match header.warmup_seconds {
+                    0.0 => String::new(),
+                    seconds => format!(", after a warm-up of {}", show_seconds(seconds)),
+                },
                 show_seconds(header.timeout_seconds)
             ),
         ),

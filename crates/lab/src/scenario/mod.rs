@@ -2,6 +2,7 @@
 //! Reading finds every fault, each with its line and column; whatever is not
 //! understood is a fault, so that nothing in a scenario is silently ignored.
 
+mod kinds;
 mod pieces;
 mod profile;
 mod request;
@@ -15,11 +16,13 @@ use bytes::Bytes;
 use serde_json::Value;
 use serde_json_path::JsonPath;
 
+pub(crate) use kinds::{Kind, of_users};
 pub(crate) use profile::{Arrivals, Load, Profile, Stage, Until};
 pub(crate) use request::{Piece, Request};
 pub(crate) use slo::{Measure, Slo, Subject};
 
 use crate::expression::{Names, Template};
+use crate::ledger::Effect;
 use crate::target::Target;
 use crate::tokens::Dialect;
 use crate::units;
@@ -49,9 +52,13 @@ pub(crate) struct Plan {
     /// What every user does once, before anything else.
     pub(crate) setup: Vec<Step>,
     pub(crate) flows: Vec<Flow>,
+    /// At least one; every user is of one of them.
+    pub(crate) kinds: Vec<Kind>,
     pub(crate) data: Vec<(String, Vec<Value>)>,
     /// How many slots what is saved needs.
     pub(crate) slots: usize,
+    /// How many lists of what it made a user has.
+    pub(crate) lists: usize,
     pub(crate) profile: Profile,
     pub(crate) slos: Vec<Slo>,
     pub(crate) watch: Watch,
@@ -72,26 +79,57 @@ pub(crate) struct Flow {
     pub(crate) name: String,
     pub(crate) weight: f64,
     pub(crate) steps: Vec<Step>,
+    /// Lists of what a user made that must have something for it to do this.
+    pub(crate) needs: Vec<usize>,
 }
 
 /// One request of a flow.
 #[derive(Debug)]
 pub(crate) struct Step {
     pub(crate) endpoint: usize,
+    /// Slots that get a value before the request is made.
+    pub(crate) with: Vec<(usize, Template)>,
     pub(crate) request: Request,
     pub(crate) expect: Expect,
     /// Slot and where its value stands in the answer.
     pub(crate) save: Vec<(usize, JsonPath)>,
+    /// List and where what goes into it stands in the answer.
+    pub(crate) keep: Vec<(usize, JsonPath)>,
     pub(crate) stream: Option<Dialect>,
     pub(crate) acknowledged: Option<Acknowledge>,
 }
 
-/// What has to answer 2xx after the run when a step was acknowledged.
+/// What has to be so after the run when a step was acknowledged.
 #[derive(Debug)]
 pub(crate) struct Acknowledge {
     pub(crate) path: Template,
+    /// Whether it has to be there or gone.
+    pub(crate) effect: Effect,
+    /// What of it has to be as it was sent.
+    pub(crate) fields: AcknowledgedFields,
+    /// Whether a failure of it may have changed what was there.
+    pub(crate) changes: bool,
     /// The rest of the request, after the path.
     pub(crate) rest: Request,
+}
+
+/// Which fields of a request's body are held against what is read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AcknowledgedFields {
+    None,
+    /// All.
+    Sent,
+    Named(Vec<String>),
+}
+
+impl AcknowledgedFields {
+    pub(crate) fn has(&self, name: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::Sent => true,
+            Self::Named(names) => names.iter().any(|known| known == name),
+        }
+    }
 }
 
 /// What an answer has to be.
@@ -184,15 +222,20 @@ impl Plan {
                 weight: 1.0,
                 steps: vec![Step {
                     endpoint: 0,
+                    with: vec![],
                     request: Request { pieces: vec![Piece::Fixed(request)], body: None, head },
                     expect: Expect { status: vec![(200, 399)], headers: vec![], json: vec![] },
                     save: vec![],
+                    keep: vec![],
                     stream: None,
                     acknowledged: None,
                 }],
+                needs: vec![],
             }],
+            kinds: vec![Kind { name: "users".to_owned(), weight: 1.0, shares: vec![1.0] }],
             data: Vec::new(),
             slots: 0,
+            lists: 0,
             profile,
             slos: Vec::new(),
             watch: Watch::Auto,
@@ -210,6 +253,7 @@ const KEYS: &[&str] = &[
     "data",
     "setup",
     "mix",
+    "kinds",
     "profiles",
     "slo",
     "watch",
@@ -229,8 +273,10 @@ fn read_plan(
     let seed = fields.get("seed").and_then(|node| reader.whole(node));
     let timeout = fields.get("timeout").and_then(|node| reader.parsed(node, units::duration));
     let data = fields.get("data").map(|node| read_data(reader, node)).unwrap_or_default();
-    let saved = steps::saved_names(&fields);
-    let names = Names { data: &data, saved: &saved, env: around.env, run: around.run };
+    let saved = steps::names_under(&fields, &["save", "with"]);
+    let kept = steps::names_under(&fields, &["keep"]);
+    let (env, run) = (around.env, around.run);
+    let names = Names { data: &data, saved: &saved, kept: &kept, env, run };
     let mut endpoints = Vec::new();
     let host = target.as_ref().map(Target::authority).unwrap_or_default();
     let headers = fields.get("headers");
@@ -239,7 +285,8 @@ fn read_plan(
         .get("setup")
         .map(|node| steps::read_steps(reader, node, "setup", true, &common, &mut endpoints));
     let flows = steps::read_mix(reader, root, &fields, &common, &mut endpoints);
-    let flows = chosen(reader, flows, &overrides.only);
+    let kinds = kinds::read(reader, fields.get("kinds"), &flows);
+    let (flows, kinds) = chosen(reader, flows, kinds, &overrides.only);
     let profile = profile::choose(reader, fields.get("profiles"), overrides);
     let slos = fields.get("slo").map(|node| slo::read(reader, node, &endpoints));
     let watch = fields.get("watch").map_or(Some(Watch::Auto), |node| read_watch(reader, node));
@@ -250,7 +297,9 @@ fn read_plan(
         endpoints,
         setup: setup.unwrap_or_default(),
         flows,
+        kinds,
         slots: saved.len(),
+        lists: kept.len(),
         profile: profile?,
         slos: slos.unwrap_or_default(),
         watch: watch?,
@@ -320,9 +369,14 @@ fn read_watch(reader: &mut Reader, node: &Node) -> Option<Watch> {
     }
 }
 
-fn chosen(reader: &mut Reader, flows: Vec<Flow>, only: &[String]) -> Vec<Flow> {
+fn chosen(
+    reader: &mut Reader,
+    flows: Vec<Flow>,
+    kinds: Vec<Kind>,
+    only: &[String],
+) -> (Vec<Flow>, Vec<Kind>) {
     if only.is_empty() {
-        return flows;
+        return (flows, kinds);
     }
     for name in only {
         if !flows.iter().any(|flow| flow.name == *name) {
@@ -331,7 +385,9 @@ fn chosen(reader: &mut Reader, flows: Vec<Flow>, only: &[String]) -> Vec<Flow> {
             reader.fault_of_overrides(format!("--only {name}: the mix has {known}"));
         }
     }
-    flows.into_iter().filter(|flow| only.contains(&flow.name)).collect()
+    let kept: Vec<bool> = flows.iter().map(|flow| only.contains(&flow.name)).collect();
+    let flows = flows.into_iter().filter(|flow| only.contains(&flow.name)).collect();
+    (flows, kinds::only(kinds, &kept))
 }
 
 /// The text of a shipped scenario.

@@ -93,6 +93,15 @@ impl Request {
 }
 
 impl Request {
+    /// The lists of what a user made that it takes or picks from.
+    pub(crate) fn kept_lists(&self, into: &mut Vec<usize>) {
+        for piece in self.pieces.iter().chain(self.body.iter().flatten()) {
+            if let Piece::Varies(expression, _) = piece {
+                expression.kept_lists(into);
+            }
+        }
+    }
+
     /// Whether the request holds something that an earlier answer brought.
     pub(crate) fn reads_saved(&self) -> bool {
         let varies = |piece: &Piece| match piece {

@@ -7,8 +7,9 @@ use serde_json_path::JsonPath;
 
 use super::pieces::{Fields, Reader};
 use super::request::{Pieces, Request};
-use super::{Acknowledge, Expect, Flow, Step};
+use super::{Acknowledge, AcknowledgedFields, Expect, Flow, Step};
 use crate::expression::{Escape, Names, Part, Template};
+use crate::ledger::Effect;
 use crate::tokens::Dialect;
 use crate::yaml::{Node, Tree};
 
@@ -36,7 +37,9 @@ const STEP_KEYS: &[&str] = &[
     "json",
     "body",
     "expect",
+    "with",
     "save",
+    "keep",
     "tokens",
     "acknowledged",
 ];
@@ -62,14 +65,14 @@ impl<'a> Common<'a> {
     }
 }
 
-/// Every name that any step saves, each once.
-pub(super) fn saved_names(fields: &Fields<'_>) -> Vec<String> {
+/// Every name that stands in any step under one of these keys, each once.
+pub(super) fn names_under(fields: &Fields<'_>, keys: &[&str]) -> Vec<String> {
     let mut names = BTreeSet::new();
     let mut visit = |steps: &Node| {
         let Tree::List(steps) = &steps.tree else { return };
         for step in steps {
             let Tree::Map(entries) = &step.tree else { continue };
-            for (_, node) in entries.iter().filter(|(key, _)| key.name == "save") {
+            for (_, node) in entries.iter().filter(|(key, _)| keys.contains(&key.name.as_str())) {
                 if let Tree::Map(saved) = &node.tree {
                     names.extend(saved.iter().map(|(key, _)| key.name.clone()));
                 }
@@ -113,7 +116,8 @@ pub(super) fn read_mix(
         };
         let steps = read_steps(reader, list, &key.name, false, common, endpoints);
         if let Some(weight) = weight {
-            flows.push(Flow { name: key.name.clone(), weight, steps });
+            let needs = needs(&steps);
+            flows.push(Flow { name: key.name.clone(), weight, steps, needs });
         }
     }
     if let Tree::Map(entries) = &mix.tree
@@ -122,6 +126,23 @@ pub(super) fn read_mix(
         reader.fault(mix, "`mix` has nothing to do");
     }
     flows
+}
+
+/// The lists that steps take or pick from and did not fill themselves before.
+fn needs(steps: &[Step]) -> Vec<usize> {
+    let (mut needs, mut filled) = (Vec::new(), Vec::new());
+    for step in steps {
+        let mut read = Vec::new();
+        for (_, template) in &step.with {
+            template.kept_lists(&mut read);
+        }
+        step.request.kept_lists(&mut read);
+        needs.extend(read.into_iter().filter(|list| !filled.contains(list)));
+        filled.extend(step.keep.iter().map(|(list, _)| *list));
+    }
+    needs.sort_unstable();
+    needs.dedup();
+    needs
 }
 
 /// A flow of one step gives the step its name; a step of several is called
@@ -177,7 +198,14 @@ fn read_step(
     if let Some((_, other, at)) = asked.next() {
         reader.fault(at, format!("a step asks one thing; this one has `{key}` and `{other}`"));
     }
+    let mut with = Vec::new();
+    for (key, node) in fields.get("with").map_or(&[][..], |node| reader.entries(node, "`with`")) {
+        let template = read_template(reader, node, common.names);
+        let slot = common.names.saved.iter().position(|name| *name == key.name);
+        with.extend(slot.zip(template));
+    }
     let body = read_body(reader, fields, common);
+    let has_json = fields.get("json").is_some();
     let method = match (*method, &body) {
         ("", Some(_)) => "POST",
         ("", None) => "GET",
@@ -201,22 +229,80 @@ fn read_step(
         Some(node) => read_expect(reader, node)?,
         None => Expect { status: vec![(200, 299)], headers: Vec::new(), json: Vec::new() },
     };
-    let mut save = Vec::new();
-    if let Some(node) = fields.get("save") {
-        for (key, node) in reader.entries(node, "`save`") {
-            let path = reader.parsed(node, json_path);
-            let slot = common.names.saved.iter().position(|name| *name == key.name);
-            save.extend(slot.zip(path));
+    let save = read_places(reader, fields.get("save"), "`save`", common.names.saved);
+    let keep = read_places(reader, fields.get("keep"), "`keep`", common.names.kept);
+    if stream.is_some() && !(save.is_empty() && keep.is_empty() && expect.json.is_empty()) {
+        let message = "a stream is not JSON: `save`, `keep` and `expect.json` do not go with `sse`";
+        reader.fault(node, message);
+    }
+    let acknowledged = fields
+        .get("acknowledged")
+        .and_then(|node| read_acknowledged(reader, node, common, method, has_json));
+    Some(Step { endpoint, with, request: request?, expect, save, keep, stream, acknowledged })
+}
+
+/// Where in an answer something stands, by the number of its name.
+fn read_places(
+    reader: &mut Reader,
+    node: Option<&Node>,
+    what: &str,
+    names: &[String],
+) -> Vec<(usize, JsonPath)> {
+    let mut places = Vec::new();
+    for (key, node) in node.map_or(&[][..], |node| reader.entries(node, what)) {
+        let path = reader.parsed(node, json_path);
+        places.extend(names.iter().position(|name| *name == key.name).zip(path));
+    }
+    places
+}
+
+/// A path that has to answer after the run; `get` with the `fields` that it has
+/// to show as they were sent; or a path that has to be `gone`.
+fn read_acknowledged(
+    reader: &mut Reader,
+    node: &Node,
+    common: &Common<'_>,
+    method: &str,
+    has_json: bool,
+) -> Option<Acknowledge> {
+    let mut fields = AcknowledgedFields::None;
+    let (path, effect) = match &node.tree {
+        Tree::Map(_) => {
+            let keys = reader.fields(node, &["get", "gone", "fields"])?;
+            if let Some(node) = keys.get("fields") {
+                fields = read_acknowledged_fields(reader, node)?;
+                if !has_json || keys.get("gone").is_some() {
+                    reader.fault(node, "`fields` goes with `get`, in a step that sends `json`");
+                }
+            }
+            match (keys.get("get"), keys.get("gone")) {
+                (Some(path), None) => (path, Effect::Kept),
+                (None, Some(path)) => (path, Effect::Gone),
+                _ => {
+                    reader.fault(node, "`acknowledged` has either `get` or `gone`");
+                    return None;
+                }
+            }
+        }
+        _ => (node, Effect::Kept),
+    };
+    let path = read_path(reader, path, common)?;
+    let changes = ["PUT", "PATCH", "DELETE"].contains(&method);
+    Some(Acknowledge { path, effect, fields, changes, rest: end_of_head(common) })
+}
+
+fn read_acknowledged_fields(reader: &mut Reader, node: &Node) -> Option<AcknowledgedFields> {
+    match &node.tree {
+        Tree::Text(text) if text == "sent" => Some(AcknowledgedFields::Sent),
+        Tree::List(items) => {
+            let names = items.iter().map(|item| reader.text(item)).collect::<Option<_>>()?;
+            Some(AcknowledgedFields::Named(names))
+        }
+        _ => {
+            reader.fault(node, "`fields` is `sent`, or a list of names");
+            None
         }
     }
-    if stream.is_some() && (!save.is_empty() || !expect.json.is_empty()) {
-        reader.fault(node, "a stream is not JSON: `save` and `expect.json` do not go with `sse`");
-    }
-    let acknowledged = fields.get("acknowledged").and_then(|node| {
-        let path = read_path(reader, node, common)?;
-        Some(Acknowledge { path, rest: end_of_head(common) })
-    });
-    Some(Step { endpoint, request: request?, expect, save, stream, acknowledged })
 }
 
 /// What stands after the path of a request that has the common headers alone.

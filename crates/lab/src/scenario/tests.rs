@@ -1,7 +1,7 @@
 use super::*;
 use crate::dice::Dice;
 use crate::expression::Scope;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 fn read(text: &str, overrides: &Overrides) -> Result<Plan, Vec<String>> {
     let env = |name: &str| (name == "AGENTRY_KEY").then(|| "ak_x".to_owned());
@@ -58,6 +58,7 @@ fn requests_are_rendered_whole() {
         uid: 7,
         iteration: 0,
         saved: &saved,
+        kept: &RefCell::default(),
         data: &plan.data,
         dice: Dice::new(1, "x"),
         draws: &Cell::new(0),
