@@ -7,6 +7,7 @@
 
 pub mod agents;
 pub mod answer;
+pub mod backup;
 pub mod chat;
 pub mod error_pages;
 pub mod extract;
@@ -103,4 +104,5 @@ fn operations() -> Operations<ApiState> {
         .with(op!(UsersWrite, Request, users::user_delete))
         .with(op!(RunsWrite, Run, chat::chat_completion_create))
         .with(op!(AgentsRead, Request, models::model_list))
+        .with(op!(Administer, Run, backup::backup_create))
 }
