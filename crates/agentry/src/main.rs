@@ -2,6 +2,8 @@
 //! adapters, and serves.
 
 mod event_metrics;
+mod backup;
+mod local;
 mod owner;
 mod serve;
 mod settings;
@@ -34,6 +36,12 @@ enum Command {
     Serve(ServeArgs),
     /// Print the OpenAPI document.
     Openapi,
+    /// Write a backup, while the installation is served or not.
+    Backup(BackupArgs),
+    /// Put a backup into a data directory that nobody serves.
+    Restore(RestoreArgs),
+    /// Look whether what is stored agrees with itself.
+    Doctor(DoctorArgs),
     /// Print every setting with its default, as a configuration file.
     Settings,
     /// Load and measure this or any other HTTP server.
@@ -58,6 +66,58 @@ struct ServeArgs {
     #[arg(long, value_enum)]
     auth: Option<Auth>,
 }
+
+/// Which installation a command is about.
+#[derive(Args, Debug)]
+struct Installation {
+    /// A configuration file; see `agentry settings`.
+    #[arg(long, value_name = "FILE", env = "AGENTRY_CONFIG")]
+    config: Option<PathBuf>,
+    /// The directory of the embedded database.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// A postgres:// URL, when the state is there.
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+}
+
+impl Installation {
+    fn settings(self) -> anyhow::Result<Settings> {
+        let flags = Flags { data: self.data, database: self.database, ..Flags::default() };
+        Settings::load(self.config.as_deref(), &flags)
+    }
+}
+
+#[derive(Args, Debug)]
+struct BackupArgs {
+    /// Where to write it; must not be there yet.
+    file: PathBuf,
+    #[command(flatten)]
+    installation: Installation,
+}
+
+#[derive(Args, Debug)]
+struct RestoreArgs {
+    /// A file that `agentry backup` wrote.
+    file: PathBuf,
+    /// Keep what the data directory holds aside, in a directory in it.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    installation: Installation,
+}
+
+#[derive(Args, Debug)]
+struct DoctorArgs {
+    /// Read everything: the whole file, and each row with what belongs to it.
+    #[arg(long)]
+    deep: bool,
+    #[command(flatten)]
+    installation: Installation,
+}
+
+/// Bytes of an error's text that are shown at most.
+const TEXT_BYTES_MAX: usize = 4_096;
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
@@ -84,10 +144,28 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Openapi => {
             println!("{}", agentry_api::openapi_json()?);
         }
+        Command::Backup(BackupArgs { file, installation }) => {
+            let settings = installation.settings()?;
+            println!("{}", alone(backup::make(&settings, &file))?);
+        }
+        Command::Restore(RestoreArgs { file, force, installation }) => {
+            println!("{}", backup::restore(&installation.settings()?, &file, force)?);
+        }
+        Command::Doctor(DoctorArgs { deep, installation }) => {
+            let settings = installation.settings()?;
+            let (said, code) = alone(backup::examine(&settings, deep))?;
+            println!("{said}");
+            return Ok(code);
+        }
         Command::Settings => {
             print!("{}", settings::DEFAULT_FILE);
         }
         Command::Lab(args) => return Ok(agentry_lab::main(args)),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Carries out a command that is no server.
+fn alone<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
 }

@@ -9,7 +9,8 @@ use std::path::Path;
 use agentry_engine::Engine;
 use anyhow::Context as _;
 
-const FILE_NAME: &str = "owner.key";
+/// Where the key is kept in the data directory.
+pub(crate) const FILE_NAME: &str = "owner.key";
 /// Only the user who serves may read it.
 const FILE_MODE: u32 = 0o600;
 
@@ -39,7 +40,8 @@ pub(crate) async fn ensure(engine: &Engine, data: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn read(path: &Path) -> anyhow::Result<Option<String>> {
+/// The key in this file, if there is one.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Option<String>> {
     let mut secret = String::new();
     match File::open(path) {
         Ok(mut file) => file.read_to_string(&mut secret)?,

@@ -1,6 +1,7 @@
 //! `agentry serve`: wires the parts together, listens, and stops in order.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::event_metrics;
+use crate::local::Announced;
 use crate::owner;
 use crate::settings::{Auth, LogFormat, Settings};
 use crate::store_metrics;
@@ -121,10 +123,11 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("listening on {}", settings.listen))?;
     stop_on_signals(&stop, &tasks)?;
-    announce(&listener)?;
+    let announced = announce(&listener, &settings.data)?;
     let options = settings.serve_options();
     serve(listener, app, &options, &metrics, &readiness, &tasks, &stop).await;
 
+    drop(announced);
     if !tasks.stop(TASKS_END_WITHIN).await {
         tracing::warn!("some tasks did not end in time; their runs go on at the next start");
     }
@@ -137,12 +140,18 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The one line on stdout.
-fn announce(listener: &TcpListener) -> anyhow::Result<()> {
-    let address = listener.local_addr()?;
+/// Says where: on stdout, in one line, and to commands on this machine.
+fn announce(listener: &TcpListener, data: &Path) -> anyhow::Result<Option<Announced>> {
+    let url = format!("http://{}", listener.local_addr()?);
+    // A full disk is no reason not to serve what is on it.
+    let announced = Announced::write(data, &url);
+    if let Err(error) = &announced {
+        tracing::warn!(%error, "commands on this machine will not find this server");
+    }
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "listening on http://{address}")?;
-    Ok(stdout.flush()?)
+    writeln!(stdout, "listening on {url}")?;
+    stdout.flush()?;
+    Ok(announced.ok())
 }
 
 /// Keeps the readiness check of the storage current.

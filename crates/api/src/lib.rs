@@ -7,6 +7,7 @@
 
 pub mod agents;
 pub mod answer;
+pub mod backup;
 pub mod chat;
 pub mod error_pages;
 pub mod events;
@@ -116,4 +117,5 @@ fn operations() -> Operations<ApiState> {
         .with(op!(EventsRead, Stream, events_socket::event_socket_filtered))
         .with(op!(EventsRead, Request, events::event_status))
         .with(op!(EventsRead, Request, events::ticket_create))
+        .with(op!(Administer, Run, backup::backup_create))
 }

@@ -3,6 +3,7 @@
 //! only converts.
 
 mod agents;
+mod backup;
 mod guarded;
 mod held;
 mod idempotency;
@@ -27,6 +28,7 @@ use agentry_llm::Models;
 use agentry_store::Store;
 use tokio::sync::{Notify, Semaphore};
 
+pub use agentry_store::backup::Backup;
 pub use agentry_store::{AgentFilter, RunFilter, SessionFilter, Table, UserFilter};
 pub use live::{RunEvent, RunEvents, RunHandle};
 pub use runs::{AgentRef, RunNew, SessionRef};

@@ -8,7 +8,9 @@
 //! It makes no ids and tells no time: callers bring both.
 
 pub mod agents;
+pub mod backup;
 mod counters;
+pub mod doctor;
 mod error;
 pub mod idempotency;
 pub mod jobs;
@@ -30,9 +32,12 @@ pub mod users;
 pub mod value;
 mod write;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use tokio::sync::watch;
+use agentry_domain::Code;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 pub use agents::AgentFilter;
 pub use error::StoreError;
@@ -106,6 +111,21 @@ pub struct Activity {
 /// The store. Shared by reference; [`Store::close`] ends it.
 pub struct Store {
     engine: Engine,
+}
+
+/// Takes a data directory, so that nobody serves it as long as the file is
+/// open; none when another process has it.
+pub fn lock(data: &Path) -> Result<Option<File>> {
+    match sqlite::lock(data) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(StoreError::Refused(error)) if error.code == Code::StorageUnavailable => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether there is an embedded database in this data directory.
+pub fn exists(data: &Path) -> bool {
+    data.join(sqlite::FILE_NAME).is_file()
 }
 
 enum Engine {
@@ -208,6 +228,22 @@ impl Store {
     /// Whether this is the embedded engine.
     pub fn is_sqlite(&self) -> bool {
         matches!(self.engine, Engine::Sqlite(_))
+    }
+
+    /// The data directory of the embedded engine.
+    fn sqlite_data(&self) -> Option<&Path> {
+        match &self.engine {
+            Engine::Sqlite(engine) => Some(&engine.data),
+            Engine::Postgres(_) => None,
+        }
+    }
+
+    /// The right to make a backup, which one at a time has.
+    fn backups(&self) -> Option<OwnedSemaphorePermit> {
+        match &self.engine {
+            Engine::Sqlite(engine) => Arc::clone(&engine.backups).try_acquire_owned().ok(),
+            Engine::Postgres(_) => None,
+        }
     }
 
     /// Finishes the writes that wait and closes the store; later calls fail.

@@ -78,6 +78,8 @@ pub trait Table: Resource {
 /// The statements of a resource's table.
 #[derive(Debug)]
 pub struct Statements {
+    /// The table, and the counter of its rows.
+    pub(crate) counted: (&'static str, &'static str),
     insert: Sql,
     update: Sql,
     delete: Sql,
@@ -127,6 +129,7 @@ impl Statements {
         let indexed = filters.iter().zip(0..).filter(|(column, _)| column.found == Found::Index);
         let leads = indexed.map(|(_, place)| Some(place)).chain([None]);
         Self {
+            counted: (table, R::COUNTER),
             insert: named(
                 "insert",
                 format!("insert into {table} ({}) values ({})", all.join(", "), places.join(", ")),

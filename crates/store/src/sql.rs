@@ -94,6 +94,11 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
     .chain(resources().into_iter().flat_map(Statements::each))
 }
 
+/// Each resource's table, and the counter of its rows.
+pub(crate) fn counted_tables() -> impl Iterator<Item = (&'static str, &'static str)> {
+    resources().into_iter().map(|statements| statements.counted)
+}
+
 /// Every resource's statements.
 fn resources() -> [&'static Statements; 3] {
     [AgentBody::statements(), SessionBody::statements(), UserBody::statements()]

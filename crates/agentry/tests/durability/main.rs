@@ -7,6 +7,7 @@
 //! Tests with `soak` in their name have a long form, which `make soak` runs.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod backup;
 mod client;
 mod disk;
 mod home;

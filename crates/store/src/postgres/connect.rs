@@ -64,6 +64,7 @@ impl Purpose {
 
 const PLANS: &str = "set enable_seqscan = off; set enable_sort = off; \
     set plan_cache_mode = force_generic_plan; set jit = off; set client_min_messages = warning";
+const WHOLE_TABLES: &str = "set enable_seqscan = on; set enable_sort = on";
 /// Acknowledged means durable, whatever the server's default is; a stronger
 /// setting than `on` is left alone.
 const DURABLE: &str = "select set_config('synchronous_commit', 'on', false) \
@@ -71,14 +72,14 @@ const DURABLE: &str = "select set_config('synchronous_commit', 'on', false) \
 
 /// The server, and how to reach it.
 #[derive(Clone)]
-pub(super) struct Target {
+pub(crate) struct Target {
     config: Config,
     tls: Option<MakeRustlsConnect>,
     pub(super) tasks: Tasks,
 }
 
 impl Target {
-    pub(super) fn parse(url: &str) -> Result<Self> {
+    pub(crate) fn parse(url: &str) -> Result<Self> {
         let mut config: Config = url.parse().map_err(|error: tokio_postgres::Error| {
             // The cause names the faulty part, never the password.
             StoreError::Unavailable(format!("the database's URL is not valid: {error}").into())
@@ -111,6 +112,13 @@ impl Target {
     ) -> Result<Client> {
         let (client, _) = self.dial(hear).await.map_err(unreachable)?;
         set_up(&client, purpose).await.map_err(unreachable)?;
+        Ok(client)
+    }
+
+    /// Opens a session that reads whole tables, for as long as that takes.
+    pub(crate) async fn look_around(&self) -> Result<Client> {
+        let client = self.connect(Purpose::Migrate, |_| ()).await?;
+        client.batch_execute(WHOLE_TABLES).await.map_err(unreachable)?;
         Ok(client)
     }
 

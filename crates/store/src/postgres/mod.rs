@@ -27,7 +27,8 @@ use crate::value::Value;
 use crate::write::{Write, Written};
 use crate::{Activity, Map, Options, Result, StoreError};
 
-use connect::{Purpose, Target};
+use connect::Purpose;
+pub(crate) use connect::Target;
 use keeper::{Keeper, Signal};
 use queue::Queue;
 use reader::Readers;
@@ -124,6 +125,12 @@ impl Drop for Engine {
         self.queue.close();
         self.target.tasks.stopping().cancel();
     }
+}
+
+/// The newest migration that this binary knows.
+pub(crate) fn newest_schema() -> i64 {
+    let runner = migrations::migrations::runner();
+    runner.get_migrations().iter().map(|known| i64::from(known.version())).max().unwrap_or(0)
 }
 
 /// Brings the tables up to date, alone.

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use agentry_domain::{Code, Error};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::sql::{self, Sql};
 use crate::value::Value;
 use crate::write::{Write, Written};
-use crate::{Activity, Map, Options, Result, StoreError};
+use crate::{Activity, Map, Options, Result, StoreError, backup};
 
 use reader::Readers;
 use writer::Writer;
@@ -30,7 +30,7 @@ const SQLITE_VERSION_MIN: i32 = 3_051_003;
 /// The database's file in the data directory.
 pub(crate) const FILE_NAME: &str = "agentry.db";
 /// Held by the process that serves the data directory.
-const LOCK_NAME: &str = "lock";
+pub(crate) const LOCK_NAME: &str = "lock";
 /// How long to wait for a lock of the database's file that another program holds.
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 /// Statements kept prepared per connection; more than there are.
@@ -46,6 +46,10 @@ const MMAP_BYTES: i64 = 128 << 20;
 pub(crate) struct Engine {
     writer: Writer,
     readers: Arc<Readers>,
+    /// The data directory.
+    pub(crate) data: PathBuf,
+    /// Given away while a backup is being made.
+    pub(crate) backups: Arc<Semaphore>,
     _lock: File,
 }
 
@@ -67,6 +71,7 @@ impl Engine {
         let unavailable = |error: std::io::Error| StoreError::Unavailable(error.into());
         std::fs::create_dir_all(&options.data).map_err(unavailable)?;
         let lock = lock(&options.data)?;
+        backup::clear(&options.data).map_err(unavailable)?;
         let path = options.data.join(FILE_NAME);
         let mut connection = open_writer(&path)?;
         // Grouped: otherwise a migration and the note that it was made are two
@@ -84,7 +89,8 @@ impl Engine {
         File::open(&options.data).and_then(|dir| dir.sync_all()).map_err(unavailable)?;
         let readers = Arc::new(Readers::open(path.clone())?);
         let writer = Writer::start(connection, path, options.writes_waiting_max)?;
-        Ok(Self { writer, readers, _lock: lock })
+        let backups = Arc::new(Semaphore::new(1));
+        Ok(Self { writer, readers, data: options.data.clone(), backups, _lock: lock })
     }
 
     pub(crate) async fn write(&self, write: Write) -> Result<Written> {
@@ -126,7 +132,20 @@ fn statements() -> impl Iterator<Item = &'static Sql> {
     sql::all().filter(|statement| !statement.sqlite.is_empty())
 }
 
-fn lock(data: &Path) -> Result<File> {
+/// The newest migration that a database has seen; 0 when there was none.
+pub(crate) fn schema(connection: &Connection) -> Result<i64> {
+    let newest = "select coalesce(max(version), 0) from refinery_schema_history";
+    Ok(connection.query_row(newest, [], |row| row.get(0))?)
+}
+
+/// The newest migration that this binary knows.
+pub(crate) fn newest_schema() -> i64 {
+    let runner = migrations::migrations::runner();
+    runner.get_migrations().iter().map(|known| i64::from(known.version())).max().unwrap_or(0)
+}
+
+/// Takes a data directory for this process.
+pub(crate) fn lock(data: &Path) -> Result<File> {
     let path = data.join(LOCK_NAME);
     let file = File::options()
         .create(true)
@@ -156,7 +175,7 @@ pub(crate) fn open_writer(path: &PathBuf) -> Result<Connection> {
     Ok(connection)
 }
 
-fn open_reader(path: &Path) -> Result<Connection> {
+pub(crate) fn open_reader(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_URI;

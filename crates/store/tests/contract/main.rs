@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a case that cannot go on fails here")]
 
 mod bed;
+mod doctor;
 mod durability;
 mod guards;
 mod kept;
@@ -63,6 +64,7 @@ on_both_engines! {
     log::an_organisation_reads_its_own,
     text::a_scope_finds_its_own_and_no_other,
     text::a_deleted_session_is_forgotten,
+    doctor::the_doctor_finds_what_does_not_agree,
     durability::what_was_acknowledged_is_there_after_reopening,
     durability::a_newer_version_s_database_is_refused,
     durability::a_closed_store_refuses,

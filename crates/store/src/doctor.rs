@@ -1,0 +1,247 @@
+//! Looks whether what is stored agrees with itself: the file, the counters and
+//! a recount, rows and what they belong to, the log. It changes nothing, looks
+//! at one moment, and may be used beside a server that serves the same data.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension as _};
+
+use crate::postgres::{self, Target};
+use crate::sqlite::{self, FILE_NAME};
+use crate::{Options, Result, StoreError, sql};
+
+/// What came of one check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What must hold.
+    pub name: String,
+    /// How often it does not.
+    pub faults: u64,
+    /// What exactly, when the storage says it.
+    pub details: Vec<String>,
+}
+
+impl Check {
+    fn counted(name: impl Into<String>, faults: i64) -> Self {
+        let faults = faults.unsigned_abs();
+        Self { name: name.into(), faults, details: Vec::new() }
+    }
+}
+
+/// What must hold, and a statement that counts how often it does not. `c` are
+/// the counters, `e` the entries of the log, wherever an engine keeps them.
+struct Rule {
+    name: &'static str,
+    sql: &'static str,
+    deep: bool,
+}
+
+const fn rule(name: &'static str, sql: &'static str) -> Rule {
+    Rule { name, sql, deep: false }
+}
+
+const fn deep(name: &'static str, sql: &'static str) -> Rule {
+    Rule { name, sql, deep: true }
+}
+
+const RULES: &[Rule] = &[
+    rule(
+        "every run has its session",
+        "select count(*) from run r where not exists \
+         (select 1 from session s where s.org = r.org and s.id = r.session)",
+    ),
+    rule(
+        "every message has its session",
+        "select count(*) from message m where not exists \
+         (select 1 from session s where s.org = m.org and s.id = m.session)",
+    ),
+    rule(
+        "every message of a run has its run",
+        "select count(*) from message m where m.run is not null and not exists \
+         (select 1 from run r where r.org = m.org and r.id = m.run)",
+    ),
+    rule(
+        "a run has ended, or has a job",
+        "select count(*) from run r where (select count(*) from job j where j.org = r.org \
+         and j.id = r.id and j.lane = r.session) \
+         <> case when r.finished_at is null then 1 else 0 end",
+    ),
+    rule(
+        "every lane has its jobs, and counts them",
+        "select count(*) from lane l where l.depth = 0 or l.depth <> \
+         (select count(*) from job j where j.org = l.org and j.lane = l.id)",
+    ),
+    rule(
+        "every job has its lane",
+        "select count(*) from job j where not exists \
+         (select 1 from lane l where l.org = j.org and l.id = j.lane)",
+    ),
+    rule(
+        "the first job of a lane alone is its head",
+        "select count(*) from job j where j.head <> case when exists (select 1 from job i \
+         where i.org = j.org and i.lane = j.lane and i.position < j.position) then 0 else 1 end",
+    ),
+    rule(
+        "every other name of a user has its user",
+        "select count(*) from user_alias a where not exists \
+         (select 1 from app_user u where u.org = a.org and u.id = a.holder)",
+    ),
+    rule(
+        "runs are counted",
+        "select count(*) from org o where (select coalesce(sum(n), 0) from c \
+         where c.org = o.id and c.kind = 'runs') \
+         <> (select count(*) from run r where r.org = o.id)",
+    ),
+    rule(
+        "messages are counted",
+        "select count(*) from (select org, id, sum(n) as n from (\
+         select org, key as id, n from c where kind = 'messages' union all \
+         select org, session as id, -1 as n from message) as both_sides \
+         group by org, id having sum(n) <> 0) as wrong",
+    ),
+    rule(
+        "findable texts are counted",
+        "select count(*) from (select org, id, sum(n) as n from (\
+         select org, key as id, n from c where kind = 'text_documents' union all \
+         select org, scope as id, -1 as n from text_doc) as both_sides \
+         group by org, id having sum(n) <> 0) as wrong",
+    ),
+    rule(
+        "the words of findable texts are counted",
+        "select count(*) from (select org, id, sum(n) as n from (\
+         select org, key as id, n from c where kind = 'text_tokens' union all \
+         select org, scope as id, -length as n from text_doc) as both_sides \
+         group by org, id having sum(n) <> 0) as wrong",
+    ),
+    rule(
+        "the log has no gap, and its head is its end",
+        "select count(*) from log_head h where h.seq <> (select coalesce(max(seq), 0) from log) \
+         or (select count(*) from log) <> \
+         (select coalesce(max(seq) - min(seq) + 1, 0) from log)",
+    ),
+    deep(
+        "every run that was begun has its input, and no other has",
+        "select count(*) from run r where (select count(*) from message m where m.org = r.org \
+         and m.session = r.session and m.run = r.id and m.role = 'user' and m.id = r.message \
+         and m.content = r.input) <> case when r.status = 'queued' then 0 else 1 end",
+    ),
+    deep(
+        "every run that succeeded has its reply, and no other has",
+        "select count(*) from run r where (select count(*) from message m where m.org = r.org \
+         and m.session = r.session and m.run = r.id and m.role = 'assistant' \
+         and m.content = r.reply) <> case when r.status = 'succeeded' then 1 else 0 end",
+    ),
+    deep(
+        "nothing is made or ended twice in the log",
+        "select count(*) from (select 1 from e where kind in ('agent.created', 'agent.deleted', \
+         'session.created', 'session.deleted', 'run.created', 'run.finished', 'message.created') \
+         group by org, kind, id having count(*) > 1) as twice",
+    ),
+];
+
+const ON_SQLITE: &str = "with c as (select org, kind, key, n from counter), \
+    e as (select org, kind, id from log) ";
+const ON_POSTGRES: &str = "with c as (select org, kind, key, n from counter \
+    union all select org, kind, key, n from counter_change), \
+    e as (select org, kind, id from log union all select org, kind, id from log_pending) ";
+
+/// What findable texts are of, in the order of the tables.
+const INDEXED: &str = "select (select count(*) from text_doc d left join text_index_docsize i \
+    on i.id = d.doc where i.id is null) + (select count(*) from text_index_docsize i \
+    left join text_doc d on d.doc = i.id where d.doc is null)";
+
+/// Each check's name and statement.
+fn rules(is_deep: bool) -> impl Iterator<Item = (String, String)> {
+    let counted = sql::counted_tables().map(|(table, counter)| {
+        let text = format!(
+            "select count(*) from org o where (select coalesce(sum(n), 0) from c \
+             where c.org = o.id and c.kind = '{counter}') \
+             <> (select count(*) from {table} t where t.org = o.id)"
+        );
+        (format!("{counter} are counted"), text)
+    });
+    let wanted = RULES.iter().filter(move |rule| is_deep || !rule.deep);
+    counted.chain(wanted.map(|rule| (rule.name.to_owned(), rule.sql.to_owned())))
+}
+
+/// Runs every check on the data that these options name. `deep` reads the whole
+/// file, and more of the tables.
+pub async fn examine(options: &Options, deep: bool) -> Result<Vec<Check>> {
+    if let Some(url) = &options.database {
+        return on_postgres(url, deep).await;
+    }
+    let data = options.data.clone();
+    tokio::task::spawn_blocking(move || on_sqlite(&data, deep))
+        .await
+        .map_err(|_| StoreError::Closed)?
+}
+
+fn schema_check(found: i64, known: i64) -> Check {
+    let name = "the schema is the one that this version knows".to_owned();
+    if found == known {
+        return Check::counted(name, 0);
+    }
+    let detail = if found < known {
+        format!(
+            "it is {found}, and this version knows {known}: start the server once to bring it up"
+        )
+    } else {
+        format!("it is {found}, and this version knows {known}: use a later version")
+    };
+    Check { name, faults: 1, details: vec![detail] }
+}
+
+fn on_sqlite(data: &Path, deep: bool) -> Result<Vec<Check>> {
+    let connection = sqlite::open_reader(&data.join(FILE_NAME))?;
+    // One look at one moment.
+    connection.execute_batch("begin")?;
+    let pragma = if deep { "integrity_check" } else { "quick_check" };
+    let mut checks = vec![file_check(&connection, pragma)?];
+    let schema = schema_check(sqlite::schema(&connection)?, sqlite::newest_schema());
+    let is_known = schema.faults == 0;
+    checks.push(schema);
+    if !is_known {
+        return Ok(checks);
+    }
+    let count = |text: &str| -> Result<i64> {
+        let found = connection.query_row(text, [], |row| row.get(0)).optional()?;
+        Ok(found.unwrap_or(0))
+    };
+    for (name, text) in rules(deep) {
+        checks.push(Check::counted(name, count(&format!("{ON_SQLITE}{text}"))?));
+    }
+    checks
+        .push(Check::counted("every findable text is in the index, and no other", count(INDEXED)?));
+    Ok(checks)
+}
+
+fn file_check(connection: &Connection, pragma: &str) -> Result<Check> {
+    let mut statement = connection.prepare(&format!("pragma {pragma}"))?;
+    let lines = statement.query_map([], |row| row.get::<_, String>(0))?;
+    let mut details = lines.collect::<rusqlite::Result<Vec<_>>>()?;
+    details.retain(|line| line != "ok");
+    let name = format!("the file is well ({pragma})");
+    Ok(Check { name, faults: details.len() as u64, details })
+}
+
+async fn on_postgres(url: &str, deep: bool) -> Result<Vec<Check>> {
+    let client = Target::parse(url)?.look_around().await?;
+    let transaction = "begin isolation level repeatable read read only";
+    client.batch_execute(transaction).await?;
+    let schema = client.query_opt(SCHEMA_POSTGRES, &[]).await?;
+    let found = schema.map_or(Ok(0), |row| row.try_get::<_, i32>(0))?;
+    let schema = schema_check(i64::from(found), postgres::newest_schema());
+    let is_known = schema.faults == 0;
+    let mut checks = vec![schema];
+    if !is_known {
+        return Ok(checks);
+    }
+    for (name, text) in rules(deep) {
+        let row = client.query_one(&format!("{ON_POSTGRES}{text}"), &[]).await?;
+        checks.push(Check::counted(name, row.try_get(0)?));
+    }
+    client.batch_execute("rollback").await?;
+    Ok(checks)
+}
+
+const SCHEMA_POSTGRES: &str = "select max(version) from refinery_schema_history";
