@@ -10,6 +10,7 @@
 pub mod agents;
 mod counters;
 mod error;
+pub mod goals;
 pub mod idempotency;
 pub mod jobs;
 mod keys;
@@ -18,12 +19,14 @@ mod log;
 mod messages;
 #[cfg(test)]
 mod migrated;
+pub mod plans;
 mod postgres;
 pub mod resources;
 pub mod runs;
 pub mod sessions;
 mod sql;
 mod sqlite;
+pub mod tasks;
 pub mod text;
 mod tickets;
 pub mod users;
@@ -36,11 +39,14 @@ use tokio::sync::watch;
 
 pub use agents::AgentFilter;
 pub use error::StoreError;
+pub use goals::{GoalFilter, GoalNode};
 pub use jobs::ClaimedJob;
 pub use log::LogKeep;
+pub use plans::PlanFilter;
 pub use resources::Table;
 pub use runs::RunFilter;
 pub use sessions::SessionFilter;
+pub use tasks::TaskFilter;
 pub use text::{Hit, Scope};
 pub use tickets::Ticket;
 pub use users::UserFilter;
