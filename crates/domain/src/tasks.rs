@@ -41,7 +41,7 @@ named! {
 pub type Task = Entity<TaskBody>;
 
 /// What a task is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskBody {
     /// The caller's own id of the plan it belongs to.
     pub plan_id: Option<String>,
@@ -63,23 +63,6 @@ pub struct TaskBody {
     pub status: TaskStatus,
     /// A JSON object of the client's.
     pub metadata: JsonText,
-}
-
-impl Default for TaskBody {
-    fn default() -> Self {
-        Self {
-            plan_id: None,
-            agent_id: None,
-            name: String::new(),
-            description: String::new(),
-            task_type: None,
-            input_data: JsonText::empty(),
-            output_data: JsonText::empty(),
-            depends_on: Vec::new(),
-            status: TaskStatus::default(),
-            metadata: JsonText::empty(),
-        }
-    }
 }
 
 /// The name of a task that was given none: its description's first line, cut

@@ -21,13 +21,26 @@ statements! {
     // Of two goals that are put below one another at the same time the second
     // one sees the first.
     GOAL_MOVE = sqlite "" postgres "select 1 from (select pg_advisory_xact_lock($1)) as locked";
-    GOAL_ABOVE = "with recursive reached (id, parent, depth) as (\
+    // A cross join is SQLite's way to say which comes first: without statistics
+    // it would go through the organisation for each goal that is reached.
+    GOAL_ABOVE = sqlite "with recursive reached (id, parent, depth) as (\
+        select id, parent_goal_id, 1 from goal where org = $1 and id = $2 \
+        union all select goal.id, goal.parent_goal_id, reached.depth + 1 from reached \
+        cross join goal on goal.org = $1 and goal.id = reached.parent where reached.depth < $3) \
+        select 1 from (select count(*) as goals, sum(case when id = $4 then 1 else 0 end) as met \
+        from reached) as counted where goals < $3 and met = 0"
+        postgres "with recursive reached (id, parent, depth) as (\
         select id, parent_goal_id, 1 from goal where org = $1 and id = $2 \
         union all select goal.id, goal.parent_goal_id, reached.depth + 1 from reached \
         join goal on goal.org = $1 and goal.id = reached.parent where reached.depth < $3) \
         select 1 from (select count(*) as goals, sum(case when id = $4 then 1 else 0 end) as met \
         from reached) as counted where goals < $3 and met = 0";
-    GOAL_MET_ABOVE = "with recursive reached (id, parent, depth) as (\
+    GOAL_MET_ABOVE = sqlite "with recursive reached (id, parent, depth) as (\
+        select id, parent_goal_id, 1 from goal where org = $1 and id = $2 \
+        union all select goal.id, goal.parent_goal_id, reached.depth + 1 from reached \
+        cross join goal on goal.org = $1 and goal.id = reached.parent where reached.depth < $3) \
+        select count(*) from reached where id = $4"
+        postgres "with recursive reached (id, parent, depth) as (\
         select id, parent_goal_id, 1 from goal where org = $1 and id = $2 \
         union all select goal.id, goal.parent_goal_id, reached.depth + 1 from reached \
         join goal on goal.org = $1 and goal.id = reached.parent where reached.depth < $3) \
@@ -37,7 +50,15 @@ statements! {
         and part.parent_goal_id = $2)";
     GOAL_VERSION = "select version from goal where org = $1 and id = $2";
     // The goals nearest to the root come first, and so does the cut.
-    GOAL_TREE = "with recursive reached (id, depth) as (\
+    GOAL_TREE = sqlite "with recursive reached (id, depth) as (\
+        select id, 0 from goal where org = $1 and id = $2 \
+        union all select goal.id, reached.depth + 1 from reached \
+        cross join goal on goal.org = $1 and goal.parent_goal_id = reached.id \
+        where reached.depth < $3) \
+        select goal.id, version, created_at, updated_at, shape, document, parent_goal_id \
+        from (select id, depth from reached limit $4) as counted \
+        cross join goal on goal.org = $1 and goal.id = counted.id order by depth, goal.id"
+        postgres "with recursive reached (id, depth) as (\
         select id, 0 from goal where org = $1 and id = $2 \
         union all select goal.id, reached.depth + 1 from reached \
         join goal on goal.org = $1 and goal.parent_goal_id = reached.id \

@@ -22,14 +22,26 @@ statements! {
     TASK_CHAIN = sqlite "" postgres "select 1 from (select pg_advisory_xact_lock($1)) as locked";
     TASK_NEEDS = "insert into task_dependency (org, task, needs) values ($1, $2, $3)";
     TASK_NEEDS_NOTHING = "delete from task_dependency where org = $1 and task = $2";
-    TASK_REACHED = "with recursive reached (id) as (\
+    TASK_REACHED = sqlite "with recursive reached (id) as (\
+        select needs from task_dependency where org = $1 and task = $2 \
+        union select needs from reached \
+        cross join task_dependency on task_dependency.org = $1 and task_dependency.task = reached.id) \
+        select 1 from (select count(*) as tasks, sum(case when id = $2 then 1 else 0 end) as met \
+        from (select id from reached limit $3) as cut) as counted \
+        where tasks < $3 and (met is null or met = 0)"
+        postgres "with recursive reached (id) as (\
         select needs from task_dependency where org = $1 and task = $2 \
         union select needs from reached \
         join task_dependency on task_dependency.org = $1 and task_dependency.task = reached.id) \
         select 1 from (select count(*) as tasks, sum(case when id = $2 then 1 else 0 end) as met \
         from (select id from reached limit $3) as cut) as counted \
         where tasks < $3 and (met is null or met = 0)";
-    TASK_MET = "with recursive reached (id) as (\
+    TASK_MET = sqlite "with recursive reached (id) as (\
+        select needs from task_dependency where org = $1 and task = $2 \
+        union select needs from reached \
+        cross join task_dependency on task_dependency.org = $1 and task_dependency.task = reached.id) \
+        select count(*) from (select id from reached limit $3) as counted where id = $2"
+        postgres "with recursive reached (id) as (\
         select needs from task_dependency where org = $1 and task = $2 \
         union select needs from reached \
         join task_dependency on task_dependency.org = $1 and task_dependency.task = reached.id) \

@@ -220,6 +220,8 @@ mod tests {
                 .collect::<rusqlite::Result<_>>()
                 .unwrap();
             assert!(plan.iter().any(|step| step.contains(index)), "{}: {plan:?}", sql.name);
+            let walks = |step: &String| step.ends_with("(org=?)");
+            assert!(!plan.iter().any(walks), "{}: {plan:?}", sql.name);
         }
     }
 }
