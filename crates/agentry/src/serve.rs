@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentry_api::Api;
+use agentry_domain::background::Tasks;
 use agentry_domain::ports::{Authenticate, SystemClock, SystemEntropy};
-use agentry_domain::tasks::Tasks;
 use agentry_domain::{Caller, Result};
 use agentry_engine::{Engine, Parts};
 use agentry_events::Events;

@@ -30,15 +30,15 @@ mod tests;
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
-use agentry_domain::{Code, Error, Fault, JsonText, Resource, Result};
+use agentry_domain::{Code, Error, Fault, JsonText, Resource, ResourceId, Result};
 use serde_json::{Map, Value};
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::{RefOr, Required};
 
 use kinds::{
-    AnyJson, Boolean, Choice, ExternalId, FreeObject, Integer, Items, Kind, MergePatch, Nested,
-    Text, Time, Uuid,
+    AnyJson, Boolean, Choice, ExternalId, FreeList, FreeObject, Integer, Items, Kind, MergePatch,
+    Nested, Reference, Text, Time, Uuid,
 };
 
 /// What the faults of something known but not built yet are called.
@@ -264,11 +264,23 @@ impl Fields {
         about: &'static str,
         was: Option<&JsonText>,
     ) -> JsonText {
+        self.own_object_named(name, None, about, was)
+    }
+
+    /// The same, with another name that is read when the first is absent.
+    pub fn own_object_named(
+        &mut self,
+        name: &'static str,
+        alias: Option<&'static str>,
+        about: &'static str,
+        was: Option<&JsonText>,
+    ) -> JsonText {
         let Some(was) = was.filter(|_| self.purpose == Purpose::Change) else {
-            let text = self.object(name).about(about).or("{}".to_owned());
-            return JsonText::known(text);
+            let field = Field { alias, ..self.object(name) };
+            return JsonText::known(field.about(about).or("{}".to_owned()));
         };
-        let Some(patch) = self.field(name, MergePatch).about(about).optional_change() else {
+        let field = Field { alias, ..self.field(name, MergePatch) };
+        let Some(patch) = field.about(about).optional_change() else {
             return was.clone();
         };
         match was.merged(name, patch.unwrap_or(Value::Null)) {
@@ -278,6 +290,20 @@ impl Fields {
                 JsonText::empty()
             }
         }
+    }
+
+    /// A list of this many JSON values of the client's.
+    pub fn own_list(
+        &mut self,
+        name: &'static str,
+        count: RangeInclusive<usize>,
+    ) -> Field<'_, FreeList> {
+        self.field(name, FreeList { count })
+    }
+
+    /// The id of another resource.
+    pub fn reference<T: ResourceId>(&mut self, name: &'static str) -> Field<'_, Reference<T>> {
+        self.field(name, Reference::new())
     }
 
     /// Describes a field of a document that clients do not set.
@@ -530,6 +556,14 @@ where
         match self.optional_change() {
             None => was.clone(),
             Some(value) => value.unwrap_or(default),
+        }
+    }
+
+    /// Has a default that follows from other fields, which `null` brings back.
+    pub fn or_else_was(self, default: impl FnOnce() -> K::Out, was: Option<&K::Out>) -> K::Out {
+        match (self.optional_change(), was) {
+            (None, Some(was)) => was.clone(),
+            (sent, _) => sent.flatten().unwrap_or_else(default),
         }
     }
 

@@ -14,16 +14,19 @@ pub mod events;
 pub mod events_socket;
 pub mod extract;
 pub mod fields;
+pub mod goals;
 pub mod lists;
 pub mod messages;
 pub mod models;
 pub mod openapi;
+pub mod plans;
 pub mod problem;
 pub mod run_stream;
 pub mod runs;
 pub mod server;
 pub mod sessions;
 pub mod state;
+pub mod tasks;
 #[cfg(test)]
 mod tests;
 pub mod users;
@@ -65,8 +68,11 @@ impl Api {
 }
 
 /// Where parts of the API can be found beside their place.
-const ALIASES: &[Alias] =
-    &[Alias { from: "/ws", to: "/api/v1/ws" }, Alias { from: "/events", to: "/api/v1/events" }];
+const ALIASES: &[Alias] = &[
+    Alias { from: "/api/v1/plans/tasks", to: "/api/v1/tasks" },
+    Alias { from: "/events", to: "/api/v1/events" },
+    Alias { from: "/ws", to: "/api/v1/ws" },
+];
 
 /// The OpenAPI document, as it is served at `/openapi.json`.
 pub fn openapi_json() -> Result<String> {
@@ -110,6 +116,22 @@ fn operations() -> Operations<ApiState> {
         .with(op!(UsersWrite, Request, users::user_update))
         .with(op!(UsersWrite, Request, users::user_put))
         .with(op!(UsersWrite, Request, users::user_delete))
+        .with(op!(GoalsWrite, Request, goals::goal_create))
+        .with(op!(GoalsRead, Request, goals::goal_list))
+        .with(op!(GoalsRead, Request, goals::goal_get))
+        .with(op!(GoalsWrite, Request, goals::goal_update))
+        .with(op!(GoalsWrite, Request, goals::goal_delete))
+        .with(op!(GoalsRead, Request, goals::goal_tree))
+        .with(op!(GoalsWrite, Request, plans::plan_create))
+        .with(op!(GoalsRead, Request, plans::plan_list))
+        .with(op!(GoalsRead, Request, plans::plan_get))
+        .with(op!(GoalsWrite, Request, plans::plan_update))
+        .with(op!(GoalsWrite, Request, plans::plan_delete))
+        .with(op!(GoalsWrite, Request, tasks::task_create))
+        .with(op!(GoalsRead, Request, tasks::task_list))
+        .with(op!(GoalsRead, Request, tasks::task_get))
+        .with(op!(GoalsWrite, Request, tasks::task_update))
+        .with(op!(GoalsWrite, Request, tasks::task_delete))
         .with(op!(RunsWrite, Run, chat::chat_completion_create))
         .with(op!(AgentsRead, Request, models::model_list))
         .with(op!(EventsRead, Stream, events::event_stream))

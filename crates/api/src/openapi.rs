@@ -28,6 +28,9 @@ const TAGS: &[(&str, &str)] = &[
     ("runs", "One message handled by one agent."),
     ("users", "The people and programs that the callers' products serve."),
     ("events", "What happens, as it happens, and from any place in the log."),
+    ("goals", "What is to be reached, and the goals that it is made of."),
+    ("plans", "The steps by which a goal is to be reached."),
+    ("tasks", "Pieces of work, and which of them wait for which."),
     ("openai", "OpenAI's chat completions, so that its clients work by changing the base URL."),
     ("server", "The server itself: health, metrics, this document, the error codes."),
 ];

@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 
 use agentry_domain::agents::AgentBody;
+use agentry_domain::goals::GoalBody;
+use agentry_domain::plans::PlanBody;
 use agentry_domain::sessions::SessionBody;
+use agentry_domain::tasks::TaskBody;
 use agentry_domain::users::UserBody;
 use agentry_gateway::Access;
 use serde_json::{Map, Value, json};
@@ -124,7 +127,14 @@ fn check_every_property<T: FromFields>() {
     let error = read_body::<T>(body, Vec::new()).err().unwrap();
     let pointers: HashSet<_> = error.faults.into_iter().map(|fault| fault.pointer).collect();
     // Of two names for one field the first is read.
-    let aliases = ["/message_content", "/session_name", "/session_origin"];
+    let aliases = [
+        "/goal_text",
+        "/inputs",
+        "/message_content",
+        "/outputs",
+        "/session_name",
+        "/session_origin",
+    ];
     for name in names.difference(&pointers) {
         assert!(aliases.contains(&name.as_str()), "{name} is described and not read");
     }
@@ -133,8 +143,11 @@ fn check_every_property<T: FromFields>() {
 #[test]
 fn every_described_property_is_read() {
     check_every_property::<Create<AgentBody>>();
+    check_every_property::<Create<GoalBody>>();
+    check_every_property::<Create<PlanBody>>();
     check_every_property::<Create<SessionBody>>();
     check_every_property::<Create<UserBody>>();
+    check_every_property::<Create<TaskBody>>();
     check_every_property::<messages::MessageCreate>();
     check_every_property::<runs::RunCreate>();
     check_every_property::<chat::ChatCreate>();

@@ -23,6 +23,11 @@ impl JsonText {
         Self("{}".to_owned())
     }
 
+    /// An empty list.
+    pub fn empty_list() -> Self {
+        Self("[]".to_owned())
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -3,8 +3,10 @@
 //! Nothing here does I/O, and nothing here knows HTTP or SQL.
 
 pub mod agents;
+pub mod background;
 pub mod caller;
 pub mod error;
+pub mod goals;
 pub mod idempotency;
 pub mod ids;
 pub mod json;
@@ -12,6 +14,7 @@ pub mod keys;
 pub mod log;
 pub mod named;
 pub mod page;
+pub mod plans;
 pub mod ports;
 pub mod resources;
 pub mod runs;

@@ -1,18 +1,21 @@
-//! The use cases: agents, sessions, runs, users and keys, and the workers that carry
+//! The use cases: agents, goals, sessions, runs, users and keys, and the workers that carry
 //! runs out. Rules are here; the store saves what it is given, and the edge
 //! only converts.
 
 mod agents;
 mod backup;
+mod goals;
 mod guarded;
 mod held;
 mod idempotency;
 mod keys;
 mod live;
+mod plans;
 mod recall;
 mod resources;
 mod runs;
 mod sessions;
+mod tasks;
 mod tickets;
 mod users;
 mod workers;
@@ -20,9 +23,9 @@ mod workers;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentry_domain::background::Tasks;
 use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::ports::{Clock, Entropy};
-use agentry_domain::tasks::Tasks;
 use agentry_domain::{Caller, Result, Timestamp, WorkerId};
 use agentry_llm::Models;
 use agentry_store::Store;
@@ -30,6 +33,10 @@ use tokio::sync::{Notify, Semaphore};
 
 pub use agentry_store::backup::Backup;
 pub use agentry_store::{AgentFilter, RunFilter, SessionFilter, Table, UserFilter};
+pub use agentry_store::{
+    AgentFilter, GoalFilter, PlanFilter, RunFilter, SessionFilter, Table, TaskFilter, UserFilter,
+};
+pub use goals::GoalTree;
 pub use live::{RunEvent, RunEvents, RunHandle};
 pub use runs::{AgentRef, RunNew, SessionRef};
 pub use sessions::MessageNew;

@@ -34,12 +34,24 @@ impl Engine {
         body: impl FnOnce(R::Id) -> R,
         also: impl FnOnce(&mut Write, &Entity<R>),
     ) -> Result<Done<Document<R>>> {
+        self.resource_create_after(caller, once, async |id| Ok(body(id)), also).await
+    }
+
+    /// Makes a resource whose body takes looking things up, which happens only
+    /// when the request did not take effect before.
+    pub(crate) async fn resource_create_after<R: Table>(
+        &self,
+        caller: &Caller,
+        once: Option<&Once>,
+        body: impl AsyncFnOnce(R::Id) -> Result<R>,
+        also: impl FnOnce(&mut Write, &Entity<R>),
+    ) -> Result<Done<Document<R>>> {
         if let Some(before) = self.remembered(caller, once).await? {
             return self.resource_replayed(caller, before).await;
         }
         let now = self.now();
         let id = R::Id::of_uuid(self.uuid(now));
-        let entity = Entity::new(id, body(id), now);
+        let entity = Entity::new(id, body(id).await?, now);
         let document = entity.document()?;
         let mut write = Write::new(caller.org);
         write.resource_insert(&entity.body, &document);
@@ -92,6 +104,26 @@ impl Engine {
         change: impl Fn(&Entity<R>) -> Result<R> + Sync,
         also: impl Fn(&mut Write, &Entity<R>, &Entity<R>) + Sync,
     ) -> Result<Document<R>> {
+        let change = |was: Entity<R>| {
+            let changed = change(&was);
+            std::future::ready(changed.map(|body| (was, body)))
+        };
+        self.resource_update_after(caller, id, if_match, change, also).await
+    }
+
+    /// Changes a resource, where the change takes looking things up: it gets what
+    /// was, and gives it back with what will be.
+    pub(crate) async fn resource_update_after<R: Table, F>(
+        &self,
+        caller: &Caller,
+        id: R::Id,
+        if_match: Option<i64>,
+        change: impl Fn(Entity<R>) -> F + Sync,
+        also: impl Fn(&mut Write, &Entity<R>, &Entity<R>) + Sync,
+    ) -> Result<Document<R>>
+    where
+        F: Future<Output = Result<(Entity<R>, R)>> + Send,
+    {
         until_unchanged(if_match, || async {
             let was = self.resource_get::<R>(caller, id).await?;
             if let Some(wanted) = if_match
@@ -99,8 +131,10 @@ impl Engine {
             {
                 return Err(changed::<R>(id, was.version));
             }
-            let (before, was, now) = (was.json.clone(), was.entity()?, self.now());
-            let will_be = was.changed(change(&was)?, now);
+            let before = was.json.clone();
+            let (was, body) = change(was.entity()?).await?;
+            let now = self.now();
+            let will_be = was.changed(body, now);
             let document = will_be.document()?;
             let mut write = Write::new(caller.org);
             write.resource_update(&will_be.body, &document);

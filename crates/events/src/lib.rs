@@ -21,8 +21,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use agentry_domain::background::Tasks;
 use agentry_domain::ports::Clock;
-use agentry_domain::tasks::Tasks;
 use agentry_domain::{Caller, OrgId, Result};
 use agentry_store::Store;
 use parking_lot::Mutex;

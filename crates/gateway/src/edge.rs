@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use agentry_domain::background::Tasks;
 use agentry_domain::ports::{Authenticate, Entropy};
 use agentry_domain::runs::RUN_TIMEOUT_MAX;
-use agentry_domain::tasks::Tasks;
 use agentry_domain::{Caller, Code, Error, Result};
 use axum::Router;
 use axum::body::Body;

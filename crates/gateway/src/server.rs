@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use agentry_domain::tasks::Tasks;
+use agentry_domain::background::Tasks;
 use axum::response::Response;
 use axum::routing::future::RouteFuture;
 use http::{Request, Version, header};

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use agentry_domain::tasks::Tasks;
+use agentry_domain::background::Tasks;
 use agentry_outbound::{Client, Failure, Options, PostJson, Reply};
 use agentry_testkit::{Behaviour, End, ModelServer, TcpChaos};
 use bytes::Bytes;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentry_domain::agents::{self, Agent, AgentBody};
+use agentry_domain::background::Tasks;
 use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::ports::{Clock as _, Entropy as _, SystemClock, SystemEntropy};
-use agentry_domain::tasks::Tasks;
 use agentry_domain::{AgentId, JsonText, OrgId};
 use agentry_store::{Options, Store, Write};
 use parking_lot::Mutex;

@@ -5,7 +5,10 @@
 //! takes the number, SQLite takes the order.
 
 use agentry_domain::agents::AgentBody;
+use agentry_domain::goals::GoalBody;
+use agentry_domain::plans::PlanBody;
 use agentry_domain::sessions::SessionBody;
+use agentry_domain::tasks::TaskBody;
 use agentry_domain::users::UserBody;
 
 use crate::resources::{Statements, Table as _};
@@ -76,6 +79,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
     [
         crate::agents::STATEMENTS,
         crate::counters::STATEMENTS,
+        crate::goals::STATEMENTS,
         crate::idempotency::STATEMENTS,
         crate::jobs::STATEMENTS,
         crate::keys::STATEMENTS,
@@ -83,6 +87,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
         crate::messages::STATEMENTS,
         crate::runs::STATEMENTS,
         crate::sessions::STATEMENTS,
+        crate::tasks::STATEMENTS,
         crate::text::STATEMENTS,
         crate::users::STATEMENTS,
         crate::tickets::STATEMENTS,
@@ -100,6 +105,13 @@ pub(crate) fn counted_tables() -> impl Iterator<Item = (&'static str, &'static s
 }
 
 /// Every resource's statements.
-fn resources() -> [&'static Statements; 3] {
-    [AgentBody::statements(), SessionBody::statements(), UserBody::statements()]
+fn resources() -> [&'static Statements; 6] {
+    [
+        AgentBody::statements(),
+        GoalBody::statements(),
+        PlanBody::statements(),
+        SessionBody::statements(),
+        TaskBody::statements(),
+        UserBody::statements(),
+    ]
 }

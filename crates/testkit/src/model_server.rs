@@ -10,8 +10,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentry_domain::background::Tasks;
 use agentry_domain::ports::{Clock as _, SystemClock};
-use agentry_domain::tasks::Tasks;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use agentry_domain::tasks::Tasks;
+use agentry_domain::background::Tasks;
 use agentry_testkit::TcpChaos;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};

@@ -4,15 +4,19 @@
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
 mod agents;
+mod crud;
 mod durability;
 mod events;
+mod goals;
 mod idempotency;
 mod openai;
+mod plans;
 mod rfc6455;
 mod runs;
 mod server;
 mod sessions;
 mod socket;
+mod tasks;
 mod users;
 
 /// Makes a test of an async function for each engine.

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
-use agentry_domain::{FREE_JSON_BYTES_MAX, Fault, Named};
+use agentry_domain::{FREE_JSON_BYTES_MAX, Fault, JsonText, Named, ResourceId};
 use serde_json::{Map, Value};
 use utoipa::openapi::schema::{
     AdditionalProperties, ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat,
@@ -315,6 +315,16 @@ impl<T: Named> Kind for Choice<T> {
     }
 }
 
+fn check_count(found: usize, count: &RangeInclusive<usize>, site: &mut Site<'_>) -> Option<()> {
+    if found < *count.start() {
+        return site.fault("too_few", format!("must have {} entries or more", count.start()));
+    }
+    if found > *count.end() {
+        return site.fault("too_many", format!("must have {} entries at most", count.end()));
+    }
+    Some(())
+}
+
 /// The schema of a list of this many entries.
 pub fn list_schema(items: Schema, count: &RangeInclusive<usize>) -> Schema {
     let array = ArrayBuilder::new()
@@ -397,6 +407,124 @@ impl Kind for FreeObject {
 
     fn show(&self, default: &String) -> Option<Value> {
         serde_json::from_str(default).ok()
+    }
+}
+
+/// A list of the client's own JSON values, as compact text.
+#[derive(Clone, Debug)]
+pub struct FreeList {
+    /// How many there may be.
+    pub count: RangeInclusive<usize>,
+}
+
+impl Kind for FreeList {
+    type Out = JsonText;
+
+    fn schema(&self, purpose: Purpose) -> Schema {
+        list_schema(AnyJson.schema(purpose), &self.count)
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<JsonText> {
+        let Value::Array(values) = &value else {
+            return site.fault("wrong_type", "must be a list");
+        };
+        check_count(values.len(), &self.count, site)?;
+        compact(&value, site).map(JsonText::known)
+    }
+
+    fn placeholder(&self) -> JsonText {
+        JsonText::empty_list()
+    }
+
+    fn show(&self, default: &JsonText) -> Option<Value> {
+        serde_json::from_str(default.as_str()).ok()
+    }
+}
+
+/// The id of another resource. That it is there is the engine's to say.
+#[derive(Clone, Copy, Debug)]
+pub struct Reference<T>(PhantomData<T>);
+
+impl<T> Reference<T> {
+    /// To this kind of resource.
+    pub fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T> Default for Reference<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: ResourceId> Kind for Reference<T> {
+    type Out = T;
+
+    fn schema(&self, purpose: Purpose) -> Schema {
+        Uuid.schema(purpose)
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<T> {
+        let Value::String(text) = value else {
+            return site.fault("wrong_type", "must be a string");
+        };
+        match text.parse() {
+            Ok(id) => Some(id),
+            Err(_) => site.fault("not_an_id", "must be the id of a resource, a UUID"),
+        }
+    }
+
+    fn placeholder(&self) -> T {
+        T::of_bytes([0; 16])
+    }
+}
+
+/// The ids of other resources, each once.
+#[derive(Clone, Debug)]
+pub struct References<T> {
+    count: RangeInclusive<usize>,
+    to: Reference<T>,
+}
+
+impl<T> References<T> {
+    /// This many, to this kind of resource.
+    pub fn of(count: RangeInclusive<usize>) -> Self {
+        Self { count, to: Reference::new() }
+    }
+}
+
+impl<T: ResourceId> Kind for References<T> {
+    type Out = Vec<T>;
+
+    fn schema(&self, purpose: Purpose) -> Schema {
+        list_schema(self.to.schema(purpose), &self.count)
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<Vec<T>> {
+        let Value::Array(values) = value else {
+            return site.fault("wrong_type", "must be a list");
+        };
+        check_count(values.len(), &self.count, site)?;
+        let mut ids = Vec::with_capacity(values.len());
+        for (index, value) in values.into_iter().enumerate() {
+            let pointer = pointer(&site.pointer, &index.to_string());
+            let mut site = Site { pointer, faults: &mut *site.faults, ..*site };
+            match self.to.read(value, &mut site) {
+                Some(id) if ids.contains(&id) => site.fault("duplicate", "stands here twice")?,
+                Some(id) => ids.push(id),
+                None => {}
+            }
+        }
+        Some(ids)
+    }
+
+    fn placeholder(&self) -> Vec<T> {
+        Vec::new()
+    }
+
+    fn show(&self, default: &Vec<T>) -> Option<Value> {
+        serde_json::to_value(default).ok()
     }
 }
 
@@ -495,14 +623,7 @@ impl<T, F: Fn(&mut Fields) -> T> Kind for Items<F> {
         let Value::Array(values) = value else {
             return site.fault("wrong_type", "must be a list");
         };
-        if values.len() < *self.count.start() {
-            let detail = format!("must have {} entries or more", self.count.start());
-            return site.fault("too_few", detail);
-        }
-        if values.len() > *self.count.end() {
-            let detail = format!("must have {} entries at most", self.count.end());
-            return site.fault("too_many", detail);
-        }
+        check_count(values.len(), &self.count, site)?;
         let mut items = Vec::with_capacity(values.len());
         for (index, value) in values.into_iter().enumerate() {
             let at = pointer(&site.pointer, &index.to_string());

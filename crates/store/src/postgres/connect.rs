@@ -11,7 +11,7 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use agentry_domain::tasks::Tasks;
+use agentry_domain::background::Tasks;
 use deadpool_postgres::Connect;
 use futures::future::{BoxFuture, try_join_all};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -348,7 +348,8 @@ pub(super) fn statements() -> impl Iterator<Item = &'static Sql> {
 pub(super) fn reads() -> impl Iterator<Item = &'static Sql> {
     statements().filter(|sql| {
         let text = sql.postgres;
-        let begins = text.starts_with("select") || text.starts_with("with found");
+        let begins =
+            ["select", "with found", "with recursive"].iter().any(|it| text.starts_with(it));
         begins && !text.contains(" for update") && !text.contains(" for key share")
     })
 }

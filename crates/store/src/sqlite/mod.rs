@@ -201,7 +201,7 @@ fn prepare_connection(connection: &Connection) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{agents, jobs, runs, sessions};
+    use crate::{agents, goals, jobs, runs, sessions, tasks};
 
     /// A plan without a full scan can still walk an organisation's every row:
     /// without statistics SQLite may take the order of the key for worth more
@@ -222,6 +222,12 @@ mod tests {
             (&sessions::SESSION_BY_NAME, "session_by_name (org=? AND name=?)"),
             (&sessions::SESSION_OF_USER, "session_by_name (org=? AND name=? AND user_id=?)"),
             (&runs::RUN_SESSION_DESC, "run_by_session (org=? AND session=? AND id<?)"),
+            (by("goal_by_agent_id_asc"), "goal_by_agent_id (org=? AND agent_id=? AND id>?)"),
+            (&goals::GOAL_TREE, "goal_by_parent_goal_id (org=? AND parent_goal_id=?)"),
+            (&goals::GOAL_ABOVE, "PRIMARY KEY (org=? AND id=?)"),
+            (&goals::GOAL_DELETE, "goal_by_parent_goal_id (org=? AND parent_goal_id=?)"),
+            (&tasks::TASK_REACHED, "PRIMARY KEY (org=? AND task=?)"),
+            (&tasks::TASK_DELETE, "task_dependency_by_needs (org=? AND needs=?)"),
             (&jobs::JOB_CLAIM, "job_claimable (next_at<?)"),
         ] {
             let mut explained =
@@ -233,6 +239,8 @@ mod tests {
                 .collect::<rusqlite::Result<_>>()
                 .unwrap();
             assert!(plan.iter().any(|step| step.contains(index)), "{}: {plan:?}", sql.name);
+            let walks = |step: &String| step.ends_with("(org=?)");
+            assert!(!plan.iter().any(walks), "{}: {plan:?}", sql.name);
         }
     }
 }

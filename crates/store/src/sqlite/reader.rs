@@ -139,7 +139,9 @@ impl Readers {
                     && !detail.contains("CONSTANT ROW")
                     && !detail.contains("USING INDEX")
                     && !detail.starts_with("SCAN (")
-                    && !detail.starts_with("SCAN counted");
+                    && !detail.starts_with("SCAN counted")
+                    && !detail.starts_with("SCAN cut")
+                    && !detail.starts_with("SCAN reached");
                 if whole {
                     found.push(format!("{}: {detail}", sql.name));
                 }

@@ -1,0 +1,39 @@
+//! Every background task has an owner that awaits it at shutdown.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// The tasks of one process. Clones share the same set.
+#[derive(Clone, Default, Debug)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl Tasks {
+    /// Starts a task that [`Tasks::stop`] waits for.
+    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
+    pub fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        tokio::spawn(self.tracker.track_future(future))
+    }
+
+    /// Cancelled when the process begins to stop.
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stopping
+    }
+
+    /// Tells every task to stop and waits for them; `false` when some were
+    /// still going on after `within`.
+    pub async fn stop(&self, within: Duration) -> bool {
+        self.stopping.cancel();
+        self.tracker.close();
+        tokio::time::timeout(within, self.tracker.wait()).await.is_ok()
+    }
+}
