@@ -1,4 +1,4 @@
-//! The use cases: agents, sessions, runs, users and keys, and the workers that carry
+//! The use cases: agents, sessions, runs, users, memories and keys, and the workers that carry
 //! runs out. Rules are here; the store saves what it is given, and the edge
 //! only converts.
 
@@ -8,6 +8,7 @@ mod held;
 mod idempotency;
 mod keys;
 mod live;
+mod memories;
 mod recall;
 mod resources;
 mod runs;
@@ -27,8 +28,11 @@ use agentry_llm::Models;
 use agentry_store::Store;
 use tokio::sync::{Notify, Semaphore};
 
-pub use agentry_store::{AgentFilter, RunFilter, SessionFilter, Table, UserFilter};
+pub use agentry_store::{
+    AgentFilter, MemoryFilter, MemorySought, RunFilter, SessionFilter, Table, UserFilter,
+};
 pub use live::{RunEvent, RunEvents, RunHandle};
+pub use memories::MemoryHit;
 pub use runs::{AgentRef, RunNew, SessionRef};
 pub use sessions::MessageNew;
 pub use tickets::{TICKET_LIFETIME_MAX, TicketMade};

@@ -5,6 +5,7 @@
 //! takes the number, SQLite takes the order.
 
 use agentry_domain::agents::AgentBody;
+use agentry_domain::memories::MemoryBody;
 use agentry_domain::sessions::SessionBody;
 use agentry_domain::users::UserBody;
 
@@ -95,6 +96,11 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
 }
 
 /// Every resource's statements.
-fn resources() -> [&'static Statements; 3] {
-    [AgentBody::statements(), SessionBody::statements(), UserBody::statements()]
+fn resources() -> [&'static Statements; 4] {
+    [
+        AgentBody::statements(),
+        MemoryBody::statements(),
+        SessionBody::statements(),
+        UserBody::statements(),
+    ]
 }

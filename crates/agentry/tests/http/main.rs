@@ -7,6 +7,7 @@ mod agents;
 mod durability;
 mod events;
 mod idempotency;
+mod memories;
 mod openai;
 mod rfc6455;
 mod runs;

@@ -63,6 +63,7 @@ on_both_engines! {
     log::an_organisation_reads_its_own,
     text::a_scope_finds_its_own_and_no_other,
     text::a_deleted_session_is_forgotten,
+    text::memories_are_found_by_words_user_and_marks,
     durability::what_was_acknowledged_is_there_after_reopening,
     durability::a_newer_version_s_database_is_refused,
     durability::a_closed_store_refuses,
