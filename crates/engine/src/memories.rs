@@ -14,7 +14,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::users::{USER_TRIES_MAX, user_ensure};
-use crate::{Engine, entry};
+use crate::{Engine, entry, version_data};
 
 /// A search has found nothing when no hit holds this share of its query's weight.
 const COVERAGE_MIN: f64 = 0.5;
@@ -87,7 +87,8 @@ impl Engine {
             write.resource_insert(&memory.body, &document);
             write.memory_index(memory.id, &memory);
             let id = memory.id.to_bytes();
-            write.log(entry(caller, now, EntityKind::Memory.created(), EntityKind::Memory, id));
+            let (kind, data) = (EntityKind::Memory, version_data(memory.version));
+            write.log(entry(caller, now, kind.created(), kind, id, data));
             documents.push(document);
         }
         let first = documents.first().map(|document| document.id.to_bytes()).unwrap_or_default();
