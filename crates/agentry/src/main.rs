@@ -1,8 +1,8 @@
 //! The binary: reads the command line and the settings, wires ports to
 //! adapters, and serves.
 
-mod event_metrics;
 mod backup;
+mod event_metrics;
 mod local;
 mod owner;
 mod serve;

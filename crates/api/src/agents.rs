@@ -105,7 +105,7 @@ fn read_memory(fields: &mut Fields, was: Option<&MemoryPolicy>) -> MemoryPolicy 
     MemoryPolicy {
         recall: fields
             .boolean("recall")
-            .about("Whether a run looks up what was said before in other sessions of its user.")
+            .about("Whether a run looks up memories, and what was said before in other sessions of its user.")
             .or_was(default.recall, was.map(|was| &was.recall)),
         remember: fields
             .boolean("remember")

@@ -16,6 +16,7 @@ pub mod extract;
 pub mod fields;
 pub mod goals;
 pub mod lists;
+pub mod memories;
 pub mod messages;
 pub mod models;
 pub mod openapi;
@@ -106,6 +107,13 @@ fn operations() -> Operations<ApiState> {
         .with(op!(SessionsWrite, Request, sessions::session_delete))
         .with(op!(SessionsRead, Request, messages::message_list))
         .with(op!(SessionsWrite, Request, messages::message_append))
+        .with(op!(MemoriesWrite, Request, memories::memory_create))
+        .with(op!(MemoriesWrite, Request, memories::memory_create_batch))
+        .with(op!(MemoriesRead, Request, memories::memory_search))
+        .with(op!(MemoriesRead, Request, memories::memory_list))
+        .with(op!(MemoriesRead, Request, memories::memory_get))
+        .with(op!(MemoriesWrite, Request, memories::memory_update))
+        .with(op!(MemoriesWrite, Request, memories::memory_delete))
         .with(op!(RunsWrite, Run, runs::run_create))
         .with(op!(RunsWrite, Run, runs::run_create_by_name))
         .with(op!(RunsRead, Request, runs::run_list))

@@ -25,6 +25,7 @@ OpenAI's shape. A trailing slash is tolerated everywhere.";
 const TAGS: &[(&str, &str)] = &[
     ("agents", "A model, its instructions and how it uses memory."),
     ("sessions", "Conversations, and the messages in them."),
+    ("memories", "What a user, an agent or the organisation is to remember."),
     ("runs", "One message handled by one agent."),
     ("users", "The people and programs that the callers' products serve."),
     ("events", "What happens, as it happens, and from any place in the log."),

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use agentry_domain::agents::AgentBody;
 use agentry_domain::goals::GoalBody;
+use agentry_domain::memories::MemoryBody;
 use agentry_domain::plans::PlanBody;
 use agentry_domain::sessions::SessionBody;
 use agentry_domain::tasks::TaskBody;
@@ -148,6 +149,9 @@ fn every_described_property_is_read() {
     check_every_property::<Create<SessionBody>>();
     check_every_property::<Create<UserBody>>();
     check_every_property::<Create<TaskBody>>();
+    check_every_property::<Create<MemoryBody>>();
+    check_every_property::<memories::MemoryBatch>();
+    check_every_property::<memories::MemorySearch>();
     check_every_property::<messages::MessageCreate>();
     check_every_property::<runs::RunCreate>();
     check_every_property::<chat::ChatCreate>();

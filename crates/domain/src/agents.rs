@@ -46,7 +46,8 @@ named! {
 /// How an agent uses memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MemoryPolicy {
-    /// Whether a run looks up what was said before in other sessions of its user.
+    /// Whether a run looks up memories, and what was said before in other
+    /// sessions of its user.
     pub recall: bool,
     /// Whether what is said in a run can be recalled later.
     pub remember: bool,

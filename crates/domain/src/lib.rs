@@ -12,6 +12,7 @@ pub mod ids;
 pub mod json;
 pub mod keys;
 pub mod log;
+pub mod memories;
 pub mod named;
 pub mod page;
 pub mod plans;

@@ -1,5 +1,5 @@
-//! The use cases: agents, goals, sessions, runs, users and keys, and the workers that carry
-//! runs out. Rules are here; the store saves what it is given, and the edge
+//! The use cases of every resource, and the workers that carry runs
+//! out. Rules are here; the store saves what it is given, and the edge
 //! only converts.
 
 mod agents;
@@ -10,6 +10,7 @@ mod held;
 mod idempotency;
 mod keys;
 mod live;
+mod memories;
 mod plans;
 mod recall;
 mod resources;
@@ -32,12 +33,13 @@ use agentry_store::Store;
 use tokio::sync::{Notify, Semaphore};
 
 pub use agentry_store::backup::Backup;
-pub use agentry_store::{AgentFilter, RunFilter, SessionFilter, Table, UserFilter};
 pub use agentry_store::{
-    AgentFilter, GoalFilter, PlanFilter, RunFilter, SessionFilter, Table, TaskFilter, UserFilter,
+    AgentFilter, GoalFilter, MemoryFilter, MemorySought, PlanFilter, RunFilter, SessionFilter,
+    Table, TaskFilter, UserFilter,
 };
 pub use goals::GoalTree;
 pub use live::{RunEvent, RunEvents, RunHandle};
+pub use memories::MemoryHit;
 pub use runs::{AgentRef, RunNew, SessionRef};
 pub use sessions::MessageNew;
 pub use tickets::{TICKET_LIFETIME_MAX, TicketMade};

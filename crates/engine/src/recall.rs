@@ -1,11 +1,13 @@
-//! Recall: what was said before that may help with what is asked now.
+//! Recall: what was said before, and which memories there are, that may help
+//! with what is asked now.
 
 use std::collections::HashSet;
 
+use agentry_domain::memories::MemoryBody;
 use agentry_domain::sessions::Message;
-use agentry_domain::{Caller, MessageId, Result};
-use agentry_llm::Passage;
-use agentry_store::Scope;
+use agentry_domain::{Caller, Document, MemoryId, MessageId, Result};
+use agentry_llm::{Passage, Source};
+use agentry_store::{Hit, Scope, Sought};
 
 use crate::Engine;
 
@@ -17,7 +19,10 @@ const HITS_MIN: usize = 20;
 
 /// What a run wants to recall.
 pub(crate) struct Recall<'a> {
-    pub(crate) scope: Scope,
+    /// Where what was said is looked for; none when nothing was said yet.
+    pub(crate) said: Option<Scope>,
+    /// Which memories are looked at.
+    pub(crate) memories: Sought,
     /// What is asked, and the message that asks it.
     pub(crate) query: &'a str,
     pub(crate) asked_in: Option<MessageId>,
@@ -31,27 +36,42 @@ impl Engine {
     /// The passages that answer best, best first.
     pub(crate) async fn recall(&self, caller: &Caller, recall: Recall<'_>) -> Result<Vec<Passage>> {
         let hits = (recall.limit * HITS_PER_PASSAGE).max(HITS_MIN);
+        let said = recall.said.map(Sought::within);
+        let places: Vec<&Sought> = [&recall.memories].into_iter().chain(&said).collect();
         let store = &self.0.store;
-        let hits = store.text_search(caller.org, recall.scope, recall.query, hits).await?;
+        let mut found =
+            store.text_search_each(caller.org, &places, recall.query, hits).await?.into_iter();
+        let (memories, said) = (found.next().unwrap_or_default(), found.next().unwrap_or_default());
+        let said = self.recall_said(caller, &recall, said).await?;
+        let memories = self.recall_memories(caller, &recall, memories).await?;
+        Ok(in_turn(said, memories, recall.limit))
+    }
+
+    async fn recall_said(
+        &self,
+        caller: &Caller,
+        recall: &Recall<'_>,
+        hits: Vec<Hit>,
+    ) -> Result<Vec<Passage>> {
         let shown: HashSet<MessageId> = recall.shown.iter().map(|message| message.id).collect();
         let mut passages = Vec::new();
         for hit in hits {
             if passages.len() == recall.limit {
                 break;
             }
-            if Some(hit.message) == recall.asked_in || shown.contains(&hit.message) {
+            let id = MessageId::from_bytes(hit.id);
+            if Some(id) == recall.asked_in || shown.contains(&id) {
                 continue;
             }
             // Gone when the session was deleted since the search.
-            let found = store.message_get(caller.org, hit.session, hit.message).await?;
+            let found = self.0.store.message_get(caller.org, hit.session, id).await?;
             let Some(message) = found else { continue };
             if message.content.trim() == recall.query.trim() {
                 continue;
             }
             passages.push(Passage {
                 text: message.content,
-                session: hit.session,
-                role: message.role,
+                source: Source::Message { session: hit.session, role: message.role },
                 at: message.created_at,
                 score: hit.score,
                 coverage: hit.coverage,
@@ -59,4 +79,68 @@ impl Engine {
         }
         Ok(passages)
     }
+
+    async fn recall_memories(
+        &self,
+        caller: &Caller,
+        recall: &Recall<'_>,
+        mut hits: Vec<Hit>,
+    ) -> Result<Vec<Passage>> {
+        if hits.is_empty() {
+            return Ok(Vec::new());
+        }
+        hits.truncate(recall.limit);
+        let found = self.memories_of_hits(caller, &hits).await?;
+        found.into_iter().map(|(hit, memory)| memory_passage(&hit, &memory)).collect()
+    }
+
+    /// Hits with their memories, without those that are gone since the search.
+    pub(crate) async fn memories_of_hits(
+        &self,
+        caller: &Caller,
+        hits: &[Hit],
+    ) -> Result<Vec<(Hit, Document<MemoryBody>)>> {
+        let ids: Vec<MemoryId> = hits.iter().map(|hit| MemoryId::from_bytes(hit.id)).collect();
+        let found = self.0.store.memory_get_each(caller.org, &ids).await?;
+        let mut found = found.into_iter().peekable();
+        let with = |hit: &Hit| {
+            let memory = found.next_if(|memory| memory.id.to_bytes() == hit.id)?;
+            Some((hit.clone(), memory))
+        };
+        Ok(hits.iter().filter_map(with).collect())
+    }
+}
+
+fn memory_passage(hit: &Hit, memory: &Document<MemoryBody>) -> Result<Passage> {
+    let body = memory.entity()?.body;
+    // What it is called and what it is about are often half of what it says.
+    let about: Vec<&str> = [body.name.as_deref().unwrap_or_default(), &body.description]
+        .into_iter()
+        .filter(|text| !text.is_empty())
+        .chain([body.content.as_str()])
+        .collect();
+    Ok(Passage {
+        text: about.join(": "),
+        source: Source::Memory,
+        at: memory.updated_at,
+        score: hit.score,
+        coverage: hit.coverage,
+    })
+}
+
+/// Two ranked lists as one: the best of both, the second best of both, and so
+/// on. Their scores are not comparable, since each has its own statistics; of
+/// two of one rank that comes first which holds more of the query.
+fn in_turn(one: Vec<Passage>, other: Vec<Passage>, limit: usize) -> Vec<Passage> {
+    let (mut one, mut other) = (one.into_iter(), other.into_iter());
+    let mut fused = Vec::new();
+    while fused.len() < limit {
+        match (one.next(), other.next()) {
+            (None, None) => break,
+            (Some(a), Some(b)) if b.coverage > a.coverage => fused.extend([b, a]),
+            (a, b) => fused.extend(a.into_iter().chain(b)),
+        }
+    }
+    fused.truncate(limit);
+    fused
 }

@@ -21,7 +21,7 @@ use crate::guarded::until_unchanged;
 use crate::{Engine, entry, version_data};
 
 /// How often a write is tried that makes a user whom others make too.
-const USER_TRIES_MAX: u32 = 4;
+pub(crate) const USER_TRIES_MAX: u32 = 4;
 
 impl Engine {
     /// Makes a user. 409 when something that leads to it leads to another one.

@@ -8,5 +8,5 @@ mod model;
 mod models;
 mod recall;
 
-pub use model::{ChatMessage, FinishReason, Model, ModelEvent, ModelRequest, Passage};
+pub use model::{ChatMessage, FinishReason, Model, ModelEvent, ModelRequest, Passage, Source};
 pub use models::{InvalidProvider, Models, Options, ProviderOptions, RECALL};

@@ -36,21 +36,33 @@ pub struct ChatMessage {
     pub content: String,
 }
 
-/// Something that was said before.
+/// Something that was said before, or that is to be remembered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Passage {
-    /// What was said.
+    /// What was said or is to be remembered.
     pub text: String,
-    /// In which session.
-    pub session: SessionId,
-    /// By whom.
-    pub role: MessageRole,
-    /// When.
+    /// Where it comes from.
+    pub source: Source,
+    /// When it was said or written.
     pub at: Timestamp,
     /// BM25; comparable only within one request.
     pub score: f64,
     /// 0 to 1: the share of the query's term weight that the text holds.
     pub coverage: f64,
+}
+
+/// Where a passage comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// A message.
+    Message {
+        /// Its session.
+        session: SessionId,
+        /// Who said it.
+        role: MessageRole,
+    },
+    /// A memory.
+    Memory,
 }
 
 /// A piece of a reply.

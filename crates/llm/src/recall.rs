@@ -6,7 +6,6 @@ mod questions;
 mod terms;
 
 use agentry_domain::Result;
-use agentry_domain::ids::SessionId;
 use agentry_domain::sessions::MessageRole;
 use agentry_domain::time::Timestamp;
 use async_trait::async_trait;
@@ -15,7 +14,7 @@ use futures::stream::BoxStream;
 use unicode_segmentation::UnicodeSegmentation as _;
 
 use self::terms::{Stems, Terms};
-use crate::model::{ChatMessage, FinishReason, Model, ModelEvent, ModelRequest, Passage};
+use crate::model::{ChatMessage, FinishReason, Model, ModelEvent, ModelRequest, Passage, Source};
 
 /// A passage that holds less of the question's term weight is no answer.
 const COVERAGE_MIN: f64 = 0.5;
@@ -55,10 +54,17 @@ impl Model for Recall {
 #[derive(Debug, PartialEq)]
 struct Found {
     text: String,
-    role: MessageRole,
-    /// When and in which session; none when it is in the conversation at hand.
-    place: Option<(Timestamp, SessionId)>,
+    place: Place,
     coverage: f64,
+}
+
+/// Where something was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    /// What was recalled, and when it was said or written.
+    Recalled(Source, Timestamp),
+    /// The conversation at hand; its user said it.
+    Here,
 }
 
 fn reply(messages: &[ChatMessage], recalled: &[Passage]) -> String {
@@ -95,8 +101,7 @@ fn in_passages(input: &str, terms: &Terms, recalled: &[Passage]) -> Vec<Found> {
         .filter(|passage| says_something(&passage.text, input, terms))
         .map(|passage| Found {
             text: passage.text.clone(),
-            role: passage.role,
-            place: Some((passage.at, passage.session)),
+            place: Place::Recalled(passage.source, passage.at),
             coverage: passage.coverage,
         })
         .collect()
@@ -126,8 +131,7 @@ fn in_history(input: &str, terms: &Terms, history: &[ChatMessage]) -> Vec<Found>
         })
         .map(|(message, coverage)| Found {
             text: message.content.clone(),
-            role: message.role,
-            place: None,
+            place: Place::Here,
             coverage,
         })
         .collect();
@@ -171,22 +175,26 @@ fn quotations(found: &[Found], terms: &Terms) -> String {
 }
 
 fn quotation(found: &Found, terms: &Terms) -> String {
-    let who = match found.role {
+    let text = excerpt(found.text.trim(), terms);
+    let Place::Recalled(source, at) = found.place else {
+        return format!("You said earlier in this conversation: \u{201c}{text}\u{201d}");
+    };
+    // RFC 3339 in UTC: the first 10 characters are the day, then 'T', then hours
+    // and minutes.
+    let at = at.to_string();
+    let (day, time) = (at.get(..10).unwrap_or(&at), at.get(11..16).unwrap_or_default());
+    let (session, role) = match source {
+        Source::Message { session, role } => (session, role),
+        Source::Memory => {
+            return format!("A memory says: \u{201c}{text}\u{201d} ({day} {time} UTC)");
+        }
+    };
+    let who = match role {
         MessageRole::User => "You said",
         MessageRole::Assistant => "I said",
         MessageRole::System => "A note said",
     };
-    let text = excerpt(found.text.trim(), terms);
-    match found.place {
-        Some((at, session)) => {
-            // RFC 3339 in UTC: the first 10 characters are the day, then 'T',
-            // then hours and minutes.
-            let at = at.to_string();
-            let (day, time) = (at.get(..10).unwrap_or(&at), at.get(11..16).unwrap_or_default());
-            format!("{who}: \u{201c}{text}\u{201d} ({day} {time} UTC, session {session})")
-        }
-        None => format!("{who} earlier in this conversation: \u{201c}{text}\u{201d}"),
-    }
+    format!("{who}: \u{201c}{text}\u{201d} ({day} {time} UTC, session {session})")
 }
 
 /// A long text cut to the part around the sentence that holds most of the terms.
@@ -227,8 +235,10 @@ mod tests {
     fn passage(text: &str, coverage: f64) -> Passage {
         Passage {
             text: text.to_owned(),
-            session: "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap(),
-            role: MessageRole::User,
+            source: Source::Message {
+                session: "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap(),
+                role: MessageRole::User,
+            },
             at: Timestamp::from_micros(1_790_000_000_000_000),
             score: coverage * 10.0,
             coverage,
@@ -247,6 +257,17 @@ mod tests {
             answer,
             "Here is what I remember.\nYou said: “The name of my dog is Rex.” (2026-09-21 14:13 \
              UTC, session 01890a5d-ac96-774b-bcce-b302099a8057)"
+        );
+    }
+
+    #[test]
+    fn a_memory_is_quoted_as_one() {
+        let memory = Passage { source: Source::Memory, ..passage("The dog is named Rex.", 1.0) };
+        let answer = reply(&[user("How is the dog named?")], &[memory]);
+        assert_eq!(
+            answer,
+            "Here is what I remember.\nA memory says: “The dog is named Rex.” (2026-09-21 14:13 \
+             UTC)"
         );
     }
 

@@ -12,7 +12,7 @@ use agentry_domain::sessions::MessageRole;
 use agentry_domain::{Code, Error, Timestamp};
 use agentry_llm::{
     ChatMessage, FinishReason, Model, ModelEvent, ModelRequest, Models, Options, Passage,
-    ProviderOptions,
+    ProviderOptions, Source,
 };
 use agentry_testkit::{Behaviour, Chunking, End, ModelServer, TcpChaos};
 use futures::StreamExt as _;
@@ -166,8 +166,10 @@ async fn the_request_holds_everything_the_model_is_shown() {
     let model = model(provider(server.base_url()));
     let recalled = Passage {
         text: "My dog is called Rex.".to_owned(),
-        session: "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap(),
-        role: MessageRole::User,
+        source: Source::Message {
+            session: "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap(),
+            role: MessageRole::User,
+        },
         at: Timestamp::from_micros(0),
         score: 1.0,
         coverage: 1.0,

@@ -151,6 +151,11 @@ impl Statements {
         }
     }
 
+    /// Reads one by its id.
+    pub(crate) fn by_id(&self) -> &Sql {
+        &self.get
+    }
+
     /// Every statement.
     pub(crate) fn each(&self) -> impl Iterator<Item = &Sql> {
         let Direction { ascending, descending } = &self.all;

@@ -6,6 +6,7 @@
 
 use agentry_domain::agents::AgentBody;
 use agentry_domain::goals::GoalBody;
+use agentry_domain::memories::MemoryBody;
 use agentry_domain::plans::PlanBody;
 use agentry_domain::sessions::SessionBody;
 use agentry_domain::tasks::TaskBody;
@@ -105,10 +106,11 @@ pub(crate) fn counted_tables() -> impl Iterator<Item = (&'static str, &'static s
 }
 
 /// Every resource's statements.
-fn resources() -> [&'static Statements; 6] {
-    [
+fn resources() -> Vec<&'static Statements> {
+    vec![
         AgentBody::statements(),
         GoalBody::statements(),
+        MemoryBody::statements(),
         PlanBody::statements(),
         SessionBody::statements(),
         TaskBody::statements(),

@@ -2,12 +2,13 @@
 //! and BM25 is computed here with the scope's own statistics, so that the same
 //! text gives the same answer on both.
 //!
-//! A document is in one scope (a user, or a session of nobody). The scope is a
-//! token of the document too, with a mark that no text can produce, so that a
-//! search reads the postings of its own scope only.
+//! A document (a message or a memory) is in one scope: a user, a session of
+//! nobody, or the whole organisation. The scope is a token of the document too,
+//! with a mark that no text can produce, so that a search reads the postings of
+//! its own scope only; so is everything else by which a search narrows ([`Mark`]).
 
 use agentry_domain::text::terms as tokens;
-use agentry_domain::{MessageId, OrgId, SessionId};
+use agentry_domain::{MemoryId, MessageId, OrgId, SessionId};
 
 use crate::counters::{TEXT_DOCUMENTS, TEXT_TOKENS};
 use crate::sql::statements;
@@ -28,6 +29,10 @@ const COMMON_TERM_ONE_IN: u64 = 10;
 /// 2009), tuned for conversational turns.
 const BM25_K1: f64 = 0.9;
 const BM25_B: f64 = 0.4;
+/// Scopes whose statistics are read in one statement.
+const COUNTED_SCOPES: usize = 3;
+/// The session of a document that is no message: none.
+const NO_SESSION: SessionId = SessionId::from_bytes([0; 16]);
 /// Begins a scope's token. Not a letter or digit, so no text has such a token;
 /// not ASCII, so FTS5's tokenizer keeps it.
 const SCOPE_MARK: char = '§';
@@ -55,16 +60,38 @@ statements! {
     TEXT_UNINDEX_SESSION = sqlite "delete from text_index where rowid in \
         (select doc from text_doc where org = $1 and session = $2)" postgres "";
     TEXT_DELETE_SESSION = "delete from text_doc where org = $1 and session = $2";
+    TEXT_COUNT_ONE = sqlite "insert into counter (org, kind, key, n) \
+        select org, $1, scope, -1 from text_doc where org = $2 and id = $3 \
+        on conflict (org, kind, key) do update set n = n + excluded.n"
+        postgres "insert into counter_change (org, kind, key, n) \
+        select org, $1, scope, -1 from text_doc where org = $2 and id = $3";
+    TEXT_LENGTH_ONE = sqlite "insert into counter (org, kind, key, n) \
+        select org, $1, scope, -length from text_doc where org = $2 and id = $3 \
+        on conflict (org, kind, key) do update set n = n + excluded.n"
+        postgres "insert into counter_change (org, kind, key, n) \
+        select org, $1, scope, -length from text_doc where org = $2 and id = $3";
+    TEXT_UNINDEX_ONE = sqlite "delete from text_index where rowid in \
+        (select doc from text_doc where org = $1 and id = $2)" postgres "";
+    TEXT_DELETE_ONE = "delete from text_doc where org = $1 and id = $2";
+    // One statement for all scopes of a search: most runs find out here that
+    // there are no memories, and pay nothing else for them.
+    TEXT_STATISTICS = sqlite "select kind, key, n from counter where org = $1 \
+        and kind in ('text_documents', 'text_tokens') and key in ($2, $3, $4)"
+        postgres "select kind, key, sum(n)::bigint from (select kind, key, n from counter \
+        where org = $1 and kind in ('text_documents', 'text_tokens') and key in ($2, $3, $4) \
+        union all select kind, key, n from counter_change \
+        where org = $1 and kind in ('text_documents', 'text_tokens') and key in ($2, $3, $4)) \
+        as changes group by kind, key";
     TEXT_TERM_COUNT = sqlite "select count(*) from (select 1 from text_index \
         where text_index match $1 limit $2)"
         postgres "select count(*) from (select 1 from text_doc \
         where terms @@ $1::text::tsquery limit $2) as counted";
     TEXT_CANDIDATES = sqlite "select d.id, d.session, d.length, d.tokens from text_index i \
         join text_doc d on d.doc = i.rowid where text_index match $1 and d.org = $2 \
-        and d.scope = $3 order by i.rowid desc limit $4"
+        and d.scope in ($3, $4) order by i.rowid desc limit $5"
         postgres "with found as materialized (select org, id, session, scope, length, tokens \
         from text_doc where terms @@ $1::text::tsquery) select id, session, length, tokens \
-        from found where org = $2 and scope = $3 order by id desc limit $4";
+        from found where org = $2 and scope in ($3, $4) order by id desc limit $5";
 }
 
 /// Whose documents a search looks at.
@@ -74,13 +101,7 @@ pub struct Scope([u8; 16]);
 impl Scope {
     /// Everything said by and to a user of an organisation.
     pub fn user(org: OrgId, user_id: &str) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(b"user");
-        hasher.update(&org.to_bytes());
-        hasher.update(user_id.as_bytes());
-        let mut scope = [0; 16];
-        scope.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-        Self(scope)
+        Self(digest(&[b"user", &org.to_bytes(), user_id.as_bytes()]))
     }
 
     /// One session that belongs to nobody.
@@ -88,23 +109,95 @@ impl Scope {
         Self(session.to_bytes())
     }
 
+    /// The memories that only this user of an organisation finds.
+    pub fn memories_of(org: OrgId, user_id: &str) -> Self {
+        Self(digest(&[b"memories of", &org.to_bytes(), user_id.as_bytes()]))
+    }
+
+    /// The memories that everyone in an organisation finds.
+    pub fn memories(org: OrgId) -> Self {
+        Self(digest(&[b"memories", &org.to_bytes()]))
+    }
+
     fn token(self) -> String {
-        use std::fmt::Write as _;
-        let mut token = String::with_capacity(34);
-        token.push(SCOPE_MARK);
-        for byte in self.0 {
-            let _ = write!(token, "{byte:02x}");
-        }
-        token
+        token(self.0)
+    }
+}
+
+/// Something else than its words by which a document is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mark([u8; 16]);
+
+impl Mark {
+    /// A field that has this value.
+    pub fn of(field: &str, value: &str) -> Self {
+        Self(digest(&[b"mark", field.as_bytes(), b"=", value.as_bytes()]))
+    }
+
+    /// A field that has no value.
+    pub fn none(field: &str) -> Self {
+        Self(digest(&[b"mark", field.as_bytes()]))
+    }
+}
+
+fn digest(parts: &[&[u8]]) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(part);
+    }
+    let mut digest = [0; 16];
+    digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    digest
+}
+
+fn token(bytes: [u8; 16]) -> String {
+    use std::fmt::Write as _;
+    let mut token = String::with_capacity(34);
+    token.push(SCOPE_MARK);
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(token, "{byte:02x}");
+    }
+    token
+}
+
+/// Where a search looks: in one scope or in two, at documents that have one
+/// mark of each list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sought {
+    scopes: [Scope; 2],
+    marks: Vec<Vec<Mark>>,
+}
+
+impl Sought {
+    /// Everything in a scope.
+    pub fn within(scope: Scope) -> Self {
+        Self::within_either(scope, scope)
+    }
+
+    /// Everything in two scopes.
+    pub fn within_either(one: Scope, other: Scope) -> Self {
+        Self { scopes: [one, other], marks: Vec::new() }
+    }
+
+    /// Of that, what has one of these marks.
+    #[must_use]
+    pub fn marked(mut self, any: Vec<Mark>) -> Self {
+        self.marks.push(any);
+        self
+    }
+
+    fn scopes(&self) -> &[Scope] {
+        if self.scopes[0] == self.scopes[1] { &self.scopes[..1] } else { &self.scopes }
     }
 }
 
 /// A document that matches a query.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hit {
-    /// The message.
-    pub message: MessageId,
-    /// Its session.
+    /// The id of the message or memory.
+    pub id: [u8; 16],
+    /// A message's session.
     pub session: SessionId,
     /// BM25.
     pub score: f64,
@@ -115,6 +208,27 @@ pub struct Hit {
 impl Write {
     /// Makes a message findable in a scope.
     pub fn text_insert(&mut self, id: MessageId, session: SessionId, scope: Scope, content: &str) {
+        self.text_add((id.to_bytes(), session), scope, &[], content);
+    }
+
+    /// Makes a memory findable in a scope, by its words and its marks.
+    pub fn text_insert_memory(
+        &mut self,
+        id: MemoryId,
+        scope: Scope,
+        marks: &[Mark],
+        content: &str,
+    ) {
+        self.text_add((id.to_bytes(), NO_SESSION), scope, marks, content);
+    }
+
+    fn text_add(
+        &mut self,
+        (id, session): ([u8; 16], SessionId),
+        scope: Scope,
+        marks: &[Mark],
+        content: &str,
+    ) {
         let mut tokens = tokens(content);
         let mut room = DOCUMENT_BYTES_MAX;
         let fit = tokens.iter().take_while(|token| {
@@ -127,11 +241,20 @@ impl Write {
             return;
         }
         let length = i64::try_from(tokens.len()).unwrap_or(i64::MAX);
-        let text = format!("{} {}", scope.token(), tokens.join(" "));
-        self.add(&TEXT_INSERT, values![self.org, id, session, scope.0, length, text]);
+        let marks = marks.iter().map(|mark| token(mark.0));
+        let all: Vec<String> = [scope.token()].into_iter().chain(marks).chain(tokens).collect();
+        self.add(&TEXT_INSERT, values![self.org, id, session, scope.0, length, all.join(" ")]);
         self.full_text.push((&TEXT_INDEX, values![self.org, id]));
         self.count(TEXT_DOCUMENTS, &scope.0, 1);
         self.count(TEXT_TOKENS, &scope.0, length);
+    }
+
+    /// Forgets a document.
+    pub(crate) fn text_forget(&mut self, id: [u8; 16]) {
+        self.add(&TEXT_COUNT_ONE, values![TEXT_DOCUMENTS, self.org, id]);
+        self.add(&TEXT_LENGTH_ONE, values![TEXT_TOKENS, self.org, id]);
+        self.add(&TEXT_UNINDEX_ONE, values![self.org, id]);
+        self.add(&TEXT_DELETE_ONE, values![self.org, id]);
     }
 
     /// Forgets everything of a session.
@@ -145,7 +268,7 @@ impl Write {
 
 /// A candidate, before it is scored.
 pub(crate) struct Candidate {
-    id: MessageId,
+    id: [u8; 16],
     session: SessionId,
     length: i64,
     tokens: String,
@@ -153,81 +276,143 @@ pub(crate) struct Candidate {
 
 pub(crate) fn candidate(row: &mut Columns<'_>) -> Result<Candidate> {
     Ok(Candidate {
-        id: MessageId::from_bytes(row.id()?),
+        id: row.id()?,
         session: SessionId::from_bytes(row.id()?),
         length: row.int()?,
         tokens: row.text()?,
     })
 }
 
+/// One statistic of one scope: which, of what, and how much.
+pub(crate) fn statistic(row: &mut Columns<'_>) -> Result<(String, Vec<u8>, i64)> {
+    Ok((row.text()?, row.bytes()?, row.int()?))
+}
+
 impl Store {
-    /// The documents of a scope that answer a query best, best first, at most
-    /// `limit`.
+    /// The documents that answer a query best, best first, at most `limit`.
     pub async fn text_search(
         &self,
         org: OrgId,
-        scope: Scope,
+        sought: &Sought,
         query: &str,
         limit: usize,
     ) -> Result<Vec<Hit>> {
+        let found = self.text_search_each(org, &[sought], query, limit).await?;
+        Ok(found.into_iter().next().unwrap_or_default())
+    }
+
+    /// The same in several places, each with its own statistics.
+    pub async fn text_search_each(
+        &self,
+        org: OrgId,
+        places: &[&Sought],
+        query: &str,
+        limit: usize,
+    ) -> Result<Vec<Vec<Hit>>> {
         let mut terms = tokens(query);
         terms.sort_unstable();
         terms.dedup();
         terms.truncate(QUERY_TERMS_MAX);
         if terms.is_empty() {
-            return Ok(Vec::new());
+            return Ok(vec![Vec::new(); places.len()]);
         }
-        // On PostgreSQL the counters may not know the newest documents yet.
-        let documents = self.counter(org, TEXT_DOCUMENTS, &scope.0).await?;
-        if documents == 0 && self.is_sqlite() {
-            return Ok(Vec::new());
+        let statistics = self.text_statistics(org, places).await?;
+        let mut found = Vec::with_capacity(places.len());
+        for (sought, (documents, tokens)) in places.iter().zip(statistics) {
+            found.push(match documents {
+                0 => Vec::new(),
+                _ => self.text_rank(org, sought, &terms, (documents, tokens), limit).await?,
+            });
         }
-        let tokens = self.counter(org, TEXT_TOKENS, &scope.0).await?;
+        Ok(found)
+    }
+
+    /// How many documents there are in each place, with how many tokens.
+    async fn text_statistics(&self, org: OrgId, places: &[&Sought]) -> Result<Vec<(u64, u64)>> {
+        let scopes: Vec<Scope> =
+            places.iter().flat_map(|sought| sought.scopes()).copied().collect();
+        let mut rows = Vec::new();
+        for several in scopes.chunks(COUNTED_SCOPES) {
+            let at =
+                |nth: usize| several.get(nth).or(several.first()).map(|scope| scope.0.to_vec());
+            let keys = [at(0), at(1), at(2)].map(Option::unwrap_or_default);
+            let mut bound = values![org];
+            bound.extend(keys.map(Value::from));
+            rows.extend(self.rows(&TEXT_STATISTICS, bound, statistic).await?);
+        }
+        let sum = |sought: &Sought, kind: &str| {
+            let of = |(it, key, _): &&(String, Vec<u8>, i64)| {
+                it == kind && sought.scopes().iter().any(|scope| scope.0 == **key)
+            };
+            let n: i64 = rows.iter().filter(of).map(|(_, _, n)| *n).sum();
+            u64::try_from(n).unwrap_or(0)
+        };
+        Ok(places.iter().map(|it| (sum(it, TEXT_DOCUMENTS), sum(it, TEXT_TOKENS))).collect())
+    }
+
+    async fn text_rank(
+        &self,
+        org: OrgId,
+        sought: &Sought,
+        terms: &[String],
+        (documents, tokens): (u64, u64),
+        limit: usize,
+    ) -> Result<Vec<Hit>> {
         if documents <= u64::from(CANDIDATES_MAX) {
             // All that match are candidates, and tell how common each term is.
             let all: Vec<&String> = terms.iter().collect();
-            let bound = self.matching(org, scope, &all);
+            let bound = self.matching(org, sought, &all);
             let candidates = self.rows(&TEXT_CANDIDATES, bound, candidate).await?;
-            let weighed = terms.into_iter().map(|term| count(term, &candidates)).collect();
+            let weighed = terms.iter().map(|term| count(term.clone(), &candidates)).collect();
             let query = Query { weighed, documents, tokens };
             return Ok(query.rank(candidates, limit));
         }
-        let weighed = self.text_weigh(scope, terms, documents).await?;
+        let weighed = self.text_weigh(sought, terms, documents).await?;
         let chosen = choose(&weighed, documents);
         if chosen.is_empty() {
             return Ok(Vec::new());
         }
-        let bound = self.matching(org, scope, &chosen);
+        let bound = self.matching(org, sought, &chosen);
         let candidates = self.scan(&TEXT_CANDIDATES, bound, candidate).await?;
         Ok(Query { weighed, documents, tokens }.rank(candidates, limit))
     }
 
-    /// In how many documents of a large scope each term is, counted no further
-    /// than needed to tell that it is common.
+    /// In how many of many documents each term is, counted no further than
+    /// needed to tell that it is common.
     async fn text_weigh(
         &self,
-        scope: Scope,
-        terms: Vec<String>,
+        sought: &Sought,
+        terms: &[String],
         documents: u64,
     ) -> Result<Vec<(String, u64)>> {
         let count_max = documents / COMMON_TERM_ONE_IN + u64::from(CANDIDATES_MAX);
         let count_max = i64::try_from(count_max).unwrap_or(i64::MAX);
-        let bound = terms.iter().map(|term| values![self.match_any(scope, &[term]), count_max]);
+        let bound = terms.iter().map(|term| values![self.match_any(sought, &[term]), count_max]);
         let counted = self.scan_each(&TEXT_TERM_COUNT, bound.collect(), value::int).await?;
         let counts = counted.into_iter().map(|rows| rows.first().map_or(0, |n| n.unsigned_abs()));
-        Ok(terms.into_iter().zip(counts).collect())
+        Ok(terms.iter().cloned().zip(counts).collect())
     }
 
-    fn matching(&self, org: OrgId, scope: Scope, terms: &[&String]) -> Vec<Value> {
-        values![self.match_any(scope, terms), org, scope.0, i64::from(CANDIDATES_MAX)]
+    fn matching(&self, org: OrgId, sought: &Sought, terms: &[&String]) -> Vec<Value> {
+        let [one, other] = sought.scopes;
+        let newest = i64::from(CANDIDATES_MAX);
+        values![self.match_any(sought, terms), org, one.0, other.0, newest]
     }
 
-    /// The engine's query for documents of the scope with any of these terms.
-    fn match_any(&self, scope: Scope, terms: &[&String]) -> String {
+    /// The engine's query for documents that are sought and have any of these terms.
+    fn match_any(&self, sought: &Sought, terms: &[&String]) -> String {
         let (quote, and, or) =
             if self.is_sqlite() { ('"', " AND ", " OR ") } else { ('\'', " & ", " | ") };
-        let any: Vec<String> = terms.iter().map(|term| format!("{quote}{term}{quote}")).collect();
-        format!("{quote}{}{quote}{and}({})", scope.token(), any.join(or))
+        let any = |tokens: Vec<String>| {
+            let quoted: Vec<String> =
+                tokens.iter().map(|token| format!("{quote}{token}{quote}")).collect();
+            format!("({})", quoted.join(or))
+        };
+        let scopes = sought.scopes().iter().map(|scope| scope.token()).collect();
+        let marks = sought.marks.iter().map(|any| any.iter().map(|mark| token(mark.0)).collect());
+        let terms = terms.iter().map(|term| (*term).clone()).collect();
+        let all: Vec<String> = [scopes].into_iter().chain(marks).chain([terms]).map(any).collect();
+        all.join(and)
     }
 }
 
@@ -291,15 +476,15 @@ impl Query {
             let norm = BM25_K1 * (1.0 - BM25_B + BM25_B * candidate.length as f64 / mean);
             let held = || weights.iter().zip(&frequencies).filter(|(_, f)| **f > 0.0);
             Hit {
-                message: candidate.id,
+                id: candidate.id,
                 session: candidate.session,
                 score: held().map(|(w, f)| w * f * (BM25_K1 + 1.0) / (f + norm)).sum(),
                 coverage: held().map(|(w, _)| w).sum::<f64>() / whole,
             }
         };
         let mut hits: Vec<Hit> = candidates.into_iter().map(score).collect();
-        // Equal scores: the newer message, so that the order is the same everywhere.
-        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(b.message.cmp(&a.message)));
+        // Equal scores: the newer one, so that the order is the same everywhere.
+        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(b.id.cmp(&a.id)));
         hits.truncate(limit);
         hits
     }

@@ -9,6 +9,7 @@ mod durability;
 mod events;
 mod goals;
 mod idempotency;
+mod memories;
 mod openai;
 mod plans;
 mod rfc6455;

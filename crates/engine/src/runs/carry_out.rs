@@ -9,7 +9,7 @@ use agentry_domain::runs::{MESSAGE_LIMIT_DEFAULT, RUN_ATTEMPTS_MAX, Run, RunErro
 use agentry_domain::sessions::{Message, MessageRole};
 use agentry_domain::{Caller, Code, Error, MessageId, Result, RunId};
 use agentry_llm::{ChatMessage, Model, ModelEvent, ModelRequest};
-use agentry_store::{ClaimedJob, Write};
+use agentry_store::{ClaimedJob, MemorySought, Write};
 use futures::StreamExt as _;
 use tokio::time::Instant;
 
@@ -256,16 +256,18 @@ impl Engine {
                 self.0.store.message_history(caller.org, run.session, input, limit).await?
             }
         };
-        // A session of nobody in which nothing was said has nothing to recall.
-        let has_past = run.user_id.is_some() || !history.is_empty();
-        let recalled = if agent.memory.recall && has_past {
+        let recalled = if agent.memory.recall {
             // One that quotes wants the best hits, wherever they are, and enough
             // of them to leave earlier questions out; a language model has the
             // conversation before it already.
             let limit = agent.memory.limit as usize;
             let quotes = model.quotes();
+            let user = run.user_id.as_deref();
+            // A session of nobody in which nothing was said has no past.
+            let has_past = user.is_some() || !history.is_empty();
             let recall = Recall {
-                scope: scope(caller, run.user_id.as_deref(), run.session),
+                said: has_past.then(|| scope(caller, user, run.session)),
+                memories: MemorySought::in_run(user, &agent.id.to_string(), caller.org),
                 query: &request.input,
                 asked_in: run.message,
                 limit: if quotes { limit.max(QUOTABLE_PASSAGES_MIN) } else { limit },

@@ -9,7 +9,7 @@ use std::time::Duration;
 use agentry_domain::idempotency::IDEMPOTENCY_KEPT;
 use agentry_domain::sessions::MessageRole;
 use agentry_domain::{Code, KeyId, Once, PageRequest};
-use agentry_store::{AgentFilter, Scope, SessionFilter, Store, StoreError, Write};
+use agentry_store::{AgentFilter, Scope, SessionFilter, Sought, Store, StoreError, Write};
 use futures::future::join_all;
 
 use crate::bed::{Bed, wait_until};
@@ -102,7 +102,8 @@ pub(crate) async fn a_failed_write_leaves_nothing(bed: Bed) {
     assert_eq!((agents.items, agents.total), (vec![kept], 1));
     let sessions = store.session_list(org, &SessionFilter::default(), &page).await.unwrap();
     assert_eq!((sessions.items.len(), sessions.total), (0, 0));
-    let found = store.text_search(org, Scope::user(org, "u"), "unheard words", 5).await.unwrap();
+    let heard = Sought::within(Scope::user(org, "u"));
+    let found = store.text_search(org, &heard, "unheard words", 5).await.unwrap();
     assert!(found.is_empty());
     assert!(store.activity().refused >= 3);
 }

@@ -65,6 +65,7 @@ on_both_engines! {
     text::a_scope_finds_its_own_and_no_other,
     text::a_deleted_session_is_forgotten,
     doctor::the_doctor_finds_what_does_not_agree,
+    text::memories_are_found_by_words_user_and_marks,
     durability::what_was_acknowledged_is_there_after_reopening,
     durability::a_newer_version_s_database_is_refused,
     durability::a_closed_store_refuses,

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use agentry_domain::agents::{Agent, AgentBody, AgentStatus, MemoryPolicy};
 use agentry_domain::log::{EntityKind, LogEntry};
+use agentry_domain::memories::{Memory, MemoryBody};
 use agentry_domain::ports::{Entropy as _, SystemEntropy};
 use agentry_domain::runs::{GivenMessage, Run, RunRequest, RunStatus, Usage};
 use agentry_domain::sessions::{Message, MessageRole, Session, SessionBody, SessionStatus};
 use agentry_domain::{
-    AgentId, Error, JobId, JsonText, MessageId, OrgId, RunId, SessionId, Timestamp, WorkerId,
+    AgentId, Error, JobId, JsonText, MemoryId, MessageId, OrgId, RunId, SessionId, Timestamp,
+    WorkerId,
 };
 use agentry_store::{ClaimedJob, StoreError, Write};
 use uuid::Uuid;
@@ -75,6 +77,18 @@ pub(crate) fn session(name: Option<&str>, user_id: Option<&str>) -> Session {
         metadata: json(r#"{"s":1}"#),
     };
     Session::new(SessionId::from_uuid(uuid()), body, at)
+}
+
+pub(crate) fn memory(body: MemoryBody) -> Memory {
+    Memory::new(MemoryId::from_uuid(uuid()), body, now())
+}
+
+/// A write that stores a memory.
+pub(crate) fn memory_write(org: OrgId, memory: &Memory) -> Write {
+    let mut write = Write::new(org);
+    write.resource_insert(&memory.body, &memory.document().unwrap());
+    write.memory_index(memory.id, memory);
+    write
 }
 
 pub(crate) fn message(session: SessionId, role: MessageRole, content: &str) -> Message {
