@@ -7,6 +7,8 @@ mod agents;
 mod durability;
 mod events;
 mod idempotency;
+mod events_clients;
+mod events_crowd;
 mod openai;
 mod rfc6455;
 mod runs;
