@@ -6,9 +6,9 @@
 mod agents;
 mod durability;
 mod events;
-mod idempotency;
 mod events_clients;
 mod events_crowd;
+mod idempotency;
 mod openai;
 mod rfc6455;
 mod runs;
