@@ -15,6 +15,7 @@ pub mod generators;
 pub mod http;
 pub mod load;
 pub mod procfs;
+pub mod realtime;
 pub mod report;
 pub mod targets;
 

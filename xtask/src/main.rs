@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use xtask::bench::{Options, bench, generators};
+use xtask::bench::{Options, bench, generators, realtime};
 use xtask::powercut::{Journal, Operation, Replay, Unsynced};
 use xtask::surroundings::{Surroundings, cargo_soak, cargo_test};
 use xtask::{shims, workspace};
@@ -78,6 +78,33 @@ enum Task {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Measures what it costs to tell many listeners: deliveries a second, their
+    /// lag, CPU for each, and memory for an idle one.
+    BenchRealtime {
+        /// The cargo profile of the server; final figures come from `release`.
+        #[arg(long, default_value = "release")]
+        profile: String,
+        /// Listeners, over all processes.
+        #[arg(long, default_value_t = 5_000)]
+        connections: usize,
+        /// Processes that hold them.
+        #[arg(long, default_value_t = 4)]
+        processes: usize,
+        /// How long each load is measured, in seconds.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        /// Where the results go, as JSON.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Holds connections for `bench-realtime`, which starts it.
+    #[command(hide = true)]
+    Listen {
+        /// `HOST:PORT` of the server.
+        address: String,
+        /// How many.
+        connections: usize,
+    },
     /// Builds the preloaded libraries into target/shims.
     Shims,
     /// Looks into a journal of the shim `powercut`.
@@ -137,6 +164,18 @@ fn main() -> Result<ExitCode> {
             let report = generators::bench(&options)?;
             let out = out.unwrap_or_else(|| workspace::root().join("bench/results/local/lab.json"));
             write_results(&report, &report.table(), &out)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::BenchRealtime { profile, connections, processes, seconds, out } => {
+            let options = realtime::Options { profile, connections, processes, seconds };
+            let report = realtime::bench(&options)?;
+            let out =
+                out.unwrap_or_else(|| workspace::root().join("bench/results/local/realtime.json"));
+            write_results(&report, &report.table(), &out)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Listen { address, connections } => {
+            realtime::listen(&address, connections)?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Shims => {

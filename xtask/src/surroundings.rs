@@ -7,16 +7,19 @@
 //! | `AGENTRY_TEST_POSTGRES_BIN` | the directory of `initdb` and `postgres` |
 //! | `AGENTRY_TEST_POSTGRES_USER` | `UID:GID` that a test's own cluster runs as, when we are root |
 //! | `AGENTRY_TEST_PYTHON` | a Python interpreter with `xtask/python/requirements.txt` |
+//! | `AGENTRY_TEST_CHROMIUM` | a Chromium |
 //! | `AGENTRY_TEST_SHIMS` | the directory of the built shims |
 //! | `AGENTRY_TEST_SOAK` | `1` when tests with a long form shall take it |
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 
 use anyhow::{Context, Result};
 
 use crate::guarded::User;
-use crate::workspace::{cargo, root, target};
+use crate::packages::install;
+use crate::workspace::{cargo, on_path, root, target};
 use crate::{postgres, python, shims};
 
 /// Everything that was made and started for the tests; gone when dropped.
@@ -36,6 +39,7 @@ impl Surroundings {
         shims::build(&shims_dir)?;
         let requirements = root().join("xtask/python/requirements.txt");
         let python = python::venv("venv", &requirements)?;
+        let chromium = chromium()?;
         let binaries = postgres::binaries()?;
         let cluster = postgres::Cluster::start(&postgres::log_file("test"), None)
             .context("PostgreSQL for the tests does not start")?;
@@ -43,6 +47,7 @@ impl Surroundings {
             ("AGENTRY_TEST_POSTGRES", cluster.url().into()),
             ("AGENTRY_TEST_POSTGRES_BIN", binaries.into()),
             ("AGENTRY_TEST_PYTHON", python.into()),
+            ("AGENTRY_TEST_CHROMIUM", chromium.into()),
             ("AGENTRY_TEST_SHIMS", shims_dir.into()),
         ];
         if let Some(User { uid, gid }) = postgres::server_user()? {
@@ -60,6 +65,16 @@ impl Surroundings {
         let program = command.get_program().to_string_lossy().into_owned();
         command.status().with_context(|| format!("cannot start {program}"))
     }
+}
+
+/// The browser that tests drive; installed when it is missing.
+fn chromium() -> Result<PathBuf> {
+    let find = || ["chromium", "chromium-browser", "google-chrome"].into_iter().find_map(on_path);
+    if let Some(found) = find() {
+        return Ok(found);
+    }
+    install(&["chromium"], "a browser")?;
+    find().context("chromium was installed and is not on the path")
 }
 
 /// `cargo test` with these arguments; the whole workspace unless they choose

@@ -8,6 +8,8 @@ mod crud;
 mod durability;
 mod events;
 mod goals;
+mod events_clients;
+mod events_crowd;
 mod idempotency;
 mod memories;
 mod openai;

@@ -32,6 +32,19 @@ impl Home {
         Self { data: TempDir::new(), database }
     }
 
+    /// Runs SQL on what is kept here, beside whoever serves it.
+    pub(crate) async fn execute(&self, sql: &str) {
+        match &self.database {
+            Some(database) => database.execute(sql).await.unwrap(),
+            None => {
+                let path = self.data.path().join("agentry.db");
+                let connection = rusqlite::Connection::open(path).unwrap();
+                connection.busy_timeout(agentry_testkit::WAIT_MAX).unwrap();
+                connection.execute_batch(sql).unwrap();
+            }
+        }
+    }
+
     /// The command that serves this home on a free port.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_agentry"));

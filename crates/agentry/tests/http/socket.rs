@@ -144,6 +144,25 @@ impl Socket {
         (socket, ready["after"].as_i64().unwrap())
     }
 
+    /// Opens a WebSocket when there is a server that lets it.
+    pub(crate) async fn try_open(url: &str, key: &str, path: &str) -> Option<Self> {
+        let mut stream = TcpStream::connect(url.strip_prefix("http://")?).await.ok()?;
+        stream.set_nodelay(true).ok()?;
+        let head = Self::handshake(path, &format!("X-API-Key: {key}\r\n"));
+        stream.write_all(head.as_bytes()).await.ok()?;
+        let mut socket = Self { stream, read: Vec::new() };
+        let end = loop {
+            if let Some(end) = socket.read.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+                break end + 4;
+            }
+            if !socket.fill().await {
+                return None;
+            }
+        };
+        let head: Vec<u8> = socket.read.drain(..end).collect();
+        head.starts_with(b"HTTP/1.1 101").then_some(socket)
+    }
+
     async fn fill(&mut self) -> bool {
         let mut bytes = [0; 16 * 1_024];
         match self.stream.read(&mut bytes).await {

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use agentry_domain::log::LoggedEntry;
-use agentry_store::{Store, Write};
+use agentry_domain::{Caller, Role, Timestamp};
+use agentry_store::{LogKeep, Store, Ticket, Write};
 use agentry_testkit::WAIT_MAX;
 use futures::future::join_all;
 
@@ -104,4 +105,63 @@ pub(crate) async fn an_organisation_reads_its_own(bed: Bed) {
     }
     let seqs: BTreeSet<i64> = read_all(&store).await.iter().map(|entry| entry.seq).collect();
     assert_eq!(seqs.len(), 10);
+}
+
+pub(crate) async fn a_trimmed_log_is_one_piece_without_a_gap(bed: Bed) {
+    let store = bed.open().await;
+    let org = make::org();
+    assert_eq!(store.log_oldest().await.unwrap(), 1);
+    let mut at = Vec::new();
+    for nth in 0..30 {
+        let mut entry = make::entry("agent.created", make::uuid().into_bytes());
+        // The clock of one writer was behind: an old entry stands behind a young one.
+        if nth == 20 {
+            entry.at = at[0];
+        }
+        at.push(entry.at);
+        let mut write = Write::new(org);
+        write.log(entry);
+        store.write(write).await.unwrap();
+    }
+    followed(&store, 30).await;
+    let keep = |since: Timestamp, entries_max| LogKeep { since, entries_max };
+    let all = i64::MAX;
+    assert_eq!(store.log_trim(keep(at[0], all), 10).await.unwrap(), 0);
+    assert_eq!(store.log_trim(keep(at[5], all), 3).await.unwrap(), 3, "a bounded piece");
+    assert_eq!(store.log_trim(keep(at[5], all), 10).await.unwrap(), 2);
+    assert_eq!(store.log_oldest().await.unwrap(), 6);
+    assert_eq!(store.log_trim(keep(at[15], all), 100).await.unwrap(), 10);
+    assert_eq!(store.log_trim(keep(at[0], 12), 100).await.unwrap(), 3, "by their number");
+    assert_eq!(store.log_oldest().await.unwrap(), 19);
+    let left: Vec<i64> = read_all(&store).await.iter().map(|entry| entry.seq).collect();
+    assert_eq!(left, (19..=30).collect::<Vec<_>>());
+    let later = make::now();
+    assert_eq!(store.log_trim(keep(later, all), 100).await.unwrap(), 12);
+    assert_eq!(store.log_oldest().await.unwrap(), 31, "the next one's place");
+    assert_eq!(store.log_head().await.unwrap(), 30);
+    let mut write = Write::new(org);
+    write.log(make::entry("agent.created", make::uuid().into_bytes()));
+    store.write(write).await.unwrap();
+    followed(&store, 31).await;
+    assert_eq!(read_all(&store).await[0].seq, 31);
+}
+
+pub(crate) async fn a_ticket_is_taken_once(bed: Bed) {
+    let store = bed.open().await;
+    let org = make::org();
+    let key = agentry_domain::KeyId::from_uuid(make::uuid());
+    let caller = Caller { org, key: Some(key), role: Role::Viewer };
+    let nobody = Caller { key: None, ..caller };
+    let (now, then) = (make::now(), make::now());
+    for (hash, caller) in [([1; 32], caller), ([2; 32], nobody), ([3; 32], caller)] {
+        let mut write = Write::new(org);
+        write.ticket_insert(&Ticket { hash, caller, expires_at: then }, now);
+        store.write(write).await.unwrap();
+    }
+    assert_eq!(store.ticket_take(&[9; 32], now).await.unwrap(), None);
+    assert_eq!(store.ticket_take(&[1; 32], now).await.unwrap(), Some(caller));
+    assert_eq!(store.ticket_take(&[1; 32], now).await.unwrap(), None, "once");
+    assert_eq!(store.ticket_take(&[2; 32], now).await.unwrap(), Some(nobody));
+    assert_eq!(store.ticket_take(&[3; 32], then).await.unwrap(), None, "too late");
+    assert!(!store.key_is_valid(org, key).await.unwrap());
 }

@@ -62,6 +62,8 @@ on_both_engines! {
     lane_model::lanes_behave_as_their_model,
     log::the_log_is_dense_and_in_order,
     log::an_organisation_reads_its_own,
+    log::a_trimmed_log_is_one_piece_without_a_gap,
+    log::a_ticket_is_taken_once,
     text::a_scope_finds_its_own_and_no_other,
     text::a_deleted_session_is_forgotten,
     doctor::the_doctor_finds_what_does_not_agree,
