@@ -696,7 +696,7 @@ mix:
 teardown:
   - {delete: "/items/${own}", expect: {status: 2xx}}
   - {name: all, delete: "/items/${take(made)}"}
-  - {name: no, get: /status/404}
+  - {name: missing, get: /status/404}
 profiles:
   count: {closed: {users: 5}, iterations: 100}
   long: {closed: {users: 5, think: 50ms..100ms}, for: 60s}
@@ -712,7 +712,7 @@ fn a_teardown_takes_back_what_users_made_after_it_was_read_back() {
     assert_eq!((audit.acknowledged, audit.found, audit.lost), (5, 5, 0));
     let torn = end.teardown.as_ref().unwrap();
     assert_eq!((torn.users, torn.requests, torn.failed), (5, 5 + 100 + 5, 5), "{torn:?}");
-    assert_eq!(torn.failed_by_class, [("teardown.no: http_404".to_owned(), 5)].into());
+    assert_eq!(torn.failed_by_class, [("teardown.missing: http_404".to_owned(), 5)].into());
     assert_eq!(summary.all.count(), 105, "it is no part of the load");
     let verdict = judge(&summary, &[]);
     assert!(verdict.notes.iter().any(|note| note.contains("teardown")), "{:?}", verdict.notes);

@@ -48,6 +48,7 @@ pub const SCHEMA: &str = include_str!("../../schema/scenario.schema.json");
 pub const SHIPPED: &[(&str, &str)] = &[
     ("agent_run", include_str!("../../scenarios/agent_run.yaml")),
     ("full_api", include_str!("../../scenarios/full_api.yaml")),
+    ("realtime", include_str!("../../scenarios/realtime.yaml")),
     ("session_queue", include_str!("../../scenarios/session_queue.yaml")),
 ];
 
