@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::command::{interrupted_by_signal, print, run_name};
 use crate::drive;
 use crate::http1::{Answer, Keep};
-use crate::mock::{self, Delay, Mock, Tokens};
+use crate::mock::{self, Delay, Mock};
 use crate::scenario::{Arrivals, Plan, Profile, Until};
 use crate::sketch::Sketch;
 use crate::summary::Summary;
@@ -72,16 +72,8 @@ pub(crate) fn calibrate(duration: Duration) -> Result<Exit, String> {
 }
 
 fn start(delay: Delay) -> Result<Mock, String> {
-    Mock::start(mock::Options {
-        listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
-        delay,
-        errors: 0.0,
-        stall: None,
-        lose: 0.0,
-        tokens: Tokens { count: 1, per_event: 1, gap: Duration::ZERO, torn: false },
-        seed: 1,
-    })
-    .map_err(|error| format!("the mock cannot listen: {error}"))
+    Mock::start(mock::Options { delay, ..mock::Options::default() })
+        .map_err(|error| format!("the mock cannot listen: {error}"))
 }
 
 fn run(

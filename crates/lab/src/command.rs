@@ -15,9 +15,10 @@ use crate::hit;
 use crate::mock::{Delay, Mock, Stall, Tokens};
 use crate::progress::{Progress, give_back_terminal, say};
 use crate::report;
-use crate::scenario::{Overrides, Plan, SHIPPED, Surroundings, shipped};
+use crate::scenario::{Overrides, Plan, SCHEMA, SHIPPED, Surroundings, shipped};
 use crate::stress;
 use crate::summary::Summary;
+use crate::transport::{Protocol, Transport};
 use crate::units;
 use crate::verdict::{Exit, judge};
 
@@ -50,8 +51,10 @@ enum LabCommand {
 
 #[derive(Args, Debug)]
 pub(crate) struct HitArgs {
-    /// http://HOST:PORT/PATH
+    /// http://HOST:PORT/PATH, or https://
     pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) transport: TransportArgs,
     /// Users who wait for each answer.
     #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) concurrency: u32,
@@ -92,10 +95,44 @@ pub(crate) struct HitArgs {
     pub(crate) out: Option<PathBuf>,
 }
 
+/// How connections are made.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TransportArgs {
+    /// auto (over TLS what the target chooses, else HTTP/1.1), http1 or http2.
+    #[arg(long)]
+    pub(crate) protocol: Option<Protocol>,
+    /// Trust any certificate.
+    #[arg(long, conflicts_with = "ca")]
+    pub(crate) insecure: bool,
+    /// A PEM file: trust what it certifies, and nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+}
+
+impl TransportArgs {
+    pub(crate) fn transport(&self) -> Transport {
+        Transport {
+            protocol: self.protocol.unwrap_or_default(),
+            insecure: self.insecure,
+            ca: self.ca.clone(),
+        }
+    }
+
+    /// As they were given, each with a space before it.
+    pub(crate) fn words(&self) -> String {
+        let protocol = self.protocol.map(|protocol| format!(" --protocol {protocol}"));
+        let insecure = self.insecure.then(|| " --insecure".to_owned());
+        let ca = self.ca.as_ref().map(|ca| format!(" --ca {}", ca.display()));
+        [protocol, insecure, ca].into_iter().flatten().collect()
+    }
+}
+
 #[derive(Args, Debug)]
 struct RunArgs {
     /// A file, or the name of a shipped scenario.
     scenario: String,
+    #[command(flatten)]
+    transport: TransportArgs,
     /// http://HOST:PORT, instead of the scenario's.
     #[arg(long)]
     target: Option<String>,
@@ -135,6 +172,8 @@ struct RunArgs {
 pub(crate) struct StressArgs {
     /// http://HOST:PORT/PATH, a scenario's file, or the name of a shipped one.
     pub(crate) what: String,
+    #[command(flatten)]
+    pub(crate) transport: TransportArgs,
     /// http://HOST:PORT, instead of the scenario's.
     #[arg(long)]
     pub(crate) target: Option<String>,
@@ -190,7 +229,11 @@ struct CalibrateArgs {
 #[derive(Args, Debug)]
 struct CheckArgs {
     /// A file, or the name of a shipped scenario.
-    scenario: String,
+    #[arg(required_unless_present = "schema")]
+    scenario: Option<String>,
+    /// Print the JSON Schema of scenarios, for editors and programs.
+    #[arg(long, conflicts_with = "scenario")]
+    schema: bool,
 }
 
 #[derive(Args, Debug)]
@@ -241,6 +284,12 @@ struct MockArgs {
     /// Tear every event over two chunks.
     #[arg(long)]
     torn: bool,
+    /// Speak TLS, with a certificate made at the start.
+    #[arg(long)]
+    tls: bool,
+    /// Where to write that certificate, for clients that are to trust it.
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    certificate: Option<PathBuf>,
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -305,6 +354,9 @@ fn run(args: &RunArgs) -> Result<Exit, String> {
             timeout: args.timeout,
             only: args.only.clone(),
             seed: args.seed,
+            protocol: args.transport.protocol,
+            insecure: args.transport.insecure,
+            ca: args.transport.ca.clone(),
         };
         // Users of one run must not meet what those of another left.
         let run = if args.sweep.is_empty() { run.clone() } else { format!("{run}-{n}") };
@@ -357,7 +409,7 @@ fn run_command(args: &RunArgs, concurrency: Option<u32>) -> String {
     args.only.iter().for_each(|only| flag("only", Some(only.clone())));
     flag("seed", args.seed.map(|seed| seed.to_string()));
     flag("threads", Some(args.threads.to_string()));
-    words.join(" ")
+    words.join(" ") + &args.transport.words()
 }
 
 /// The text of a file, or of a shipped scenario.
@@ -436,13 +488,17 @@ pub(crate) fn interrupted_by_signal() -> Result<watch::Receiver<bool>, String> {
 }
 
 fn check(args: &CheckArgs) -> Result<Exit, String> {
-    let text = read_scenario(&args.scenario)?;
+    let Some(name) = &args.scenario else {
+        print(SCHEMA);
+        return Ok(Exit::Pass);
+    };
+    let text = read_scenario(name)?;
     // A scenario is right or wrong by itself, whatever this machine has set.
     let env = |name: &str| Some(std::env::var(name).unwrap_or_default());
     let surroundings = Surroundings { env: &env, run: "check" };
     match Plan::read(&text, &Overrides::default(), &surroundings) {
         Ok(plan) => {
-            print(&format!("{}: right\n", args.scenario));
+            print(&format!("{name}: right\n"));
             for flow in &plan.flows {
                 print(&format!(
                     "  {} (weight {}), {} steps\n",
@@ -454,7 +510,7 @@ fn check(args: &CheckArgs) -> Result<Exit, String> {
             Ok(Exit::Pass)
         }
         Err(faults) => {
-            print(&format!("{}\n", report::faults(&args.scenario, &faults)));
+            print(&format!("{}\n", report::faults(name, &faults)));
             Ok(Exit::Broken)
         }
     }
@@ -500,10 +556,15 @@ fn serve_mock(args: &MockArgs) -> Result<Exit, String> {
             gap: args.token_gap,
             torn: args.torn,
         },
+        tls: args.tls,
         seed: args.seed,
     };
     let mut interrupted = interrupted_by_signal()?;
     let mock = Mock::start(options).map_err(|error| format!("{}: {error}", args.listen))?;
+    if let (Some(path), Some(certificate)) = (&args.certificate, mock.certificate()) {
+        std::fs::write(path, certificate)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
     print(&format!("listening on {}\n", mock.url()));
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.map_err(|error| error.to_string())?;

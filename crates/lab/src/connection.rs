@@ -1,6 +1,6 @@
-//! One user's connection: HTTP/1.1 kept alive, made when it is needed. One
-//! buffer for each thread serves all its connections, so that an idle one costs
-//! a socket and little else.
+//! One user's connection, kept alive, made when it is needed: HTTP/1.1 as it
+//! stands or over TLS, or HTTP/2. One buffer for each thread serves all its
+//! connections of HTTP/1.1, so that an idle one costs a socket and little else.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -11,11 +11,14 @@ use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 use crate::http1::{Answer, Keep};
+use crate::http2::Http2;
 use crate::tokens::{Dialect, EventStream};
+use crate::transport::{Connector, Made};
 
 /// How much is read at once, in bytes.
 const READ_BYTES: usize = 64 << 10;
@@ -26,20 +29,43 @@ const BODY_BYTES_MAX: u64 = 256 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct Wire {
     pub(crate) address: SocketAddr,
+    pub(crate) connector: Rc<Connector>,
     scratch: Rc<RefCell<Box<[u8]>>>,
 }
 
 impl Wire {
-    pub(crate) fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr, connector: Connector) -> Self {
         let scratch = vec![0; READ_BYTES].into_boxed_slice();
-        Self { address, scratch: Rc::new(RefCell::new(scratch)) }
+        Self { address, connector: Rc::new(connector), scratch: Rc::new(RefCell::new(scratch)) }
     }
 }
 
 /// Kept open between requests as long as the target does.
 #[derive(Debug, Default)]
 pub(crate) struct Connection {
-    stream: Option<TcpStream>,
+    link: Option<Link>,
+}
+
+#[derive(Debug)]
+enum Link {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Http2(Box<Http2>),
+}
+
+impl Link {
+    async fn make(wire: &Wire) -> Result<Self, Failure> {
+        Ok(match wire.connector.connect(wire.address).await? {
+            Made::Plain(stream) => Self::Plain(stream),
+            Made::Tls(stream) => Self::Tls(stream),
+            Made::PlainH2(stream) => {
+                Self::Http2(Box::new(Box::pin(Http2::over(stream, false)).await?))
+            }
+            Made::TlsH2(stream) => {
+                Self::Http2(Box::new(Box::pin(Http2::over(stream, true)).await?))
+            }
+        })
+    }
 }
 
 /// What is asked, and what of the answer matters.
@@ -72,7 +98,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    fn new(class: &'static str, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(class: &'static str, detail: impl Into<String>) -> Self {
         Self { class, detail: detail.into() }
     }
 
@@ -98,11 +124,11 @@ impl Connection {
         let failure = match tokio::time::timeout(ask.timeout, attempt).await {
             Ok(Ok(())) => None,
             Ok(Err(failure)) => Some(failure),
-            Err(_) if self.stream.is_none() => Some(Failure::new("connect_timeout", "")),
+            Err(_) if self.link.is_none() => Some(Failure::new("connect_timeout", "")),
             Err(_) => Some(Failure::new("timeout", format!("after {:?}", ask.timeout))),
         };
         if failure.is_some() || !exchange.answer.keeps_alive() {
-            self.stream = None;
+            self.link = None;
         }
         if failure.is_some() {
             exchange.done = Instant::now();
@@ -118,53 +144,69 @@ impl Connection {
         exchange: &mut Exchange,
     ) -> Result<(), Failure> {
         if self.was_closed(wire).await {
-            self.stream = None;
+            self.link = None;
         }
-        let stream = match &mut self.stream {
-            Some(stream) => stream,
+        let link = match &mut self.link {
+            Some(link) => link,
             None => {
                 exchange.connected = true;
-                let stream = TcpStream::connect(wire.address).await.map_err(|error| {
-                    let class = match error.kind() {
-                        io::ErrorKind::ConnectionRefused => "connect_refused",
-                        io::ErrorKind::TimedOut => "connect_timeout",
-                        _ => "connect_failed",
-                    };
-                    Failure::new(class, error.to_string())
-                })?;
-                stream
-                    .set_nodelay(true)
-                    .map_err(|error| Failure::new("connect_failed", error.to_string()))?;
-                self.stream.insert(stream)
+                self.link.insert(Link::make(wire).await?)
             }
         };
-        // A target may answer and close before it has read everything; its
-        // answer says more than the broken write.
-        let written = stream.write_all(request).await;
-        let read = read_answer(stream, wire, exchange).await;
-        match (written, read) {
-            (Err(error), Err(_)) if exchange.first_byte.is_none() => {
-                Err(Failure::new("reset", error.to_string()))
-            }
-            (_, read) => read,
+        match link {
+            Link::Plain(stream) => ask(stream, wire, request, exchange).await,
+            // Boxed, so that whoever speaks neither pays for neither.
+            Link::Tls(stream) => Box::pin(ask(&mut **stream, wire, request, exchange)).await,
+            Link::Http2(connection) => Box::pin(connection.exchange(request, exchange)).await,
         }
     }
 
     /// Whether the target closed the connection, or said something unasked,
     /// since the last answer.
     async fn was_closed(&mut self, wire: &Wire) -> bool {
-        let Some(stream) = &mut self.stream else { return false };
-        poll_fn(|cx| {
-            let mut scratch = wire.scratch.borrow_mut();
-            let mut buffer = ReadBuf::new(&mut scratch);
-            Poll::Ready(Pin::new(&mut *stream).poll_read(cx, &mut buffer).is_ready())
-        })
-        .await
+        match &mut self.link {
+            None => false,
+            Some(Link::Plain(stream)) => has_more(stream, wire).await,
+            Some(Link::Tls(stream)) => has_more(&mut **stream, wire).await,
+            Some(Link::Http2(connection)) => connection.was_closed(),
+        }
+    }
+}
+
+async fn has_more(stream: &mut (impl AsyncRead + Unpin), wire: &Wire) -> bool {
+    poll_fn(|cx| {
+        let mut scratch = wire.scratch.borrow_mut();
+        let mut buffer = ReadBuf::new(&mut scratch);
+        Poll::Ready(Pin::new(&mut *stream).poll_read(cx, &mut buffer).is_ready())
+    })
+    .await
+}
+
+/// One request of HTTP/1.1.
+async fn ask(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    wire: &Wire,
+    request: &[u8],
+    exchange: &mut Exchange,
+) -> Result<(), Failure> {
+    // A target may answer and close before it has read everything; its answer
+    // says more than the broken write.
+    let written = match stream.write_all(request).await {
+        // TLS keeps what it could not write.
+        Ok(()) => stream.flush().await,
+        Err(error) => Err(error),
+    };
+    let read = read_answer(stream, wire, exchange).await;
+    match (written, read) {
+        (Err(error), Err(_)) if exchange.first_byte.is_none() => {
+            Err(Failure::new("reset", error.to_string()))
+        }
+        (_, read) => read,
     }
 }
 
 async fn read_answer(
-    stream: &mut TcpStream,
+    stream: &mut (impl AsyncRead + Unpin),
     wire: &Wire,
     exchange: &mut Exchange,
 ) -> Result<(), Failure> {
@@ -176,6 +218,10 @@ async fn read_answer(
             exchange.done = Instant::now();
             Poll::Ready(match read {
                 Ok(()) => exchange.take(buffer.filled()),
+                // TLS that was not ended before the connection was.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    Err(Failure::new("closed", error.to_string()))
+                }
                 Err(error) => Err(Failure::new("reset", error.to_string())),
             })
         })
@@ -209,9 +255,26 @@ impl Exchange {
             }
         });
         let done = fed.map_err(|garbage| Failure::new("garbage", garbage.to_string()))?;
+        self.within_bounds().map(|()| done)
+    }
+
+    /// A piece of a body that HTTP/2 brought, at `done`.
+    pub(crate) fn take_piece(&mut self, piece: &[u8]) -> Result<(), Failure> {
+        let (events, now) = (&mut self.events, self.done);
+        self.answer.piece_read(piece, |status, piece| {
+            if let Some(events) = events
+                && (200..300).contains(&status)
+            {
+                events.feed(piece, now);
+            }
+        });
+        self.within_bounds()
+    }
+
+    fn within_bounds(&self) -> Result<(), Failure> {
         if self.answer.body_bytes > BODY_BYTES_MAX {
             return Err(Failure::new("body_too_large", "more than 256 MiB"));
         }
-        Ok(done)
+        Ok(())
     }
 }

@@ -12,12 +12,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use crate::machine::{self, ThreadUse, Watcher};
+use crate::metrics::Scrape;
 use crate::recorder::{Phase, Taken};
 use crate::run_file::{
-    Acknowledged, End, Header, Interval, Line, LoadHeader, SCHEMA_VERSION, StageHeader, Writer,
+    Acknowledged, End, Header, Interval, Line, LoadHeader, SCHEMA_VERSION, StageHeader, Teardown,
+    Writer,
 };
-use crate::scenario::{Arrivals, Load, Plan, SharedPlan, Until, Watch};
+use crate::scenario::{Arrivals, Load, Plan, Prometheus, SharedPlan, Until, Watch};
 use crate::summary::{Point, Summary};
+use crate::transport::Connector;
 use crate::worker::{self, Shared, Told};
 
 /// How long the target may take to accept the first connection.
@@ -49,6 +52,12 @@ pub(crate) enum NotMeasured {
     NotFound { target: String, error: io::Error },
     #[error("{target} cannot be reached: {error}")]
     NotReached { target: String, error: io::Error },
+    #[error("{target} cannot be reached over TLS: {detail}")]
+    NotSecured { target: String, detail: String },
+    #[error("{0}")]
+    NoCertificates(String),
+    #[error("the request for the target's metrics: {0}")]
+    NoMetrics(String),
     #[error("{path} cannot be written: {error}")]
     NoRunFile { path: String, error: io::Error },
     #[error("a thread of the generator failed: {0}")]
@@ -79,8 +88,8 @@ pub(crate) fn drive(
         .target
         .resolve()
         .map_err(|error| NotMeasured::NotFound { target: target.clone(), error })?;
-    std::net::TcpStream::connect_timeout(&address, REACHED_WITHIN)
-        .map_err(|error| NotMeasured::NotReached { target, error })?;
+    let connector = plan.transport.connector(&plan.target).map_err(NotMeasured::NoCertificates)?;
+    reach(&connector, target, address)?;
     let header = header(&plan, options, address);
     let mut writer = None;
     if let Some(directory) = &options.out {
@@ -102,11 +111,14 @@ pub(crate) fn drive(
     let shared = Arc::new(Shared {
         plan: Arc::clone(&plan),
         address,
+        connector,
         threads: options.threads,
         started: Instant::now() + THREADS_READY,
         taken: AtomicU64::new(0),
         interrupted: interrupt.clone(),
     });
+    let scrape = plan.metrics.as_ref().map(|metrics| scrape(&plan, metrics, &shared));
+    let scrape = scrape.transpose()?;
     let mut collector = Collector {
         writer,
         not_written: None,
@@ -119,11 +131,8 @@ pub(crate) fn drive(
         started: shared.started,
         ended_at: None,
         acknowledged: Acknowledged::default(),
-        audits: plan
-            .setup
-            .iter()
-            .chain(plan.flows.iter().flat_map(|flow| &flow.steps))
-            .any(|step| step.acknowledged.is_some()),
+        audits: plan.steps().any(|step| step.acknowledged.is_some()),
+        teardown: (!plan.teardown.is_empty()).then(Teardown::default),
         samples: 0,
     };
     let (told, mut hears) = mpsc::channel(TOLD_MAX);
@@ -136,12 +145,22 @@ pub(crate) fn drive(
                     .spawn_scoped(scope, move || worker::run(&shared, thread, told))
             })
             .collect();
+        let (over, hears_over) = watch::channel(false);
+        let reader = scrape.map(|scrape| {
+            let told = told.clone();
+            std::thread::Builder::new()
+                .name("lab-metrics".to_owned())
+                .spawn_scoped(scope, move || scrape.run(&told, hears_over))
+        });
         drop(told);
         // Ends when every thread has dropped its end.
         while let Some(told) = hears.blocking_recv() {
             collector.hear(told, progress);
+            if collector.ended == options.threads {
+                over.send_replace(true);
+            }
         }
-        for thread in threads {
+        for thread in threads.into_iter().chain(reader) {
             let thread = thread.map_err(NotMeasured::Start)?;
             match thread.join() {
                 Ok(ended) => ended.map_err(NotMeasured::Thread)?,
@@ -151,6 +170,52 @@ pub(crate) fn drive(
         Ok(())
     })?;
     Ok(collector.finish(*interrupt.borrow()))
+}
+
+/// How the target's own metrics are read.
+fn scrape(plan: &Plan, metrics: &Prometheus, shared: &Shared) -> Result<Scrape, NotMeasured> {
+    let request = plan.plain_get(&metrics.request);
+    let request = request.map_err(|error| NotMeasured::NoMetrics(error.to_string()))?;
+    let (address, connector) = match &metrics.target {
+        None => (shared.address, shared.connector.clone()),
+        Some(other) => {
+            let named = other.resolve();
+            let target = other.url();
+            let address = named.map_err(|error| NotMeasured::NotFound { target, error })?;
+            let connector = plan.transport.connector(other);
+            (address, connector.map_err(NotMeasured::NoCertificates)?)
+        }
+    };
+    let (series, started) = (metrics.series.clone(), shared.started);
+    Ok(Scrape { address, connector, request, series, started })
+}
+
+/// Whether it is there, and whether its certificate will do.
+fn reach(
+    connector: &Connector,
+    target: String,
+    address: std::net::SocketAddr,
+) -> Result<(), NotMeasured> {
+    if let Err(error) = std::net::TcpStream::connect_timeout(&address, REACHED_WITHIN) {
+        return Err(NotMeasured::NotReached { target, error });
+    }
+    if !connector.is_secure() {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(NotMeasured::Start)?;
+    let made = runtime
+        .block_on(async { tokio::time::timeout(REACHED_WITHIN, connector.connect(address)).await });
+    match made {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(failure)) => Err(NotMeasured::NotSecured { target, detail: failure.detail }),
+        Err(_) => {
+            let detail = format!("no handshake within {REACHED_WITHIN:?}");
+            Err(NotMeasured::NotSecured { target, detail })
+        }
+    }
 }
 
 fn header(plan: &SharedPlan, options: &Options, address: std::net::SocketAddr) -> Header {
@@ -218,6 +283,7 @@ struct Collector {
     ended_at: Option<Instant>,
     acknowledged: Acknowledged,
     audits: bool,
+    teardown: Option<Teardown>,
     samples: usize,
 }
 
@@ -258,6 +324,15 @@ impl Collector {
             }
             Told::Audited(audited) => {
                 self.acknowledged.merge(*audited);
+                Vec::new()
+            }
+            Told::TornDown(torn) => {
+                self.teardown.get_or_insert_default().merge(*torn);
+                Vec::new()
+            }
+            Told::Metrics(metrics) => {
+                self.summary.add_metrics(&metrics);
+                self.write(&Line::Metrics(*metrics));
                 Vec::new()
             }
         };
@@ -346,6 +421,7 @@ impl Collector {
             seconds: ended_at.saturating_duration_since(self.started).as_secs_f64(),
             complete: !interrupted,
             acknowledged: self.audits.then(|| std::mem::take(&mut self.acknowledged)),
+            teardown: self.teardown.take(),
         };
         self.write(&Line::End(end.clone()));
         self.summary.end = Some(end);

@@ -65,6 +65,8 @@ pub(crate) enum Expression {
     Constant(Value),
     Uid,
     Iteration,
+    /// Microseconds since 1970, to be embedded in what is sent.
+    Now,
     Saved(usize, String),
     Pick(usize),
     /// One of a user's own list; taken, it is not in it any more.
@@ -228,6 +230,7 @@ impl Expression {
             Self::Constant(value) => value.clone(),
             Self::Uid => scope.uid.into(),
             Self::Iteration => scope.iteration.into(),
+            Self::Now => jiff::Timestamp::now().as_microsecond().into(),
             Self::Saved(slot, name) => scope
                 .saved
                 .get(*slot)
@@ -280,7 +283,7 @@ impl Expression {
     pub(crate) fn reads_saved(&self) -> bool {
         match self {
             Self::Saved(..) | Self::Kept { .. } => true,
-            Self::Constant(_) | Self::Uid | Self::Iteration | Self::Pick(_) => false,
+            Self::Constant(_) | Self::Uid | Self::Iteration | Self::Now | Self::Pick(_) => false,
             Self::Hex(inner) | Self::Words(inner) => inner.reads_saved(),
             Self::Random(both) | Self::Binary(_, both) => {
                 both.0.reads_saved() || both.1.reads_saved()
@@ -294,7 +297,12 @@ impl Expression {
     pub(crate) fn kept_lists(&self, into: &mut Vec<usize>) {
         match self {
             Self::Kept { list, .. } => into.push(*list),
-            Self::Constant(_) | Self::Uid | Self::Iteration | Self::Pick(_) | Self::Saved(..) => {}
+            Self::Constant(_)
+            | Self::Uid
+            | Self::Iteration
+            | Self::Now
+            | Self::Pick(_)
+            | Self::Saved(..) => {}
             Self::Hex(inner) | Self::Words(inner) => inner.kept_lists(into),
             Self::Random(both) | Self::Binary(_, both) => {
                 both.0.kept_lists(into);
@@ -504,11 +512,12 @@ impl<'a> Parser<'a> {
         match name {
             "uid" => Ok(Expression::Uid),
             "iteration" => Ok(Expression::Iteration),
+            "now" => Ok(Expression::Now),
             "run" => Ok(Expression::Constant(self.names.run.into())),
             "true" => Ok(Expression::Constant(true.into())),
             "false" => Ok(Expression::Constant(false.into())),
             _ => Err(format!(
-                "nothing is called `{name}`: there are uid, iteration, run, env.NAME and what \
+                "nothing is called `{name}`: there are uid, iteration, now, run, env.NAME and what \
                  steps save ({})",
                 self.names.saved.join(", ")
             )),

@@ -31,6 +31,7 @@ pub(crate) fn plan(args: &HitArgs) -> Result<(Plan, drive::Options), String> {
     let head = args.method == "HEAD";
     let mut plan = Plan::single(target, request, head, profile);
     plan.timeout = args.timeout;
+    plan.transport = args.transport.transport();
     let options = drive::Options {
         scenario: format!("{} {}", args.method, args.url),
         scenario_text: String::new(),
@@ -99,6 +100,6 @@ fn command(args: &HitArgs) -> String {
             write!(words, " --concurrency {} --duration {:?}", args.concurrency, args.duration)
         }
     };
-    let _ = write!(words, " --threads {}", args.threads);
+    let _ = write!(words, " --threads {}{}", args.threads, args.transport.words());
     words
 }

@@ -164,6 +164,28 @@ impl Answer {
         body(self.status, bytes);
     }
 
+    /// The head of an answer that came by other means than bytes of HTTP/1.1.
+    pub(crate) fn head_read(&mut self, status: u16, headers: &http::HeaderMap) {
+        self.status = status;
+        if self.keep.headers {
+            let text =
+                |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+            let fields = headers.iter().map(|(name, value)| (name.to_string(), text(value)));
+            self.headers.extend(fields);
+        }
+    }
+
+    /// A piece of the body of such an answer.
+    pub(crate) fn piece_read(&mut self, bytes: &[u8], mut body: impl FnMut(u16, &[u8])) {
+        self.keep_body(bytes, &mut body);
+    }
+
+    /// The end of such an answer.
+    pub(crate) fn finish(&mut self) {
+        self.state = State::Done;
+        self.keep_alive = true;
+    }
+
     /// How many of these bytes belong to the head, once it is whole.
     fn read_head(&mut self, bytes: &[u8]) -> Result<Option<usize>, Garbage> {
         if self.head.is_empty() {

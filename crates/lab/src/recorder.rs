@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, Instant};
 
-use crate::run_file::{EndpointInterval, ErrorCount, Generator, Sample, StreamInterval};
+use crate::delivery::Delivered;
+use crate::run_file::{
+    EndpointInterval, ErrorCount, Generator, Sample, SocketInterval, StreamInterval,
+};
 use crate::sketch::Sketch;
 use crate::tokens::Streamed;
 
@@ -54,7 +57,7 @@ pub(crate) enum Outcome<'a> {
     Failed(Failed<'a>),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Failed<'a> {
     pub(crate) class: &'a str,
     pub(crate) detail: &'a str,
@@ -195,6 +198,66 @@ impl Recorder {
     }
 }
 
+/// One frame of a WebSocket.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Frame {
+    pub(crate) bytes: u64,
+    /// Since the moment that it carries.
+    pub(crate) lag: Option<Duration>,
+    /// By the number that it carries.
+    pub(crate) delivered: Option<Delivered>,
+    /// It is the first since the target was asked to go on, so long ago.
+    pub(crate) resumed: Option<Duration>,
+}
+
+impl Recorder {
+    /// What came over the sockets that this step opened.
+    fn socket(&mut self, endpoint: usize, at: Instant) -> &mut SocketInterval {
+        let cells = &mut self.phase(at).cells;
+        let cell = cells.entry((endpoint, true)).or_insert_with(|| EndpointInterval {
+            endpoint,
+            ok: true,
+            ..EndpointInterval::default()
+        });
+        cell.socket.get_or_insert_default()
+    }
+
+    pub(crate) fn frame(&mut self, endpoint: usize, at: Instant, frame: &Frame) {
+        let socket = self.socket(endpoint, at);
+        socket.frames += 1;
+        socket.bytes += frame.bytes;
+        if let Some(lag) = frame.lag {
+            socket.lag.record(lag);
+        }
+        if let Some(resumed) = frame.resumed {
+            socket.resume.record(resumed);
+            socket.resumed += u64::from(frame.delivered == Some(Delivered::InOrder));
+        }
+        match frame.delivered {
+            Some(Delivered::Again) => socket.doubled += 1,
+            Some(Delivered::Late) => socket.reordered += 1,
+            Some(Delivered::Early { lost }) => socket.lost += lost,
+            Some(Delivered::First | Delivered::InOrder | Delivered::NotFollowed) | None => {}
+        }
+    }
+
+    pub(crate) fn lost(&mut self, endpoint: usize, at: Instant, count: u64) {
+        self.socket(endpoint, at).lost += count;
+    }
+
+    pub(crate) fn reconnected(&mut self, endpoint: usize, at: Instant) {
+        self.socket(endpoint, at).reconnects += 1;
+    }
+
+    pub(crate) fn closed(&mut self, endpoint: usize, at: Instant) {
+        self.socket(endpoint, at).closed += 1;
+    }
+
+    pub(crate) fn forgotten(&mut self, endpoint: usize, at: Instant) {
+        self.socket(endpoint, at).forgotten += 1;
+    }
+}
+
 fn record_stream(stream: &mut StreamInterval, sent: Instant, streamed: &Streamed) {
     if let Some(first) = streamed.first_token {
         stream.first_token.record(first.saturating_duration_since(sent));
@@ -288,6 +351,9 @@ impl EndpointInterval {
             ours.chunks += theirs.chunks;
             ours.tokens += theirs.tokens;
             ours.without_usage += theirs.without_usage;
+        }
+        if let Some(theirs) = &other.socket {
+            self.socket.get_or_insert_default().merge(theirs);
         }
     }
 }

@@ -23,6 +23,7 @@ pub(crate) enum Line {
     Header(Box<Header>),
     Interval(Box<Interval>),
     Sample(Sample),
+    Metrics(Metrics),
     End(End),
 }
 
@@ -121,6 +122,49 @@ pub(crate) struct EndpointInterval {
     pub(crate) bodies: u8,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) stream: Option<Box<StreamInterval>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) socket: Option<Box<SocketInterval>>,
+}
+
+/// What came over the WebSockets that a step opened.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct SocketInterval {
+    pub(crate) frames: u64,
+    pub(crate) bytes: u64,
+    /// From the moment that a frame carries to its arrival.
+    pub(crate) lag: Sketch,
+    /// From asking to go on to the first frame after that.
+    pub(crate) resume: Sketch,
+    /// Numbers that never came.
+    pub(crate) lost: u64,
+    /// Numbers that came again.
+    pub(crate) doubled: u64,
+    /// Numbers that came after a larger one.
+    pub(crate) reordered: u64,
+    /// Connections made again.
+    pub(crate) reconnects: u64,
+    /// Of those, how many went on with the very number that was due.
+    pub(crate) resumed: u64,
+    /// Connections that the target ended.
+    pub(crate) closed: u64,
+    /// Frames that waited for a step until newer ones took their place.
+    pub(crate) forgotten: u64,
+}
+
+impl SocketInterval {
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.frames += other.frames;
+        self.bytes += other.bytes;
+        self.lag.merge(&other.lag);
+        self.resume.merge(&other.resume);
+        self.lost += other.lost;
+        self.doubled += other.doubled;
+        self.reordered += other.reordered;
+        self.reconnects += other.reconnects;
+        self.resumed += other.resumed;
+        self.closed += other.closed;
+        self.forgotten += other.forgotten;
+    }
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -196,6 +240,38 @@ pub(crate) struct End {
     pub(crate) complete: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) acknowledged: Option<Acknowledged>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) teardown: Option<Teardown>,
+}
+
+/// What the target said of itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Metrics {
+    /// Since the start, in seconds.
+    pub(crate) at: f64,
+    /// Those that changed since they were read before.
+    pub(crate) series: BTreeMap<String, f64>,
+    /// Series past the bound of what is kept.
+    pub(crate) not_kept: u64,
+    /// Why there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fault: Option<String>,
+}
+
+/// What users did after the load.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Teardown {
+    /// Users that had something to do.
+    pub(crate) users: u64,
+    pub(crate) requests: u64,
+    pub(crate) failed: u64,
+    /// Steps that had nothing to take back: what they need was never saved.
+    pub(crate) skipped: u64,
+    /// Users whose turn did not come in time.
+    pub(crate) not_done: u64,
+    /// Requests by step and class of failure.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) failed_by_class: BTreeMap<String, u64>,
 }
 
 /// The audit of acknowledged writes.
@@ -255,6 +331,7 @@ pub(crate) struct Run {
     pub(crate) header: Header,
     pub(crate) intervals: Vec<Interval>,
     pub(crate) samples: Vec<Sample>,
+    pub(crate) metrics: Vec<Metrics>,
     /// None when the run was killed.
     pub(crate) end: Option<End>,
     /// Whether the last line was torn.
@@ -270,6 +347,7 @@ pub(crate) fn read(path: &Path) -> Result<Run, String> {
     let mut reader = BufReader::new(file);
     let mut header = None;
     let (mut intervals, mut samples, mut end, mut torn) = (Vec::new(), Vec::new(), None, false);
+    let mut metrics = Vec::new();
     let mut bytes = Vec::new();
     for number in 1.. {
         bytes.clear();
@@ -284,6 +362,7 @@ pub(crate) fn read(path: &Path) -> Result<Run, String> {
             Ok(Line::Header(_)) => return Err(format!("{shown}:{number}: a second header")),
             Ok(Line::Interval(line)) => intervals.push(*line),
             Ok(Line::Sample(line)) => samples.push(line),
+            Ok(Line::Metrics(line)) => metrics.push(line),
             Ok(Line::End(line)) => end = Some(line),
             // Only a line that was being written has no end.
             Err(_) if !bytes.ends_with(b"\n") && header.is_some() => torn = true,
@@ -295,5 +374,5 @@ pub(crate) fn read(path: &Path) -> Result<Run, String> {
         let version = header.schema;
         return Err(format!("{shown}: version {version}; this lab reads {SCHEMA_VERSION}"));
     }
-    Ok(Run { header, intervals, samples, end, torn })
+    Ok(Run { header, intervals, samples, metrics, end, torn })
 }

@@ -77,13 +77,21 @@ fn plan(args: &StressArgs, run: &str, rate: f64) -> Result<Plan, String> {
             return Err("--target goes with a scenario, not with a URL".to_owned());
         }
         let (target, request) = hit::request(&args.what, "GET", &args.headers, None)?;
-        return Ok(Plan::single(target, request, false, profile.clone()).at(profile, args.timeout));
+        let mut plan = Plan::single(target, request, false, profile.clone());
+        plan.transport = args.transport.transport();
+        return Ok(plan.at(profile, args.timeout));
     }
     if !args.headers.is_empty() {
         return Err("--header goes with a URL; a scenario has its own headers".to_owned());
     }
     let text = read_scenario(&args.what)?;
-    let overrides = Overrides { target: args.target.clone(), ..Overrides::default() };
+    let overrides = Overrides {
+        target: args.target.clone(),
+        protocol: args.transport.protocol,
+        insecure: args.transport.insecure,
+        ca: args.transport.ca.clone(),
+        ..Overrides::default()
+    };
     let env = |name: &str| std::env::var(name).ok();
     let plan = Plan::read(&text, &overrides, &Surroundings { env: &env, run })
         .map_err(|faults| report::faults(&args.what, &faults))?;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::run_file::{
-    Acknowledged, End, EndpointInterval, Header, Interval, Run, Sample, TargetUse,
+    Acknowledged, End, EndpointInterval, Header, Interval, Metrics, Run, Sample, TargetUse,
 };
 use crate::sketch::Sketch;
 
@@ -20,6 +20,11 @@ pub(crate) struct Summary {
     pub(crate) timeline: Vec<Point>,
     pub(crate) generator: GeneratorSummary,
     pub(crate) samples: Vec<Sample>,
+    /// What the target said of itself: for each series the moments at which it
+    /// changed, in seconds since the start, and its value from then on.
+    pub(crate) series: BTreeMap<String, Vec<(f64, f64)>>,
+    /// Why it could not be read, the last time that it could not.
+    pub(crate) series_fault: Option<String>,
     pub(crate) end: Option<End>,
     pub(crate) torn: bool,
     /// Requests that ended in the seconds that were planned.
@@ -103,6 +108,8 @@ impl Summary {
             timeline: Vec::new(),
             generator: GeneratorSummary::default(),
             samples: Vec::new(),
+            series: BTreeMap::new(),
+            series_fault: None,
             end: None,
             torn: false,
             in_time: 0,
@@ -114,6 +121,7 @@ impl Summary {
         let mut summary = Self::new(run.header);
         run.intervals.iter().for_each(|interval| summary.add(interval));
         summary.samples = run.samples;
+        run.metrics.iter().for_each(|metrics| summary.add_metrics(metrics));
         summary.end = run.end;
         summary.torn = run.torn;
         summary
@@ -166,6 +174,19 @@ impl Summary {
         }
         self.last_second = self.last_second.max(interval.second as f64 + interval.seconds);
         self.point(interval, (ok, failed), &response, classes);
+    }
+
+    pub(crate) fn add_metrics(&mut self, metrics: &Metrics) {
+        for (name, value) in &metrics.series {
+            if let Some(points) = self.series.get_mut(name) {
+                points.push((metrics.at, *value));
+            } else {
+                self.series.insert(name.clone(), vec![(metrics.at, *value)]);
+            }
+        }
+        if metrics.fault.is_some() {
+            self.series_fault.clone_from(&metrics.fault);
+        }
     }
 
     /// A second in which the warm-up ended has two intervals and one point.

@@ -20,13 +20,8 @@ use crate::verdict::{Exit, judge};
 
 pub(crate) fn mock(change: impl FnOnce(&mut crate::mock::Options)) -> Mock {
     let mut options = crate::mock::Options {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        delay: Delay::Constant(Duration::ZERO),
-        errors: 0.0,
-        stall: None,
-        lose: 0.0,
         tokens: Tokens { count: 20, per_event: 3, gap: Duration::from_millis(1), torn: true },
-        seed: 1,
+        ..crate::mock::Options::default()
     };
     change(&mut options);
     Mock::start(options).unwrap()
@@ -279,12 +274,13 @@ fn a_generator_that_is_the_limit_makes_no_valid_run() {
 
 #[test]
 fn targets_that_break_are_told_by_their_class() {
-    let mock = mock(|_| ());
-    let class = |url: &str, path: &str| {
+    let (plain, secure) = (mock(|_| ()), mock(|options| options.tls = true));
+    let class_over = |url: &str, path: &str, protocol: &str| {
         // Only what never answers may take as long as it is given.
         let timeout = if path == "/hang" { "300ms" } else { "60s" };
         let scenario = format!(
-            "timeout: {timeout}\nmix: {{a: {{steps: [{{get: {path}}}]}}}}\n\
+            "timeout: {timeout}\nprotocol: {protocol}\ntls: {{insecure: true}}\n\
+             mix: {{a: {{steps: [{{get: {path}}}]}}}}\n\
              profiles: {{p: {{closed: {{users: 1}}, iterations: 2}}}}"
         );
         let summary = run(plan(url, &scenario), None).summary;
@@ -292,17 +288,25 @@ fn targets_that_break_are_told_by_their_class() {
         let classes: Vec<String> = summary.errors.keys().map(|(_, class)| class.clone()).collect();
         classes.join(" ")
     };
-    assert_eq!(class(&mock.url(), "/hang"), "timeout");
-    assert_eq!(class(&mock.url(), "/reset"), "closed");
-    assert_eq!(class(&mock.url(), "/endless"), "body_too_large");
-    assert_eq!(class(&mock.url(), "/status/404"), "http_404");
+    let class = |url: &str, path: &str| class_over(url, path, "http1");
+    for (mock, protocol) in
+        [(&plain, "http1"), (&plain, "http2"), (&secure, "http1"), (&secure, "http2")]
+    {
+        assert_eq!(class_over(&mock.url(), "/hang", protocol), "timeout");
+        // HTTP/2 breaks the stream and keeps the connection.
+        let broken = if protocol == "http1" { "closed" } else { "reset" };
+        assert_eq!(class_over(&mock.url(), "/reset", protocol), broken, "{protocol}");
+        assert_eq!(class_over(&mock.url(), "/status/404", protocol), "http_404");
+    }
+    assert_eq!(class(&plain.url(), "/endless"), "body_too_large");
+    assert_eq!(class_over(&plain.url(), "/endless", "http2"), "body_too_large");
 
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // One to see whether it is there, two requests.
-            for _ in 0..3 {
+            // For each run one to see whether it is there, and two requests.
+            for _ in 0..6 {
                 let (mut stream, _) = listener.accept().unwrap();
                 let read = stream.read(&mut [0; 1024]).unwrap();
                 if read > 0 {
@@ -311,6 +315,7 @@ fn targets_that_break_are_told_by_their_class() {
             }
         });
         assert_eq!(class(&url, "/"), "garbage");
+        assert_eq!(class_over(&url, "/", "http2"), "garbage");
     });
 }
 
@@ -399,4 +404,367 @@ fn the_audit_finds_a_placeholder_in_a_real_run_and_nothing_in_a_right_one() {
     assert_eq!(found("/items/${id}"), [""; 0]);
     // Answers `{"ok": true}` whatever is asked for.
     assert_eq!(found("/read?item=${id}"), ["constant_bodies"]);
+}
+
+/// The mock over TLS, and a file that makes its certificate trusted.
+fn secure_mock(dir: &Path, change: impl FnOnce(&mut crate::mock::Options)) -> (Mock, String) {
+    let mock = mock(|options| {
+        options.tls = true;
+        change(options);
+    });
+    let ca = dir.join("ca.pem");
+    std::fs::write(&ca, mock.certificate().unwrap()).unwrap();
+    (mock, ca.display().to_string())
+}
+
+/// What the mock says of itself, asked over whatever it speaks.
+fn truth(mock: &Mock) -> Value {
+    let asked = plan(
+        &mock.url(),
+        "tls: {insecure: true}\nmix: {a: {steps: [{get: /lab/record, expect: {status: 599}}]}}\n\
+         profiles: {p: {closed: {users: 1}, iterations: 1}}",
+    );
+    // The body of an answer that is not expected is kept as a sample, up to 2 kB.
+    let summary = run(asked, None).summary;
+    serde_json::from_str(&summary.samples[0].body).unwrap()
+}
+
+#[test]
+fn every_protocol_records_the_same_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = |mock: &Mock, head: &str| {
+        let summary = run(plan(&mock.url(), &format!("{head}{MIXED}")), None).summary;
+        assert_eq!(summary.generator.connects, 6, "{head}: one connection for each user");
+        let stream = summary.endpoints[2].ok.stream.as_ref().unwrap();
+        assert_eq!(stream.tokens, 20 * summary.endpoints[2].ok.count);
+        let audit = summary.acknowledged().unwrap();
+        assert_eq!((audit.found, audit.lost), (audit.acknowledged, 0));
+        let sample = &summary.samples[0];
+        assert!(sample.body.contains("as asked") && sample.status == Some(500), "{sample:?}");
+        let row = |row: &EndpointSummary| (row.ok.count, row.ok.first_byte.count());
+        summary.endpoints.iter().map(row).collect::<Vec<_>>()
+    };
+    let plain = mock(|_| ());
+    // Which of a mock's requests fail follows from their order; how many are
+    // made of each kind from the seed alone.
+    let expected = rows(&plain, "");
+    let made = |rows: &[(u64, u64)]| rows[1..].to_vec();
+    assert_eq!(made(&rows(&mock(|_| ()), "protocol: http2")), made(&expected));
+    let (mock, ca) = secure_mock(dir.path(), |_| ());
+    for protocol in ["auto", "http1", "http2"] {
+        let head = format!("protocol: {protocol}\ntls: {{ca: \"{ca}\"}}");
+        assert_eq!(made(&rows(&mock, &head)), made(&expected), "{protocol}");
+    }
+}
+
+#[test]
+fn times_over_tls_and_http2_are_the_mocks_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let delay = Delay::Bimodal {
+        fast: Duration::from_millis(5),
+        slow: Duration::from_millis(40),
+        share: 0.2,
+    };
+    for protocol in ["http1", "http2"] {
+        let (mock, ca) = secure_mock(dir.path(), |options| options.delay = delay);
+        let scenario = format!(
+            "protocol: {protocol}\ntls: {{ca: \"{ca}\"}}\nmix: {{a: {{steps: [{{get: /x}}]}}}}\n\
+             profiles: {{p: {{closed: {{users: 4}}, iterations: 200}}}}"
+        );
+        let summary = run(plan(&mock.url(), &scenario), None).summary;
+        let truth = &truth(&mock)["names"]["/x"];
+        let service = &summary.all.ok.service;
+        assert_eq!(Some(service.count()), truth["count"].as_u64());
+        for (q, field) in [(0.5, "p50_us"), (0.9, "p90_us")] {
+            let (ours, real) = (service.quantile(q), truth[field].as_f64().unwrap() / 1e6);
+            // Never less than the truth, but for the sketch's three digits.
+            assert!(ours > real * 0.998, "{protocol} {field}: {ours} of {real}");
+        }
+        assert!(service.min() >= 0.005 * 0.998, "{}", service.min());
+        assert!(summary.all.ok.first_byte.quantile(1.0) <= service.quantile(1.0));
+    }
+}
+
+#[test]
+fn certificates_that_are_not_trusted_say_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mock, _) = secure_mock(dir.path(), |_| ());
+    let (_other, ca) = secure_mock(dir.path(), |_| ());
+    let (_keep, interrupt) = watch::channel(false);
+    let refused = |url: &str, head: &str| {
+        let plan = plan(url, &format!("{head}{MIXED}"));
+        let ended = drive::drive(plan, &options(None), &interrupt, &mut |_, _| ());
+        ended.unwrap_err().to_string()
+    };
+    let told = refused(&mock.url(), "");
+    assert!(told.contains("certificate is not trusted") && told.contains("--ca"), "{told}");
+    let told = refused(&mock.url(), &format!("tls: {{ca: \"{ca}\"}}"));
+    assert!(told.contains("certificate is not trusted"), "{told}");
+    let told = refused(&mock.url(), "tls: {ca: /nowhere/ca.pem}");
+    assert!(told.contains("/nowhere/ca.pem"), "{told}");
+    let plain = self::mock(|_| ()).url().replace("http:", "https:");
+    // It is gone by now.
+    assert!(refused(&plain, "").contains("cannot be reached"));
+    let plain = self::mock(|_| ());
+    let told = refused(&plain.url().replace("http:", "https:"), "");
+    assert!(told.contains("does not speak TLS"), "{told}");
+}
+
+/// Users who post to all, and get what all post.
+fn room(query: &str, users: u32, posts: u32) -> String {
+    format!(
+        r#"
+timeout: 20s
+setup:
+  - connect: "/ws/events{query}"
+    track: {{seq: $.seq, time: $.sent_us, where: {{$.type: event}}}}
+    save: {{seq: $.seq}}
+mix:
+  post: {{steps: [{{send: {{from: "${{uid}}", n: "${{iteration}}"}}, expect: {{json: {{$.data.from: "${{uid}}", $.data.n: "${{iteration}}"}}}}}}]}}
+profiles: {{p: {{closed: {{users: {users}}}, iterations: {posts}}}}}
+"#
+    )
+}
+
+fn sockets_of(summary: &Summary) -> crate::run_file::SocketInterval {
+    let all = summary.endpoints.iter().filter_map(|row| row.ok.socket.as_deref());
+    all.fold(crate::run_file::SocketInterval::default(), |mut sum, one| {
+        sum.merge(one);
+        sum
+    })
+}
+
+#[test]
+fn a_socket_echoes_and_is_closed_and_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plain, (secure, ca)) = (mock(|_| ()), secure_mock(dir.path(), |_| ()));
+    let scenario = format!(
+        r#"
+tls: {{ca: "{ca}"}}
+mix:
+  talk:
+    steps:
+      - {{name: open, connect: /ws/echo}}
+      - {{name: text, send: "hello ${{uid}}", expect: {{text: "lo ${{uid}}"}}}}
+      - {{name: json, send: {{a: ["${{iteration}}"]}}, expect: {{json: {{"$.a[0]": "${{iteration}}"}}}}, save: {{n: "$.a[0]"}}}}
+      - {{name: again, reconnect: 1ms}}
+      - {{name: two, send: "${{n}}", expect: {{text: "${{iteration}}"}}}}
+      - {{name: quiet, send: unheard}}
+profiles: {{p: {{closed: {{users: 3}}, iterations: 30}}}}
+"#
+    );
+    for (mock, protocol) in [(&plain, "auto"), (&secure, "auto"), (&secure, "http2")] {
+        let summary =
+            run(plan(&mock.url(), &format!("protocol: {protocol}{scenario}")), None).summary;
+        assert_eq!(summary.errors, [].into(), "{:?}", summary.samples);
+        assert!(summary.endpoints.iter().all(|row| row.ok.count == 30), "{:?}", summary.errors);
+        // Handshake and round trip have their four times.
+        assert!(summary.endpoints[..3].iter().all(|row| row.ok.first_byte.count() == 30));
+        assert_eq!(sockets_of(&summary).reconnects, 30);
+    }
+}
+
+#[test]
+fn what_a_broadcast_loses_doubles_and_reorders_is_counted_as_it_was() {
+    let scenario = |query: &str| {
+        format!(
+            r#"
+timeout: 20s
+setup:
+  - connect: "/ws/events{query}"
+    track: {{seq: $.seq, time: $.timestamp}}
+mix:
+  post:
+    steps:
+      - {{send: {{safe: true, n: "${{iteration}}"}}, expect: {{json: {{$.data.n: "${{iteration}}"}}}}}}
+      - {{send: {{}}}}
+      - {{send: {{}}}}
+      - {{send: {{}}}}
+      - {{send: {{safe: true, m: "${{iteration}}"}}, expect: {{json: {{$.data.m: "${{iteration}}"}}}}}}
+profiles: {{p: {{closed: {{users: 1}}, iterations: 100}}}}
+"#
+        )
+    };
+    let counted = |query: &str| {
+        let mock = mock(|_| ());
+        let summary = run(plan(&mock.url(), &scenario(query)), None).summary;
+        assert_eq!(summary.errors, [].into(), "{:?}", summary.samples);
+        let theirs = truth(&mock)["sockets"].clone();
+        let theirs = move |name: &str| theirs[name].as_u64().unwrap();
+        assert_eq!(theirs("posted"), 500);
+        (sockets_of(&summary), theirs)
+    };
+    let (ours, _) = counted("");
+    assert_eq!((ours.lost, ours.doubled, ours.reordered), (0, 0, 0));
+    assert_eq!((ours.frames, ours.lag.count()), (500, 500));
+    let (ours, theirs) = counted("?lose=10%&double=10%");
+    assert!(ours.lost > 10 && ours.doubled > 10, "{ours:?}");
+    assert_eq!((ours.lost, ours.doubled, ours.reordered), (theirs("lost"), theirs("doubled"), 0));
+    let (ours, theirs) = counted("?reorder=20%");
+    assert!(ours.reordered > 20, "{ours:?}");
+    // The last may be held back behind the end of the run.
+    assert!(theirs("reordered") - ours.reordered <= 1 && ours.lost <= 1, "{ours:?}");
+    assert_eq!(ours.doubled, 0);
+}
+
+#[test]
+fn a_broadcast_reaches_everybody_and_its_lag_is_the_mocks_own() {
+    let mock = mock(|_| ());
+    let summary = run(plan(&mock.url(), &room("?delay=constant:20ms", 5, 100)), None).summary;
+    let (ours, theirs) = (sockets_of(&summary), truth(&mock));
+    assert_eq!(summary.errors, [].into(), "{:?}", summary.samples);
+    assert_eq!((ours.doubled, ours.reordered), (0, 0));
+    // Everybody got everything that was sent to it while it was there.
+    let sent = theirs["sockets"]["sent"].as_u64().unwrap();
+    assert!(ours.frames <= sent && ours.frames >= 400, "{} of {sent}", ours.frames);
+    let real = theirs["names"]["/ws/events lag"]["p50_us"].as_f64().unwrap() / 1e6;
+    let p50 = ours.lag.quantile(0.5);
+    assert!(real >= 0.02 && p50 > real * 0.998, "{p50} of {real}");
+}
+
+#[test]
+fn a_subscriber_that_comes_back_goes_on_where_it_was() {
+    let scenario = |query: &str, resume: &str| {
+        format!(
+            r#"
+timeout: 20s
+mix:
+  follow:
+    steps:
+      - name: open
+        connect: "/ws/events{query}"
+        track: {{seq: $.seq, time: $.timestamp}}
+        save: {{seq: $.seq}}
+        {resume}
+      - {{name: ask, send: {{action: resume, after: 0}}}}
+      - {{name: before, post: /ws/posts, json: {{}}, expect: {{status: 202}}}}
+      - {{name: first, receive: 1}}
+      - {{name: back, reconnect: 0s}}
+      - {{name: after, post: /ws/posts, json: {{}}, expect: {{status: 202}}, save: {{posted: $.seq}}}}
+      - {{name: all, receive: 1, expect: {{json: {{$.seq: "${{posted}}"}}}}}}
+profiles: {{p: {{closed: {{users: 1}}, iterations: 1}}}}
+"#
+        )
+    };
+    let mock = mock(|_| ());
+    let resume = "resume: {action: resume, after: \"${seq}\"}";
+    let summary = run(plan(&mock.url(), &scenario("?resume=wait", resume)), None).summary;
+    assert_eq!(summary.errors, [].into(), "{:?}", summary.samples);
+    let ours = sockets_of(&summary);
+    assert_eq!((ours.reconnects, ours.resumed, ours.resume.count()), (1, 1, 1));
+    assert_eq!((ours.frames, ours.lost, ours.doubled), (2, 0, 0));
+    assert_eq!(truth(&mock)["sockets"]["resumed"], 2);
+}
+
+#[test]
+fn sockets_that_break_are_told_by_their_class() {
+    let mock = mock(|_| ());
+    let class = |steps: &str| {
+        let scenario = format!(
+            "timeout: 300ms\nmix: {{a: {{steps: [{steps}]}}}}\n\
+             profiles: {{p: {{closed: {{users: 1}}, iterations: 1}}}}"
+        );
+        let summary = run(plan(&mock.url(), &scenario), None).summary;
+        let classes: Vec<String> = summary.errors.keys().map(|(_, class)| class.clone()).collect();
+        (classes.join(" "), summary)
+    };
+    assert_eq!(class("{connect: /items}").0, "ws_refused");
+    assert_eq!(class("{send: x}").0, "ws_not_connected");
+    assert_eq!(class("{connect: /ws/echo}, {receive: 1}").0, "timeout");
+    assert_eq!(class("{connect: /hang}").0, "timeout");
+    let twice = "{connect: \"/ws/events?close_after=1\"}, {send: {}, expect: {has: [$.seq]}}";
+    let (told, summary) = class(&format!("{twice}, {{receive: 2}}"));
+    assert_eq!((told.as_str(), sockets_of(&summary).closed), ("ws_closed", 1));
+}
+
+#[test]
+fn a_user_whose_socket_was_closed_opens_it_again() {
+    let mock = mock(|_| ());
+    let summary = run(plan(&mock.url(), &room("?close_after=10", 1, 60)), None).summary;
+    let ours = sockets_of(&summary);
+    let closed = summary.errors.iter().filter(|((_, class), _)| class == "ws_closed");
+    let failed: u64 = closed.map(|(_, count)| *count).sum();
+    assert!(ours.closed >= 4 && failed == summary.all.failed.count, "{:?}", summary.errors);
+    assert!(ours.reconnects >= 4 && summary.endpoints[1].ok.count >= 40, "{ours:?}");
+}
+
+/// Users who make an item each, and more of them, and take all of it back.
+const TIDY: &str = r#"
+setup: [{post: /items, json: {n: "${uid}"}, expect: {status: 201, json: {$.n: "${uid}"}}, save: {own: $.id}, acknowledged: "/items/${own}"}]
+mix:
+  make: {steps: [{post: /items, json: {}, keep: {made: $.id}}]}
+teardown:
+  - {delete: "/items/${own}", expect: {status: 2xx}}
+  - {name: all, delete: "/items/${take(made)}"}
+  - {name: missing, get: /status/404}
+profiles:
+  count: {closed: {users: 5}, iterations: 100}
+  long: {closed: {users: 5, think: 50ms..100ms}, for: 60s}
+watch: {pid: none, prometheus: "/metrics?of=${run}"}
+"#;
+
+#[test]
+fn a_teardown_takes_back_what_users_made_after_it_was_read_back() {
+    let mock = mock(|_| ());
+    let summary = run(plan(&mock.url(), TIDY), None).summary;
+    let end = summary.end.as_ref().unwrap();
+    let audit = end.acknowledged.as_ref().unwrap();
+    assert_eq!((audit.acknowledged, audit.found, audit.lost), (5, 5, 0));
+    let torn = end.teardown.as_ref().unwrap();
+    assert_eq!((torn.users, torn.requests, torn.failed), (5, 5 + 100 + 5, 5), "{torn:?}");
+    assert_eq!(torn.failed_by_class, [("teardown.missing: http_404".to_owned(), 5)].into());
+    assert_eq!(summary.all.count(), 105, "it is no part of the load");
+    let verdict = judge(&summary, &[]);
+    assert!(verdict.notes.iter().any(|note| note.contains("teardown")), "{:?}", verdict.notes);
+    // Nothing is left.
+    let items = "mix: {a: {steps: [{get: /metrics, expect: {status: 599}}]}}\n\
+                 profiles: {p: {closed: {users: 1}, iterations: 1}}";
+    let shown = run(plan(&mock.url(), items), None).summary;
+    assert!(shown.samples[0].body.contains("mock_items{kind=\"kept\"} 0"), "{:?}", shown.samples);
+}
+
+#[test]
+fn a_teardown_follows_an_interruption_too() {
+    let mock = mock(|_| ());
+    let target = Overrides {
+        target: Some(mock.url()),
+        profile: Some("long".to_owned()),
+        ..Overrides::default()
+    };
+    let around = Surroundings { env: &|_| None, run: "r" };
+    let plan = Plan::read(TIDY, &target, &around).unwrap();
+    let (stop, interrupt) = watch::channel(false);
+    let ended = drive::drive(plan, &options(None), &interrupt, &mut |_, point| {
+        if point.ok > 0 {
+            stop.send_replace(true);
+        }
+    });
+    let summary = ended.unwrap().summary;
+    assert!(summary.was_ended());
+    let torn = summary.end.as_ref().unwrap().teardown.clone().unwrap();
+    // What each made, and what each made in the load, and one that fails.
+    assert_eq!((torn.users, torn.not_done, torn.failed), (5, 0, 5), "{torn:?}");
+    assert_eq!(torn.requests, summary.all.ok.count + 5);
+}
+
+#[test]
+fn the_targets_own_metrics_are_on_the_runs_time_axis() {
+    let (mock, dir) = (mock(|_| ()), tempfile::tempdir().unwrap());
+    let scenario = "mix: {a: {steps: [{get: /x}]}}\nwatch: {prometheus: /metrics, series: [mock_r]}\n\
+                    profiles: {p: {open: {rate: 100/s}, for: 1500ms}}";
+    let live = run(plan(&mock.url(), scenario), Some(dir.path())).summary;
+    let read = Summary::of(run_file::read(&dir.path().join(RUN_FILE)).unwrap());
+    assert_eq!(live.series, read.series);
+    let names: Vec<&str> = read.series.keys().map(String::as_str).collect();
+    assert_eq!(names, ["mock_requests_total"]);
+    let points = &read.series["mock_requests_total"];
+    assert!(points.is_sorted() && points.len() >= 2, "{points:?}");
+    // The last reading is after the last request.
+    assert_eq!(points.last().unwrap().1, 150.0);
+    assert_eq!(live.series_fault, None);
+    let missing = scenario.replace("/metrics", "/status/404");
+    let summary = run(plan(&mock.url(), &missing), None).summary;
+    assert_eq!(summary.series_fault.as_deref(), Some("status 404"));
+    let notes = judge(&summary, &[]).notes;
+    assert!(notes.iter().any(|note| note.contains("status 404")), "{notes:?}");
 }

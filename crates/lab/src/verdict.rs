@@ -231,6 +231,18 @@ fn notes(summary: &Summary) -> Vec<String> {
             audit.unknown
         ));
     }
+    if let Some(torn) = summary.end.as_ref().and_then(|end| end.teardown.as_ref())
+        && torn.failed + torn.not_done > 0
+    {
+        notes.push(format!(
+            "The teardown left something behind: of {} requests {} failed, and {} of {} users had \
+             no turn.",
+            torn.requests, torn.failed, torn.not_done, torn.users
+        ));
+    }
+    if let Some(fault) = &summary.series_fault {
+        notes.push(format!("The target's metrics could not be read all the time: {fault}."));
+    }
     if summary.all.ok.count < 1000 && summary.all.ok.count > 0 {
         let count = summary.all.ok.count;
         notes.push(format!("{count} answers are too few for percentiles above the 99th."));

@@ -22,12 +22,14 @@ use crate::machine::{ThreadClock, ThreadUse};
 use crate::pacing::Schedule;
 use crate::queue::{Arrival, Queue};
 use crate::recorder::{Failed, Outcome, Recorder, Taken, Times};
-use crate::run_file::Acknowledged;
+use crate::run_file::{Acknowledged, Metrics, Teardown};
 use crate::scenario::{
-    Acknowledge, AcknowledgedFields, Flow, Load, SharedPlan, Step, Until, of_users,
+    Acknowledge, AcknowledgedFields, Act, Flow, Load, SharedPlan, Step, Until, of_users,
 };
+use crate::subscription::Subscription;
 use crate::timers::Timers;
 use crate::tokens::Streamed;
+use crate::transport::Connector;
 
 /// A body that is searched is kept up to here, in bytes.
 const SEARCHED_BODY_BYTES_MAX: usize = 8 << 20;
@@ -35,6 +37,8 @@ const SEARCHED_BODY_BYTES_MAX: usize = 8 << 20;
 const SHOWN_BODY_BYTES: usize = 2 << 10;
 /// How long requests under way may take when the run is interrupted.
 const INTERRUPTED_GRACE: Duration = Duration::from_secs(2);
+/// How long the teardown of a run that was interrupted may take in each thread.
+const TEARDOWN_GRACE: Duration = Duration::from_secs(30);
 /// How long a user waits after a first failure to connect; twice as long after
 /// each further one, up to a second.
 const RECONNECT_AFTER: Duration = Duration::from_millis(10);
@@ -52,6 +56,7 @@ const LOST_SHOWN: usize = 20;
 pub(crate) struct Shared {
     pub(crate) plan: SharedPlan,
     pub(crate) address: std::net::SocketAddr,
+    pub(crate) connector: Connector,
     pub(crate) threads: usize,
     pub(crate) started: Instant,
     /// Iterations taken so far, in a closed load.
@@ -69,6 +74,10 @@ pub(crate) enum Told {
     Ended { thread: usize, taken: Box<Taken>, used: ThreadUse },
     /// The acknowledged writes have been read back.
     Audited(Box<Acknowledged>),
+    /// All users have taken back what they made.
+    TornDown(Box<Teardown>),
+    /// What the target said of itself.
+    Metrics(Box<Metrics>),
 }
 
 /// Runs one thread's share of the load.
@@ -87,12 +96,12 @@ pub(crate) fn run(shared: &Arc<Shared>, thread: usize, told: mpsc::Sender<Told>)
     })
 }
 
-struct Worker {
-    shared: Arc<Shared>,
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
     thread: usize,
-    timers: Timers,
-    wire: Wire,
-    recorder: RefCell<Recorder>,
+    pub(crate) timers: Timers,
+    pub(crate) wire: Wire,
+    pub(crate) recorder: Rc<RefCell<Recorder>>,
     mix: Dice,
     draws: Dice,
     /// By kind of users, the shares of its flows added up.
@@ -102,6 +111,10 @@ struct Worker {
     under_way: Cell<u64>,
     users: Cell<u64>,
     ledger: RefCell<Ledger>,
+    /// Some step asks for frames that came before it.
+    pub(crate) keeps_frames: bool,
+    /// Users that have gone, and what they have, where that is still needed.
+    retired: RefCell<Vec<Retired>>,
 }
 
 /// What lets a user begin its next iteration.
@@ -123,17 +136,29 @@ struct Start {
     eligible: Instant,
 }
 
-struct User {
+pub(crate) struct User {
     uid: u64,
     connection: Connection,
+    pub(crate) saved: Vec<Option<Value>>,
+    kept: Kept,
+    pub(crate) failures_to_connect: u32,
+    pub(crate) subscription: Option<Box<Subscription>>,
+    /// It may have made something.
+    began: bool,
+}
+
+/// What a user has that may have to be taken back.
+struct Retired {
+    uid: u64,
     saved: Vec<Option<Value>>,
     kept: Kept,
-    failures_to_connect: u32,
 }
 
 impl Worker {
     fn new(shared: Arc<Shared>, thread: usize) -> io::Result<Self> {
         let plan = &shared.plan;
+        let receives = |step: &Step| matches!(step.socket.as_deref(), Some(Act::Receive { .. }));
+        let keeps_frames = plan.steps().any(receives);
         let added_up = |shares: &Vec<f64>| {
             let mut sum = 0.0;
             let add = |share: &f64| {
@@ -146,13 +171,15 @@ impl Worker {
             shares: plan.kinds.iter().map(|kind| added_up(&kind.shares)).collect(),
             kinds: of_users(&plan.kinds, plan.profile.users()),
             timers: Timers::new()?,
-            wire: Wire::new(shared.address),
-            recorder: RefCell::new(Recorder::new(shared.started, plan.profile.warmup)),
+            wire: Wire::new(shared.address, shared.connector.clone()),
+            recorder: Rc::new(RefCell::new(Recorder::new(shared.started, plan.profile.warmup))),
             mix: Dice::new(plan.seed, "mix"),
             draws: Dice::new(plan.seed, "draws"),
             under_way: Cell::default(),
             users: Cell::default(),
             ledger: RefCell::default(),
+            keeps_frames,
+            retired: RefCell::default(),
             thread,
             shared,
         })
@@ -185,8 +212,14 @@ impl Worker {
             return;
         }
         let audited = self.read_back().await;
-        // As above.
-        drop(told.send(Told::Audited(Box::new(audited))).await);
+        if told.send(Told::Audited(Box::new(audited))).await.is_err() {
+            return;
+        }
+        if !self.shared.plan.teardown.is_empty() {
+            let torn = self.tear_down().await;
+            // As above.
+            drop(told.send(Told::TornDown(Box::new(torn))).await);
+        }
     }
 
     /// Until everything that was begun has ended.
@@ -233,6 +266,12 @@ impl Worker {
                 _ = users.join_next(), if !users.is_empty() => {}
                 () = self.timers.sleep(Duration::from_millis(1)) => {}
             }
+        }
+        // Those that have something to take back say so as they go.
+        let all = async { while users.join_next().await.is_some() {} };
+        if !self.shared.plan.teardown.is_empty() {
+            let late = self.timers.sleep(INTERRUPTED_GRACE);
+            tokio::select! { () = all => {}, () = late => {} }
         }
     }
 
@@ -355,30 +394,73 @@ impl Worker {
         &flows[chosen.min(flows.len() - 1)]
     }
 
-    async fn user(self: Rc<Self>, uid: u64, mut pacing: Pacing) {
+    async fn user(self: Rc<Self>, uid: u64, pacing: Pacing) {
         let saved = vec![None; self.shared.plan.slots];
         let connection = Connection::default();
         let kept = RefCell::new(vec![Vec::new(); self.shared.plan.lists]);
-        let mut user = User { uid, connection, saved, kept, failures_to_connect: 0 };
+        let mut user = User {
+            uid,
+            connection,
+            saved,
+            kept,
+            failures_to_connect: 0,
+            subscription: None,
+            began: false,
+        };
+        if self.shared.plan.teardown.is_empty() {
+            self.live(&mut user, pacing).await;
+        } else {
+            tokio::select! {
+                () = self.live(&mut user, pacing) => {}
+                () = self.given_up() => {}
+            }
+        }
+        if let Some(subscription) = user.subscription.take() {
+            subscription.close().await;
+        }
+        if user.began {
+            self.users.set(self.users.get() - 1);
+            if !self.shared.plan.teardown.is_empty() {
+                self.retired.borrow_mut().push(Retired { uid, saved: user.saved, kept: user.kept });
+            }
+        }
+    }
+
+    /// The whole of what a user does in the load.
+    async fn live(&self, user: &mut User, mut pacing: Pacing) {
         if let Pacing::Think { next, .. } = &pacing {
             self.timers.sleep_until(*next).await;
         }
+        user.began = true;
         self.users.set(self.users.get() + 1);
-        if self.set_up(&mut user).await {
-            while let Some(start) = self.next(&mut pacing).await {
-                let done = self.iterate(&mut user, &start).await;
-                if let Pacing::Think { next, think, dice, turn } = &mut pacing {
-                    let share = dice.unit(*turn);
-                    *turn += 1;
-                    *next = done + think.0 + (think.1 - think.0).mul_f64(share);
-                }
-                if user.failures_to_connect > 0 {
-                    let wait = RECONNECT_AFTER * (1 << (user.failures_to_connect - 1).min(7));
-                    self.timers.sleep(wait.min(Duration::from_secs(1))).await;
-                }
+        if !self.set_up(user).await {
+            return;
+        }
+        while let Some(start) = self.next(&mut pacing).await {
+            let done = self.iterate(user, &start).await;
+            if let Pacing::Think { next, think, dice, turn } = &mut pacing {
+                let share = dice.unit(*turn);
+                *turn += 1;
+                *next = done + think.0 + (think.1 - think.0).mul_f64(share);
+            }
+            if user.failures_to_connect > 0 {
+                let wait = RECONNECT_AFTER * (1 << (user.failures_to_connect - 1).min(7));
+                self.timers.sleep(wait.min(Duration::from_secs(1))).await;
             }
         }
-        self.users.set(self.users.get() - 1);
+    }
+
+    /// The run was interrupted, and what was under way has ended or had its time.
+    async fn given_up(&self) {
+        let mut interrupted = self.shared.interrupted.clone();
+        if interrupted.wait_for(|interrupted| *interrupted).await.is_err() {
+            // Nobody can interrupt any more.
+            std::future::pending::<()>().await;
+        }
+        let until = Instant::now() + INTERRUPTED_GRACE;
+        while self.under_way.get() > 0 && Instant::now() < until {
+            self.timers.sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Until it has worked, or the run is over: a user that could not prepare
@@ -447,8 +529,17 @@ impl Worker {
         let draws = Cell::new(0);
         let (mut intended, mut eligible) = (start.intended, start.eligible);
         for step in steps {
-            let (done, worked) =
-                self.step(user, step, (start.index, &draws), intended, eligible).await;
+            if let Some(subscription) = &user.subscription {
+                subscription.feed.save_into(&mut user.saved);
+            }
+            let turn = (start.index, &draws);
+            let (done, worked) = match &step.socket {
+                None => self.step(user, step, turn, intended, eligible).await,
+                // Boxed, so that users without a socket do not pay for it.
+                Some(act) => {
+                    Box::pin(self.socket_step(user, (step, act), turn, intended, eligible)).await
+                }
+            };
             if !worked {
                 return (done, false);
             }
@@ -509,7 +600,7 @@ impl Worker {
             return (times.done, false);
         }
         user.failures_to_connect = 0;
-        match judge(step, &mut exchange, searched) {
+        match judge(step, &mut exchange, searched, &self.scope(user, iteration, draws)) {
             Err((class, detail)) => {
                 self.failed(step, &times, Some(&exchange), &class, &detail);
                 self.note_failure(user, step, &exchange, &request);
@@ -602,7 +693,12 @@ impl Worker {
         }
     }
 
-    fn scope<'a>(&'a self, user: &'a User, iteration: u64, draws: &'a Cell<u64>) -> Scope<'a> {
+    pub(crate) fn scope<'a>(
+        &'a self,
+        user: &'a User,
+        iteration: u64,
+        draws: &'a Cell<u64>,
+    ) -> Scope<'a> {
         Scope {
             uid: user.uid,
             iteration,
@@ -624,14 +720,21 @@ impl Worker {
     ) {
         let answer = exchange.map(|exchange| &exchange.answer);
         let body = answer.map_or(&[][..], |answer| &answer.body);
-        let outcome = Outcome::Failed(Failed {
-            class,
-            detail,
-            status: answer.map(|answer| answer.status).filter(|status| *status > 0),
-            body_bytes: answer.map_or(0, |answer| answer.body_bytes),
-            body: &body[..body.len().min(SHOWN_BODY_BYTES)],
-        });
-        self.recorder.borrow_mut().request(step.endpoint, times, &outcome);
+        self.failure(
+            step.endpoint,
+            times,
+            &Failed {
+                class,
+                detail,
+                status: answer.map(|answer| answer.status).filter(|status| *status > 0),
+                body_bytes: answer.map_or(0, |answer| answer.body_bytes),
+                body: &body[..body.len().min(SHOWN_BODY_BYTES)],
+            },
+        );
+    }
+
+    pub(crate) fn failure(&self, endpoint: usize, times: &Times, failed: &Failed<'_>) {
+        self.recorder.borrow_mut().request(endpoint, times, &Outcome::Failed(*failed));
     }
 
     /// Asks for everything that was acknowledged.
@@ -663,6 +766,104 @@ impl Worker {
         sum
     }
 
+    /// Every user's teardown; what fails is counted and the rest goes on.
+    async fn tear_down(&self) -> Teardown {
+        let retired = self.retired.take();
+        let mut sum = Teardown { users: retired.len() as u64, ..Teardown::default() };
+        let left = RefCell::new(retired.into_iter());
+        let until = Instant::now() + TEARDOWN_GRACE;
+        let users = (0..READERS).map(|_| async {
+            let mut connection = Connection::default();
+            let mut torn = Teardown::default();
+            loop {
+                let Some(user) = left.borrow_mut().next() else { return torn };
+                if *self.shared.interrupted.borrow() && Instant::now() > until {
+                    torn.not_done += 1;
+                    continue;
+                }
+                self.tear_down_one(&mut connection, user, &mut torn).await;
+            }
+        });
+        for torn in futures::future::join_all(users).await {
+            sum.merge(torn);
+        }
+        sum
+    }
+
+    async fn tear_down_one(
+        &self,
+        connection: &mut Connection,
+        mut user: Retired,
+        torn: &mut Teardown,
+    ) {
+        for step in &self.shared.plan.teardown {
+            // A step that takes from a list is done until nothing is in it.
+            while self.take_back(connection, step, &mut user, torn).await {}
+        }
+    }
+
+    /// Whether the step took something from a list.
+    async fn take_back(
+        &self,
+        connection: &mut Connection,
+        step: &Step,
+        user: &mut Retired,
+        torn: &mut Teardown,
+    ) -> bool {
+        let plan = &self.shared.plan;
+        let draws = Cell::new(0);
+        let items = |kept: &Kept| kept.borrow().iter().map(Vec::len).sum::<usize>();
+        let before = items(&user.kept);
+        for (slot, template) in &step.with {
+            let value = template.value(&self.scope_of(user, &draws));
+            user.saved[*slot] = value.ok();
+        }
+        let Ok(request) = step.request.render(&self.scope_of(user, &draws)) else {
+            torn.skipped += 1;
+            return false;
+        };
+        let took = items(&user.kept) < before;
+        let searched =
+            !(step.save.is_empty() && step.keep.is_empty() && step.expect.json.is_empty());
+        let keep = Keep {
+            headers: !step.expect.headers.is_empty(),
+            body_bytes: if searched { SEARCHED_BODY_BYTES_MAX } else { 0 },
+        };
+        let (request, head) = (&*request, step.request.head);
+        let ask = Ask { request, head, keep, stream: step.stream, timeout: plan.timeout };
+        let mut exchange = connection.exchange(&self.wire, ask).await;
+        torn.requests += 1;
+        let judged = match &exchange.failure {
+            Some(failure) => Err((failure.class.to_owned(), String::new())),
+            None => judge(step, &mut exchange, searched, &self.scope_of(user, &draws)),
+        };
+        match judged {
+            Ok(judged) => {
+                for (slot, value) in judged.saved {
+                    user.saved[slot] = Some(value);
+                }
+            }
+            Err((class, _)) => {
+                torn.failed += 1;
+                let name = &plan.teardown_names[step.endpoint];
+                *torn.failed_by_class.entry(format!("{name}: {class}")).or_default() += 1;
+            }
+        }
+        took
+    }
+
+    fn scope_of<'a>(&'a self, user: &'a Retired, draws: &'a Cell<u64>) -> Scope<'a> {
+        Scope {
+            uid: user.uid,
+            iteration: u64::MAX,
+            saved: &user.saved,
+            kept: &user.kept,
+            data: &self.shared.plan.data,
+            dice: self.draws,
+            draws,
+        }
+    }
+
     async fn read_one(
         &self,
         connection: &mut Connection,
@@ -671,8 +872,7 @@ impl Worker {
         seen: &mut Acknowledged,
     ) {
         let plan = &self.shared.plan;
-        let all = plan.setup.iter().chain(plan.flows.iter().flat_map(|flow| &flow.steps));
-        let step = all.into_iter().find(|step| step.endpoint == item.endpoint);
+        let step = plan.step(item.endpoint);
         let Some(acknowledge) = step.and_then(|step| step.acknowledged.as_ref()) else { return };
         let (nothing, no_lists) = (vec![None; plan.slots], Kept::default());
         let draws = Cell::new(0);
@@ -736,6 +936,19 @@ impl Worker {
     }
 }
 
+impl Teardown {
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.users += other.users;
+        self.requests += other.requests;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+        self.not_done += other.not_done;
+        for (class, count) in other.failed_by_class {
+            *self.failed_by_class.entry(class).or_default() += count;
+        }
+    }
+}
+
 impl Acknowledged {
     pub(crate) fn merge(&mut self, other: Self) {
         self.acknowledged += other.acknowledged;
@@ -783,16 +996,26 @@ struct Judged {
 
 /// Whether the answer is what the step expects; otherwise the class of failure
 /// and a detail.
-fn judge(step: &Step, exchange: &mut Exchange, searched: bool) -> Result<Judged, (String, String)> {
+fn judge(
+    step: &Step,
+    exchange: &mut Exchange,
+    searched: bool,
+    scope: &Scope<'_>,
+) -> Result<Judged, (String, String)> {
     let answer = &exchange.answer;
     let fail = |class: String, detail: String| Err((class, detail));
     if !step.expect.status_is_right(answer.status) {
         return fail(format!("http_{}", answer.status), String::new());
     }
     for (name, expected) in &step.expect.headers {
-        if answer.header(name) != Some(expected) {
+        let mut wanted = Vec::new();
+        if let Err(error) = expected.render(scope, &mut wanted, Escape::None) {
+            return fail("no_value".to_owned(), error.to_string());
+        }
+        if answer.header(name).map(str::as_bytes) != Some(wanted.as_slice()) {
             let found = answer.header(name).unwrap_or("nothing");
-            return fail(format!("expect_header:{name}"), format!("{found}, not {expected}"));
+            let wanted = String::from_utf8_lossy(&wanted);
+            return fail(format!("expect_header:{name}"), format!("{found}, not {wanted}"));
         }
     }
     let streamed = match exchange.events.take().map(crate::tokens::EventStream::end) {
@@ -811,7 +1034,12 @@ fn judge(step: &Step, exchange: &mut Exchange, searched: bool) -> Result<Judged,
         };
         for (path, expected) in &step.expect.json {
             let found = path.query(&body).first();
-            let right = match expected {
+            let expected = match expected.as_ref().map(|expected| expected.value(scope)).transpose()
+            {
+                Ok(expected) => expected,
+                Err(error) => return fail("no_value".to_owned(), error.to_string()),
+            };
+            let right = match &expected {
                 None => found.is_some(),
                 Some(expected) => found == Some(expected),
             };

@@ -17,6 +17,10 @@ pub(super) struct Items {
 }
 
 impl Items {
+    pub(super) fn len(&self) -> usize {
+        self.kept.len()
+    }
+
     /// `POST /items` makes one; `GET`, `PATCH` and `DELETE /items/{id}` read,
     /// change and remove it. With `lost` the answer to a write is what it
     /// should be, and nothing happens. None when the path is no such path.

@@ -9,15 +9,20 @@
 //! | `GET`, `PATCH`, `DELETE /items/{id}` | 200, or 404 |
 //! | `POST /v1/chat/completions` | a completion; `stream: true` for events |
 //! | `/status/{code}`, `/hang`, `/endless`, `/reset` | that status; nothing, for ever; a body without end; a broken connection |
+//! | `/ws/echo`, `/ws/events`, `POST /ws/posts` | WebSockets: see [`sockets`]; 202, and the body is sent to all of `/ws/events` |
+//! | `GET /metrics` | a few series in Prometheus' text format |
 //! | `GET /lab/record`, `DELETE /lab/record` | the true delays by path; forget them |
 //! | anything else | `{"ok": true}` |
 //!
-//! `?delay=`, `?errors=` override the options for a request. One thread serves
-//! all: it is not made to be fast, it is made to be known.
+//! `?delay=`, `?errors=` override the options for a request. It speaks HTTP/1.1
+//! and HTTP/2 on one port, and both over TLS when it is told to. One thread
+//! serves all: it is not made to be fast, it is made to be known.
 
+mod certificate;
 mod delay;
 mod items;
 mod record;
+mod sockets;
 mod stream;
 
 use std::cell::{Cell, RefCell};
@@ -34,13 +39,15 @@ use futures::Stream;
 use http::{Method, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Frame, Incoming};
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, LocalSet};
+use tokio_rustls::TlsAcceptor;
 
 pub use delay::Delay;
 pub use stream::Tokens;
@@ -70,8 +77,26 @@ pub struct Options {
     pub lose: f64,
     /// How completions are streamed.
     pub tokens: Tokens,
+    /// TLS, with a certificate of its own.
+    pub tls: bool,
     /// All draws follow from it.
     pub seed: u64,
+}
+
+impl Default for Options {
+    /// A free port of the loopback, no delay, nothing amiss, one token.
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            delay: Delay::Constant(Duration::ZERO),
+            errors: 0.0,
+            stall: None,
+            lose: 0.0,
+            tokens: Tokens { count: 1, per_event: 1, gap: Duration::ZERO, torn: false },
+            tls: false,
+            seed: 1,
+        }
+    }
 }
 
 /// From `at` after the first request, for `lasts`, nothing is answered; whoever
@@ -88,6 +113,7 @@ pub struct Stall {
 #[derive(Debug)]
 pub struct Mock {
     address: SocketAddr,
+    certificate: Option<String>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
@@ -101,20 +127,22 @@ impl Mock {
         let listener = std::net::TcpListener::bind(options.listen)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
+        let secured = if options.tls { Some(certificate::make()?) } else { None };
+        let (acceptor, certificate) = secured.unzip();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("mock".to_owned()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             LocalSet::new().block_on(&runtime, async {
                 let server = Server::new(options)?;
                 tokio::select! {
-                    ended = server.serve(TcpListener::from_std(listener)?) => ended,
+                    ended = server.serve(TcpListener::from_std(listener)?, acceptor) => ended,
                     ended = server.timers.drive() => ended,
                     // Dropped or told: both mean the end.
                     _ = stopped => Ok(()),
                 }
             })
         })?;
-        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { address, certificate, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens.
@@ -122,9 +150,15 @@ impl Mock {
         self.address
     }
 
-    /// `http://HOST:PORT`.
+    /// `http://HOST:PORT`, or `https://HOST:PORT`.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.certificate.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// Its certificate as PEM, when it speaks TLS.
+    pub fn certificate(&self) -> Option<&str> {
+        self.certificate.as_deref()
     }
 }
 
@@ -175,6 +209,18 @@ impl hyper::body::Body for Answer {
     }
 }
 
+/// The streams of one HTTP/2 connection; they end with it.
+#[derive(Clone, Default)]
+struct Streams(Rc<RefCell<JoinSet<()>>>);
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let mut streams = self.0.borrow_mut();
+        while streams.try_join_next().is_some() {}
+        streams.spawn_local(stream);
+    }
+}
+
 struct Server {
     options: Options,
     dice: Dice,
@@ -184,6 +230,10 @@ struct Server {
     first: Cell<Option<Instant>>,
     record: Rc<RefCell<Record>>,
     items: RefCell<Items>,
+    room: Rc<sockets::Room>,
+    sockets_made: Cell<u64>,
+    /// They end with the mock.
+    sockets: RefCell<JoinSet<()>>,
 }
 
 impl Server {
@@ -196,10 +246,17 @@ impl Server {
             first: Cell::default(),
             record: Rc::default(),
             items: RefCell::default(),
+            room: Rc::new(sockets::Room::new()),
+            sockets_made: Cell::default(),
+            sockets: RefCell::default(),
         }))
     }
 
-    async fn serve(self: &Rc<Self>, listener: TcpListener) -> io::Result<()> {
+    async fn serve(
+        self: &Rc<Self>,
+        listener: TcpListener,
+        acceptor: Option<TlsAcceptor>,
+    ) -> io::Result<()> {
         let mut connections = JoinSet::new();
         loop {
             let (stream, _) = tokio::select! {
@@ -209,16 +266,28 @@ impl Server {
             };
             // Without it a client's second packet waits for our acknowledgement.
             stream.set_nodelay(true)?;
-            let server = Rc::clone(self);
+            let (server, acceptor) = (Rc::clone(self), acceptor.clone());
             connections.spawn_local(async move {
-                let service = service_fn(|request| {
-                    let server = Rc::clone(&server);
-                    async move { server.answer(request).await }
-                });
-                // A client that goes away is its own affair.
-                drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+                let Some(acceptor) = acceptor else { return server.converse(stream).await };
+                // Who does not trust us goes away.
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    server.converse(stream).await;
+                }
             });
         }
+    }
+
+    async fn converse(
+        self: Rc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) {
+        let service = service_fn(|request| {
+            let server = Rc::clone(&self);
+            async move { server.answer(request).await }
+        });
+        let builder = auto::Builder::new(Streams::default());
+        // A client that goes away is its own affair.
+        drop(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await);
     }
 
     async fn answer(
@@ -226,6 +295,10 @@ impl Server {
         request: http::Request<Incoming>,
     ) -> io::Result<Response<Answer>> {
         let received = Instant::now();
+        if let path @ ("/ws/echo" | "/ws/events") = request.uri().path() {
+            let is_events = path == "/ws/events";
+            return Ok(self.open_socket(request, is_events));
+        }
         let (parts, body) = request.into_parts();
         let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
             Ok(body) => body.to_bytes(),
@@ -237,13 +310,22 @@ impl Server {
         let path = parts.uri.path();
         match (&parts.method, path) {
             (&Method::GET, "/lab/record") => {
-                return Ok(whole(StatusCode::OK, &self.record.borrow().to_json()));
+                let mut shown = self.record.borrow().to_json();
+                shown["sockets"] = json!(*self.room.counts.borrow());
+                return Ok(whole(StatusCode::OK, &shown));
             }
             (&Method::DELETE, "/lab/record") => {
                 self.record.borrow_mut().clear();
                 self.first.set(None);
+                *self.room.counts.borrow_mut() = sockets::Counts::default();
                 return Ok(whole(StatusCode::OK, &json!({"ok": true})));
             }
+            (&Method::POST, "/ws/posts") => {
+                let data = serde_json::from_slice(&body).unwrap_or_default();
+                let seq = self.room.post(&data);
+                return Ok(whole(StatusCode::ACCEPTED, &json!({"seq": seq})));
+            }
+            (&Method::GET, "/metrics") => return Ok(self.metrics()),
             (_, "/hang") => std::future::pending::<()>().await,
             (_, "/reset") => return Err(io::Error::other("asked to break the connection")),
             (_, "/endless") => return Ok(endless()),
@@ -274,6 +356,56 @@ impl Server {
         };
         self.record.borrow_mut().add(name, received.elapsed());
         Ok(answer)
+    }
+
+    fn open_socket(
+        self: &Rc<Self>,
+        mut request: http::Request<Incoming>,
+        is_events: bool,
+    ) -> Response<Answer> {
+        let wishes = match sockets::Wishes::read(request.uri().query()) {
+            Ok(wishes) => wishes,
+            Err(fault) => return whole(StatusCode::BAD_REQUEST, &json!({"error": fault})),
+        };
+        let Some(answer) = sockets::accept(request.headers()) else {
+            return sockets::not_a_socket();
+        };
+        let upgrade = hyper::upgrade::on(&mut request);
+        let number = self.sockets_made.replace(self.sockets_made.get() + 1);
+        let server = Rc::clone(self);
+        let mut open = self.sockets.borrow_mut();
+        while open.try_join_next().is_some() {}
+        open.spawn_local(async move {
+            // A client that goes away during the handshake has no socket.
+            let Ok(upgraded) = upgrade.await else { return };
+            if !is_events {
+                return sockets::echo(upgraded).await;
+            }
+            let record = Rc::clone(&server.record);
+            let client = sockets::Client {
+                room: Rc::clone(&server.room),
+                wishes,
+                dice: server.dice.fork(3).fork(number),
+                timers: server.timers.clone(),
+                record: Box::new(move |lag| record.borrow_mut().add("/ws/events lag", lag)),
+            };
+            client.serve(upgraded).await;
+        });
+        answer
+    }
+
+    fn metrics(&self) -> Response<Answer> {
+        let text = format!(
+            "# HELP mock_requests_total Requests that were answered.\n\
+             # TYPE mock_requests_total counter\nmock_requests_total {}\n\
+             # TYPE mock_items gauge\nmock_items{{kind=\"kept\"}} {}\n",
+            self.requests.get(),
+            self.items.borrow().len(),
+        );
+        let mut response = Response::new(Answer::Whole(Some(text.into())));
+        let kind = http::HeaderValue::from_static("text/plain; version=0.0.4");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response
     }
 
     /// Until then, and past the end of a stall that falls on it.

@@ -60,6 +60,8 @@ pub(super) fn json(summary: &Summary, verdict: &Verdict) -> Value {
         "endpoints": endpoints.map(|row| endpoint(summary, row)).collect::<Vec<_>>(),
         "errors": errors,
         "acknowledged": summary.acknowledged(),
+        "teardown": summary.end.as_ref().and_then(|end| end.teardown.as_ref()),
+        "target_series": summary.series,
         "generator": {
             "threads": header.threads,
             "cpu_seconds": generator.cpu_seconds,
@@ -100,6 +102,19 @@ fn endpoint(summary: &Summary, row: &EndpointSummary) -> Value {
         "first_byte": times(&row.ok.first_byte),
         "failed_response": times(&row.failed.response),
         "stream": stream,
+        "socket": row.ok.socket.as_ref().map(|socket| json!({
+            "frames": socket.frames,
+            "bytes": socket.bytes,
+            "lag": times(&socket.lag),
+            "resume": times(&socket.resume),
+            "lost": socket.lost,
+            "doubled": socket.doubled,
+            "reordered": socket.reordered,
+            "reconnects": socket.reconnects,
+            "resumed": socket.resumed,
+            "closed": socket.closed,
+            "forgotten": socket.forgotten,
+        })),
     })
 }
 

@@ -7,8 +7,11 @@ mod pieces;
 mod profile;
 mod request;
 mod slo;
+mod sockets;
 mod steps;
 
+use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,13 +21,16 @@ use serde_json_path::JsonPath;
 
 pub(crate) use kinds::{Kind, of_users};
 pub(crate) use profile::{Arrivals, Load, Profile, Stage, Until};
-pub(crate) use request::{Piece, Request};
+pub(crate) use request::{Piece, Request, render};
 pub(crate) use slo::{Measure, Slo, Subject};
+pub(crate) use sockets::{Act, Connect, Wanted};
 
-use crate::expression::{Names, Template};
+use crate::dice::Dice;
+use crate::expression::{Escape, Kept, Names, NoValue, Scope, Template};
 use crate::ledger::Effect;
 use crate::target::Target;
 use crate::tokens::Dialect;
+use crate::transport::{Protocol, Transport};
 use crate::units;
 use crate::yaml::{Fault, Node, Tree};
 use pieces::{Fields, Reader};
@@ -34,10 +40,15 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// The largest scenario, in bytes.
 const SCENARIO_BYTES_MAX: usize = 4 << 20;
 
+/// The JSON Schema of scenarios. What it refuses is a fault; the reader finds
+/// more, because it knows names, paths and expressions.
+pub const SCHEMA: &str = include_str!("../../schema/scenario.schema.json");
+
 /// The scenarios that come with the lab: name and text.
 pub const SHIPPED: &[(&str, &str)] = &[
     ("agent_run", include_str!("../../scenarios/agent_run.yaml")),
     ("full_api", include_str!("../../scenarios/full_api.yaml")),
+    ("realtime", include_str!("../../scenarios/realtime.yaml")),
     ("session_queue", include_str!("../../scenarios/session_queue.yaml")),
 ];
 
@@ -45,6 +56,7 @@ pub const SHIPPED: &[(&str, &str)] = &[
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) target: Target,
+    pub(crate) transport: Transport,
     pub(crate) seed: u64,
     pub(crate) timeout: Duration,
     /// Names of endpoints, by number; rows of every table.
@@ -54,6 +66,12 @@ pub(crate) struct Plan {
     pub(crate) flows: Vec<Flow>,
     /// At least one; every user is of one of them.
     pub(crate) kinds: Vec<Kind>,
+    /// What every user does at the end, also of a run that was interrupted,
+    /// after acknowledged writes have been read back. Its steps have no rows:
+    /// it is no part of the load.
+    pub(crate) teardown: Vec<Step>,
+    /// Names of the teardown's steps, by number.
+    pub(crate) teardown_names: Vec<String>,
     pub(crate) data: Vec<(String, Vec<Value>)>,
     /// How many slots what is saved needs.
     pub(crate) slots: usize,
@@ -62,6 +80,25 @@ pub(crate) struct Plan {
     pub(crate) profile: Profile,
     pub(crate) slos: Vec<Slo>,
     pub(crate) watch: Watch,
+    pub(crate) metrics: Option<Prometheus>,
+}
+
+/// A path that is asked for without a user.
+#[derive(Debug)]
+pub(crate) struct PlainGet {
+    pub(crate) path: Template,
+    /// The rest of the request, after the path.
+    pub(crate) rest: Request,
+}
+
+/// Where the target says what it does.
+#[derive(Debug)]
+pub(crate) struct Prometheus {
+    /// Elsewhere than the target itself.
+    pub(crate) target: Option<Target>,
+    pub(crate) request: PlainGet,
+    /// Beginnings of names; all when empty.
+    pub(crate) series: Vec<String>,
 }
 
 /// Which process is the target.
@@ -97,6 +134,9 @@ pub(crate) struct Step {
     pub(crate) keep: Vec<(usize, JsonPath)>,
     pub(crate) stream: Option<Dialect>,
     pub(crate) acknowledged: Option<Acknowledge>,
+    /// What is done with the user's WebSocket instead of an HTTP request; the
+    /// request is then the handshake's.
+    pub(crate) socket: Option<Box<Act>>,
 }
 
 /// What has to be so after the run when a step was acknowledged.
@@ -137,9 +177,33 @@ impl AcknowledgedFields {
 pub(crate) struct Expect {
     pub(crate) status: Vec<(u16, u16)>,
     /// Lower-case name and exact value.
-    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, Template)>,
     /// Where, and the exact value; none means that something stands there.
-    pub(crate) json: Vec<(JsonPath, Option<Value>)>,
+    pub(crate) json: Vec<(JsonPath, Option<Expected>)>,
+}
+
+/// An exact value.
+#[derive(Debug)]
+pub(crate) enum Expected {
+    Is(Value),
+    /// Pieces of JSON that vary.
+    Renders(Vec<Piece>),
+}
+
+impl Expected {
+    /// # Errors
+    /// When an expression has no value now.
+    pub(crate) fn value(&self, scope: &Scope<'_>) -> Result<Cow<'_, Value>, NoValue> {
+        match self {
+            Self::Is(value) => Ok(Cow::Borrowed(value)),
+            Self::Renders(pieces) => {
+                let mut bytes = Vec::new();
+                render(pieces, scope, &mut bytes)?;
+                // Whatever is inserted is escaped, so this is JSON.
+                Ok(Cow::Owned(serde_json::from_slice(&bytes).unwrap_or_default()))
+            }
+        }
+    }
 }
 
 impl Expect {
@@ -167,6 +231,12 @@ pub struct Overrides {
     pub only: Vec<String>,
     /// Another seed.
     pub seed: Option<u64>,
+    /// Which HTTP.
+    pub protocol: Option<Protocol>,
+    /// Any certificate will do.
+    pub insecure: bool,
+    /// The only certificates that are trusted.
+    pub ca: Option<PathBuf>,
 }
 
 /// Where a scenario's `${env.NAME}` and `${run}` come from.
@@ -202,6 +272,39 @@ impl Plan {
         }
     }
 
+    /// The bytes that read a path back, with the scenario's own headers.
+    ///
+    /// # Errors
+    /// When an expression has no value without a user.
+    pub(crate) fn plain_get(&self, asked: &PlainGet) -> Result<Vec<u8>, NoValue> {
+        let (nothing, no_lists) = (vec![None; self.slots], Kept::default());
+        let draws = std::cell::Cell::new(0);
+        let dice = Dice::new(self.seed, "plain");
+        let scope = Scope {
+            uid: 0,
+            iteration: 0,
+            saved: &nothing,
+            kept: &no_lists,
+            data: &self.data,
+            dice,
+            draws: &draws,
+        };
+        let mut bytes = b"GET ".to_vec();
+        asked.path.render(&scope, &mut bytes, Escape::Url)?;
+        bytes.extend_from_slice(&asked.rest.render(&scope)?);
+        Ok(bytes)
+    }
+
+    /// The step that has this row.
+    pub(crate) fn step(&self, endpoint: usize) -> Option<&Step> {
+        self.steps().find(|step| step.endpoint == endpoint)
+    }
+
+    /// Of the setup and of all flows.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.setup.iter().chain(self.flows.iter().flat_map(|flow| &flow.steps))
+    }
+
     /// The same, at another load.
     pub(crate) fn at(mut self, profile: Profile, timeout: Duration) -> Self {
         self.profile = profile;
@@ -213,10 +316,14 @@ impl Plan {
     pub(crate) fn single(target: Target, request: Bytes, head: bool, profile: Profile) -> Self {
         Self {
             target,
+            transport: Transport::default(),
             seed: 1,
             timeout: TIMEOUT,
             endpoints: vec!["hit".to_owned()],
             setup: Vec::new(),
+            teardown: Vec::new(),
+            teardown_names: Vec::new(),
+            metrics: None,
             flows: vec![Flow {
                 name: "hit".to_owned(),
                 weight: 1.0,
@@ -229,6 +336,7 @@ impl Plan {
                     keep: vec![],
                     stream: None,
                     acknowledged: None,
+                    socket: None,
                 }],
                 needs: vec![],
             }],
@@ -247,6 +355,8 @@ const KEYS: &[&str] = &[
     "name",
     "description",
     "target",
+    "protocol",
+    "tls",
     "seed",
     "timeout",
     "headers",
@@ -254,6 +364,7 @@ const KEYS: &[&str] = &[
     "setup",
     "mix",
     "kinds",
+    "teardown",
     "profiles",
     "slo",
     "watch",
@@ -287,17 +398,27 @@ fn read_plan(
     let flows = steps::read_mix(reader, root, &fields, &common, &mut endpoints);
     let kinds = kinds::read(reader, fields.get("kinds"), &flows);
     let (flows, kinds) = chosen(reader, flows, kinds, &overrides.only);
+    let mut teardown_names = Vec::new();
+    let teardown = fields
+        .get("teardown")
+        .map(|node| steps::read_teardown(reader, node, &common, &mut teardown_names));
     let profile = profile::choose(reader, fields.get("profiles"), overrides);
     let slos = fields.get("slo").map(|node| slo::read(reader, node, &endpoints));
     let watch = fields.get("watch").map_or(Some(Watch::Auto), |node| read_watch(reader, node));
+    let metrics = fields.get("watch").and_then(|node| read_prometheus(reader, node, &common));
+    let transport = read_transport(reader, &fields, overrides);
     Some(Plan {
         target: target?,
+        transport,
         seed: overrides.seed.or(seed).unwrap_or(1),
         timeout: overrides.timeout.or(timeout).unwrap_or(TIMEOUT),
         endpoints,
         setup: setup.unwrap_or_default(),
         flows,
         kinds,
+        teardown: teardown.unwrap_or_default(),
+        teardown_names,
+        metrics,
         slots: saved.len(),
         lists: kept.len(),
         profile: profile?,
@@ -336,6 +457,30 @@ fn read_target(
     }
 }
 
+fn read_transport(reader: &mut Reader, fields: &Fields<'_>, overrides: &Overrides) -> Transport {
+    let protocol =
+        fields.get("protocol").and_then(|node| reader.parsed(node, str::parse::<Protocol>));
+    let mut transport = Transport {
+        protocol: overrides.protocol.or(protocol).unwrap_or_default(),
+        ..Transport::default()
+    };
+    if let Some(node) = fields.get("tls")
+        && let Some(tls) = reader.fields(node, &["insecure", "ca"])
+    {
+        transport.insecure = tls.get("insecure").and_then(|node| reader.bool(node)) == Some(true);
+        transport.ca = tls.get("ca").and_then(|node| reader.text(node)).map(PathBuf::from);
+        if transport.insecure && transport.ca.is_some() {
+            reader.fault(node, "`insecure` trusts everybody, `ca` only some; not both");
+        }
+    }
+    // The command line says the whole of what is trusted.
+    if overrides.insecure || overrides.ca.is_some() {
+        transport.insecure = overrides.insecure;
+        transport.ca.clone_from(&overrides.ca);
+    }
+    transport
+}
+
 fn read_data(reader: &mut Reader, node: &Node) -> Vec<(String, Vec<Value>)> {
     let Tree::Map(entries) = &node.tree else {
         reader.fault(node, format!("`data` is a mapping of lists, not {}", node.kind()));
@@ -354,7 +499,7 @@ fn read_data(reader: &mut Reader, node: &Node) -> Vec<(String, Vec<Value>)> {
 }
 
 fn read_watch(reader: &mut Reader, node: &Node) -> Option<Watch> {
-    let fields = reader.fields(node, &["pid"])?;
+    let fields = reader.fields(node, &["pid", "prometheus", "series"])?;
     let Some(pid) = fields.get("pid") else { return Some(Watch::Nothing) };
     match &pid.tree {
         Tree::Text(text) if text == "auto" => Some(Watch::Auto),
@@ -364,6 +509,40 @@ fn read_watch(reader: &mut Reader, node: &Node) -> Option<Watch> {
         }
         _ => {
             reader.fault(pid, "`pid` is auto, none or the number of a process");
+            None
+        }
+    }
+}
+
+fn read_prometheus(
+    reader: &mut Reader,
+    node: &Node,
+    common: &steps::Common<'_>,
+) -> Option<Prometheus> {
+    let Tree::Map(entries) = &node.tree else { return None };
+    let get = |name: &str| entries.iter().find(|(key, _)| key.name == name).map(|(_, node)| node);
+    let Some(prometheus) = get("prometheus") else {
+        if let Some(node) = get("series") {
+            reader.fault(node, "`series` says what of `prometheus` is kept");
+        }
+        return None;
+    };
+    let mut series = Vec::new();
+    if let Some(node) = get("series") {
+        series.extend(reader.list(node, "`series`").iter().filter_map(|item| reader.text(item)));
+    }
+    let text = reader.text(prometheus)?;
+    if text.starts_with('/') {
+        let request = steps::read_plain_get(reader, prometheus, common)?;
+        return Some(Prometheus { target: None, request, series });
+    }
+    match Target::with_path(&text) {
+        Ok((target, path)) => {
+            let request = steps::bare_get(&path, target.authority());
+            Some(Prometheus { target: Some(target), request, series })
+        }
+        Err(fault) => {
+            reader.fault(prometheus, fault);
             None
         }
     }

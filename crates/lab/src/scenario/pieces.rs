@@ -89,6 +89,14 @@ impl Reader {
         None
     }
 
+    pub(super) fn bool(&mut self, node: &Node) -> Option<bool> {
+        if let Tree::Bool(value) = node.tree {
+            return Some(value);
+        }
+        self.fault(node, "true or false is expected here");
+        None
+    }
+
     pub(super) fn positive(&mut self, node: &Node) -> Option<f64> {
         let value = match node.tree {
             Tree::Int(value) => value as f64,

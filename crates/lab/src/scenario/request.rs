@@ -115,7 +115,11 @@ impl Request {
     }
 }
 
-fn render(pieces: &[Piece], scope: &Scope<'_>, into: &mut Vec<u8>) -> Result<(), NoValue> {
+pub(crate) fn render(
+    pieces: &[Piece],
+    scope: &Scope<'_>,
+    into: &mut Vec<u8>,
+) -> Result<(), NoValue> {
     for piece in pieces {
         match piece {
             Piece::Fixed(bytes) => into.extend_from_slice(bytes),

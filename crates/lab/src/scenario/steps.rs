@@ -7,7 +7,7 @@ use serde_json_path::JsonPath;
 
 use super::pieces::{Fields, Reader};
 use super::request::{Pieces, Request};
-use super::{Acknowledge, AcknowledgedFields, Expect, Flow, Step};
+use super::{Acknowledge, AcknowledgedFields, Expect, Expected, Flow, PlainGet, Step, sockets};
 use crate::expression::{Escape, Names, Part, Template};
 use crate::ledger::Effect;
 use crate::tokens::Dialect;
@@ -24,7 +24,7 @@ const METHODS: &[(&str, &str)] = &[
     ("head", "HEAD"),
     ("sse", ""),
 ];
-const STEP_KEYS: &[&str] = &[
+pub(super) const STEP_KEYS: &[&str] = &[
     "get",
     "post",
     "put",
@@ -42,13 +42,19 @@ const STEP_KEYS: &[&str] = &[
     "keep",
     "tokens",
     "acknowledged",
+    "connect",
+    "track",
+    "resume",
+    "send",
+    "receive",
+    "reconnect",
 ];
 /// Endpoints of one scenario.
 const ENDPOINTS_MAX: usize = 200;
 
 /// What all steps share.
 pub(super) struct Common<'a> {
-    names: &'a Names<'a>,
+    pub(super) names: &'a Names<'a>,
     host: String,
     headers: Vec<(String, Template)>,
 }
@@ -79,8 +85,10 @@ pub(super) fn names_under(fields: &Fields<'_>, keys: &[&str]) -> Vec<String> {
             }
         }
     };
-    if let Some(setup) = fields.get("setup") {
-        visit(setup);
+    for key in ["setup", "teardown"] {
+        if let Some(steps) = fields.get(key) {
+            visit(steps);
+        }
     }
     if let Some(Node { tree: Tree::Map(flows), .. }) = fields.get("mix") {
         for (_, flow) in flows {
@@ -182,6 +190,42 @@ pub(super) fn read_steps(
     steps
 }
 
+/// Steps that come after everything that is measured.
+pub(super) fn read_teardown(
+    reader: &mut Reader,
+    list: &Node,
+    common: &Common<'_>,
+    names: &mut Vec<String>,
+) -> Vec<Step> {
+    let steps = read_steps(reader, list, "teardown", false, common, names);
+    for step in &steps {
+        if step.acknowledged.is_some() {
+            reader.fault(list, "nothing is read back after a `teardown`: no `acknowledged` in it");
+        }
+        if step.socket.is_some() {
+            reader.fault(list, "sockets are closed before the `teardown`: it has HTTP alone");
+        }
+    }
+    steps
+}
+
+/// A path of the target that is asked for with the common headers alone.
+pub(super) fn read_plain_get(
+    reader: &mut Reader,
+    node: &Node,
+    common: &Common<'_>,
+) -> Option<PlainGet> {
+    Some(PlainGet { path: read_path(reader, node, common)?, rest: end_of_head(common) })
+}
+
+/// A path of another server, asked for without headers.
+pub(super) fn bare_get(path: &str, host: &str) -> PlainGet {
+    let mut rest = Pieces::default();
+    rest.fixed(format!(" HTTP/1.1\r\nhost: {host}\r\n\r\n"));
+    let path = Template { parts: vec![Part::Literal(path.to_owned())] };
+    PlainGet { path, rest: Request { pieces: rest.finish(), body: None, head: false } }
+}
+
 fn read_step(
     reader: &mut Reader,
     node: &Node,
@@ -189,30 +233,39 @@ fn read_step(
     common: &Common<'_>,
     endpoint: usize,
 ) -> Option<Step> {
-    let mut asked =
-        METHODS.iter().filter_map(|(key, method)| Some((method, key, fields.get(key)?)));
+    let acts = sockets::ACTS.iter().map(|key| (*key, "GET"));
+    let mut asked = METHODS
+        .iter()
+        .copied()
+        .chain(acts)
+        .filter_map(|(key, method)| Some((method, key, fields.get(key)?)));
     let Some((method, key, path)) = asked.next() else {
-        reader.fault(node, "a step says what it asks: get, post, put, patch, delete, head or sse");
+        let known: Vec<&str> = METHODS.iter().map(|(key, _)| *key).collect();
+        let (known, acts) = (known.join(", "), sockets::ACTS.join(", "));
+        reader.fault(node, format!("a step says what it asks: {known}, {acts}"));
         return None;
     };
     if let Some((_, other, at)) = asked.next() {
         reader.fault(at, format!("a step asks one thing; this one has `{key}` and `{other}`"));
     }
-    let mut with = Vec::new();
-    for (key, node) in fields.get("with").map_or(&[][..], |node| reader.entries(node, "`with`")) {
-        let template = read_template(reader, node, common.names);
-        let slot = common.names.saved.iter().position(|name| *name == key.name);
-        with.extend(slot.zip(template));
+    if sockets::ACTS.contains(&key) {
+        return read_socket_step(reader, key, path, fields, common, endpoint);
     }
+    for key in ["track", "resume"] {
+        if let Some(node) = fields.get(key) {
+            reader.fault(node, format!("`{key}` goes with `connect`"));
+        }
+    }
+    let with = read_with(reader, fields, common);
     let body = read_body(reader, fields, common);
     let has_json = fields.get("json").is_some();
-    let method = match (*method, &body) {
+    let method = match (method, &body) {
         ("", Some(_)) => "POST",
         ("", None) => "GET",
         (method, _) => method,
     };
     let request = read_request(reader, method, path, body, fields, common);
-    let stream = match (*key, fields.get("tokens")) {
+    let stream = match (key, fields.get("tokens")) {
         ("sse", None) => Some(Dialect::Events),
         ("sse", Some(node)) => reader.parsed(node, |text| match text {
             "openai" => Ok(Dialect::OpenAi),
@@ -226,7 +279,7 @@ fn read_step(
         (_, None) => None,
     };
     let expect = match fields.get("expect") {
-        Some(node) => read_expect(reader, node)?,
+        Some(node) => read_expect(reader, node, common)?,
         None => Expect { status: vec![(200, 299)], headers: Vec::new(), json: Vec::new() },
     };
     let save = read_places(reader, fields.get("save"), "`save`", common.names.saved);
@@ -238,7 +291,23 @@ fn read_step(
     let acknowledged = fields
         .get("acknowledged")
         .and_then(|node| read_acknowledged(reader, node, common, method, has_json));
-    Some(Step { endpoint, with, request: request?, expect, save, keep, stream, acknowledged })
+    let (request, socket) = (request?, None);
+    Some(Step { endpoint, with, request, expect, save, keep, stream, acknowledged, socket })
+}
+
+/// What is drawn before the step is rendered, by the number of its name.
+fn read_with(
+    reader: &mut Reader,
+    fields: &Fields<'_>,
+    common: &Common<'_>,
+) -> Vec<(usize, Template)> {
+    let mut with = Vec::new();
+    for (key, node) in fields.get("with").map_or(&[][..], |node| reader.entries(node, "`with`")) {
+        let template = read_template(reader, node, common.names);
+        let slot = common.names.saved.iter().position(|name| *name == key.name);
+        with.extend(slot.zip(template));
+    }
+    with
 }
 
 /// Where in an answer something stands, by the number of its name.
@@ -305,6 +374,57 @@ fn read_acknowledged_fields(reader: &mut Reader, node: &Node) -> Option<Acknowle
     }
 }
 
+/// A step that does something with the user's WebSocket.
+fn read_socket_step(
+    reader: &mut Reader,
+    key: &str,
+    path: &Node,
+    fields: &Fields<'_>,
+    common: &Common<'_>,
+    endpoint: usize,
+) -> Option<Step> {
+    let mut strangers = vec!["json", "body", "tokens", "keep", "acknowledged"];
+    if key != "connect" {
+        strangers.push("headers");
+    }
+    for stranger in strangers {
+        if let Some(node) = fields.get(stranger) {
+            reader.fault(node, format!("`{stranger}` does not go with `{key}`"));
+        }
+    }
+    let request = match key {
+        "connect" => read_request(reader, "GET", path, None, fields, common),
+        _ => Some(Request { pieces: Vec::new(), body: None, head: false }),
+    };
+    let save = match key {
+        // What the socket's frames leave is saved as they come.
+        "connect" => Vec::new(),
+        "reconnect" => {
+            for key in ["save", "expect"] {
+                if let Some(node) = fields.get(key) {
+                    reader.fault(node, format!("`{key}` does not go with `reconnect`"));
+                }
+            }
+            Vec::new()
+        }
+        _ => read_save(reader, fields, common),
+    };
+    let socket = sockets::read(reader, fields, common).map(Box::new);
+    let expect = Expect { status: Vec::new(), headers: Vec::new(), json: Vec::new() };
+    let (with, keep) = (read_with(reader, fields, common), Vec::new());
+    let (request, stream, acknowledged) = (request?, None, None);
+    Some(Step { endpoint, with, request, expect, save, keep, stream, acknowledged, socket })
+}
+
+/// The places of `save`, by slot.
+pub(super) fn read_save(
+    reader: &mut Reader,
+    fields: &Fields<'_>,
+    common: &Common<'_>,
+) -> Vec<(usize, JsonPath)> {
+    read_places(reader, fields.get("save"), "`save`", common.names.saved)
+}
+
 /// What stands after the path of a request that has the common headers alone.
 fn end_of_head(common: &Common<'_>) -> Request {
     let mut head = Pieces::default();
@@ -338,7 +458,11 @@ fn read_path(reader: &mut Reader, node: &Node, common: &Common<'_>) -> Option<Te
     Some(template)
 }
 
-fn read_template(reader: &mut Reader, node: &Node, names: &Names<'_>) -> Option<Template> {
+pub(super) fn read_template(
+    reader: &mut Reader,
+    node: &Node,
+    names: &Names<'_>,
+) -> Option<Template> {
     reader.parsed(node, |text| Template::compile(text, names))
 }
 
@@ -393,7 +517,7 @@ fn read_body(
 
 /// A text that is one expression alone keeps the expression's type: `"${uid}"`
 /// is a number.
-fn json_body(reader: &mut Reader, node: &Node, names: &Names<'_>, into: &mut Pieces) {
+pub(super) fn json_body(reader: &mut Reader, node: &Node, names: &Names<'_>, into: &mut Pieces) {
     match &node.tree {
         Tree::Text(_) => {
             let Some(template) = read_template(reader, node, names) else { return };
@@ -478,11 +602,11 @@ fn read_request(
     Some(Request { pieces: head.finish(), body: varying, head: method == "HEAD" })
 }
 
-fn json_path(text: &str) -> Result<JsonPath, String> {
+pub(super) fn json_path(text: &str) -> Result<JsonPath, String> {
     JsonPath::parse(text).map_err(|error| format!("`{text}` is no JSONPath: {error}"))
 }
 
-fn read_expect(reader: &mut Reader, node: &Node) -> Option<Expect> {
+fn read_expect(reader: &mut Reader, node: &Node, common: &Common<'_>) -> Option<Expect> {
     let fields = reader.fields(node, &["status", "headers", "json", "has"])?;
     let status = match fields.get("status") {
         None => vec![(200, 299)],
@@ -494,14 +618,33 @@ fn read_expect(reader: &mut Reader, node: &Node) -> Option<Expect> {
     let mut headers = Vec::new();
     if let Some(node) = fields.get("headers") {
         for (key, node) in reader.entries(node, "`headers`") {
-            headers.extend(reader.text(node).map(|text| (key.name.to_ascii_lowercase(), text)));
+            let value = read_template(reader, node, common.names);
+            headers.extend(value.map(|value| (key.name.to_ascii_lowercase(), value)));
         }
     }
+    Some(Expect { status, headers, json: read_expected_json(reader, &fields, common) })
+}
+
+/// `json` and `has` of an expectation.
+pub(super) fn read_expected_json(
+    reader: &mut Reader,
+    fields: &Fields<'_>,
+    common: &Common<'_>,
+) -> Vec<(JsonPath, Option<Expected>)> {
     let mut json = Vec::new();
     if let Some(node) = fields.get("json") {
         for (key, node) in reader.entries(node, "`json`") {
+            let mut pieces = Pieces::default();
+            json_body(reader, node, common.names, &mut pieces);
+            let expected = match pieces.constant() {
+                // Expressions that never vary have been replaced.
+                Some(bytes) => {
+                    Expected::Is(serde_json::from_slice(bytes).unwrap_or_else(|_| node.to_json()))
+                }
+                None => Expected::Renders(pieces.finish()),
+            };
             match json_path(&key.name) {
-                Ok(path) => json.push((path, Some(node.to_json()))),
+                Ok(path) => json.push((path, Some(expected))),
                 Err(message) => reader.fault_at(key.at, message),
             }
         }
@@ -511,7 +654,7 @@ fn read_expect(reader: &mut Reader, node: &Node) -> Option<Expect> {
             json.extend(reader.parsed(node, json_path).map(|path| (path, None)));
         }
     }
-    Some(Expect { status, headers, json })
+    json
 }
 
 /// `201`, or `2xx`.

@@ -101,7 +101,7 @@ fn overrides_replace_what_the_profile_says() {
         Overrides { only: vec!["none".to_owned()], ..Overrides::default() },
         Overrides { profile: Some("none".to_owned()), ..Overrides::default() },
         Overrides { concurrency: Some(0), ..Overrides::default() },
-        Overrides { target: Some("https://x".to_owned()), ..Overrides::default() },
+        Overrides { target: Some("ftp://x".to_owned()), ..Overrides::default() },
     ] {
         assert!(read(GOOD, &wrong).unwrap_err()[0].starts_with("0:0: --"));
     }
@@ -173,4 +173,155 @@ fn the_manual_shows_a_scenario_that_is_right() {
         let overrides = Overrides { profile: Some(profile.to_owned()), ..Overrides::default() };
         assert!(read(scenario, &overrides).is_ok(), "{profile}");
     }
+}
+
+fn schema() -> (serde_json::Value, jsonschema::Validator) {
+    let schema: serde_json::Value = serde_json::from_str(SCHEMA).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    (schema, validator)
+}
+
+#[test]
+fn the_schema_takes_what_the_reader_takes() {
+    let (_, validator) = schema();
+    let manual = include_str!("../../../../docs/lab.md");
+    let (_, rest) = manual.split_once("```yaml\n").unwrap();
+    let (shown, rest) = rest.split_once("```").unwrap();
+    let (_, rest) = rest.split_once("```yaml\n").unwrap();
+    let (sockets, _) = rest.split_once("```").unwrap();
+    let sockets = format!("target: https://x\nprotocol: http2\n{sockets}");
+    let tidy = "target: http://x\ntls: {ca: a.pem}\nmix: {a: {steps: [{delete: \"/${take(l)}\", keep: {l: $.id}}]}}\n\
+                kinds: {k: {mix: {a: 1}}}\nteardown: [{get: /x}]\n\
+                watch: {pid: none, prometheus: /m, series: [a]}";
+    let all = SHIPPED.iter().map(|(_, text)| *text).chain([GOOD, shown, &sockets, tidy]);
+    for text in all {
+        let read = read(text, &Overrides::default());
+        assert!(read.is_ok(), "{read:?} in {text}");
+        let json = Node::parse(text).unwrap().to_json();
+        let faults: Vec<String> = validator
+            .iter_errors(&json)
+            .map(|e| format!("{}: {e:.300}", e.instance_path()))
+            .collect();
+        assert!(faults.is_empty(), "{faults:?} in {text}");
+    }
+}
+
+#[test]
+fn what_the_schema_refuses_the_reader_refuses_with_its_place() {
+    let (_, validator) = schema();
+    let one = |step: &str| format!("target: http://x\nmix: {{a: {{steps: [{step}]}}}}");
+    let with = |rest: &str| format!("{}\n{rest}", one("{get: /}"));
+    assert!(validator.is_valid(&Node::parse(&one("{get: /}")).unwrap().to_json()));
+    let steps = [
+        "{get: x}",
+        "{get: \"/a b\"}",
+        "{}",
+        "{get: /, post: /}",
+        "{get: /, send: x}",
+        "{fetch: /}",
+        "{post: /, json: {}, body: x}",
+        "{get: /, tokens: openai}",
+        "{sse: /, tokens: words}",
+        "{sse: /, save: {a: $.a}}",
+        "{sse: /, expect: {json: {$.a: 1}}}",
+        "{get: /, save: {a: x}}",
+        "{get: /, expect: {status: 99}}",
+        "{get: /, expect: {status: 7xx}}",
+        "{get: /, expect: {text: x}}",
+        "{get: /, expect: {has: {}}}",
+        "{get: /, headers: {Host: x}}",
+        "{get: /, headers: {\"a b\": x}}",
+        "{get: /, acknowledged: x}",
+        "{get: /, acknowledged: {get: /, gone: /}}",
+        "{get: /, acknowledged: {}}",
+        "{get: /, track: {seq: $.a}}",
+        "{get: /, resume: x}",
+        "{connect: /, expect: {has: [$.a]}}",
+        "{connect: /, track: {}}",
+        "{connect: /, track: {time: $.t, source: $.s}}",
+        "{connect: /, json: {}}",
+        "{send: x, expect: {status: 200}}",
+        "{send: x, headers: {a: b}}",
+        "{send: x, acknowledged: /}",
+        "{receive: 0}",
+        "{receive: all}",
+        "{receive: 1, keep: {a: $.a}}",
+        "{reconnect: soon}",
+        "{reconnect: 1s, save: {a: $.a}}",
+        "{reconnect: 1s, expect: {has: [$.a]}}",
+    ];
+    let rests = [
+        "protocol: spdy",
+        "tls: {insecure: 1}",
+        "tls: {insecure: true, ca: x}",
+        "seed: -1",
+        "seed: x",
+        "timeout: 5",
+        "timeout: 5 weeks",
+        "data: {a: []}",
+        "data: {a: x}",
+        "setup: []",
+        "setup: {}",
+        "teardown: []",
+        "teardown: [{connect: /}]",
+        "teardown: [{get: /, acknowledged: /}]",
+        "profiles: {p: {}}",
+        "profiles: {p: {closed: {}, for: 1s}}",
+        "profiles: {p: {closed: {users: 0}, for: 1s}}",
+        "profiles: {p: {closed: {users: 1}}}",
+        "profiles: {p: {closed: {users: 1}, for: 1s, iterations: 1}}",
+        "profiles: {p: {closed: {users: 1, think: long}, for: 1s}}",
+        "profiles: {p: {closed: {users: 1}, open: {rate: 1/s}, for: 1s}}",
+        "profiles: {p: {open: {rate: 1/s}}}",
+        "profiles: {p: {open: {rate: fast}, for: 1s}}",
+        "profiles: {p: {open: {rate: 1/s, arrivals: all}, for: 1s}}",
+        "profiles: {p: {open: {rate: 1/s}, for: 1s, iterations: 1}}",
+        "profiles: {p: {open: {stages: []}}}",
+        "profiles: {p: {open: {stages: [{for: 1s}]}}}",
+        "profiles: {p: {open: {stages: [{rate: 1/s}]}}}",
+        "profiles: {p: {open: {stages: [{rate: 1/s, for: 1s}]}, for: 1s}}",
+        "slo: {}",
+        "slo: [errors]",
+        "slo: [all.p42 < 1s]",
+        "watch: {pid: 0}",
+        "watch: {pid: all}",
+        "watch: {prometheus: metrics}",
+        "watch: {series: [a]}",
+        "watch: {cpu: true}",
+        "kinds: {}",
+        "kinds: {k: {weight: 1}}",
+        "kinds: {k: {mix: {a: 0}}}",
+        "more: 1",
+    ];
+    let roots = [
+        "target: http://x".to_owned(),
+        "target: http://x\nmix: {}".to_owned(),
+        "target: http://x\nmix: {a: {}}".to_owned(),
+        "target: http://x\nmix: {a: {steps: []}}".to_owned(),
+        "target: http://x\nmix: {a: {weight: 0, steps: [{get: /}]}}".to_owned(),
+        one("{get: /}").replace("http:", "ftp:"),
+        one("{get: /}").replace("http://x", "http://x/path"),
+    ];
+    let all = steps.map(one).into_iter().chain(rests.map(with)).chain(roots);
+    for text in all {
+        let json = Node::parse(&text).unwrap().to_json();
+        assert!(!validator.is_valid(&json), "the schema takes {text}");
+        let faults = read(&text, &Overrides::default()).expect_err(&text);
+        for fault in &faults {
+            let place: Vec<u64> = fault.splitn(3, ':').filter_map(|n| n.parse().ok()).collect();
+            assert!(place.len() == 2 && place[0] > 0, "{fault} in {text}");
+        }
+    }
+}
+
+#[test]
+fn the_schema_has_the_readers_keys() {
+    let (schema, _) = schema();
+    let keys = |at: &str| {
+        let keys = schema.pointer(at).unwrap().as_object().unwrap().keys().cloned();
+        keys.collect::<std::collections::BTreeSet<String>>()
+    };
+    let known = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
+    assert_eq!(keys("/properties"), known(KEYS));
+    assert_eq!(keys("/$defs/step/properties"), known(steps::STEP_KEYS));
 }
