@@ -25,6 +25,8 @@ pub(crate) struct Summary {
     /// Requests that ended in the seconds that were planned.
     in_time: u64,
     last_second: f64,
+    /// Response times of the newest point.
+    last_response: Sketch,
 }
 
 #[derive(Debug, Default)]
@@ -107,6 +109,7 @@ impl Summary {
             torn: false,
             in_time: 0,
             last_second: 0.0,
+            last_response: Sketch::default(),
         }
     }
 
@@ -165,7 +168,7 @@ impl Summary {
             }
         }
         self.last_second = self.last_second.max(interval.second as f64 + interval.seconds);
-        self.point(interval, (ok, failed), &response, classes);
+        self.point(interval, (ok, failed), response, classes);
     }
 
     /// A second in which the warm-up ended has two intervals and one point.
@@ -173,7 +176,7 @@ impl Summary {
         &mut self,
         interval: &Interval,
         (ok, failed): (u64, u64),
-        response: &Sketch,
+        response: Sketch,
         errors: BTreeMap<String, u64>,
     ) {
         if let Some(last) = self.timeline.last_mut()
@@ -188,6 +191,9 @@ impl Summary {
             last.warmup &= interval.warmup;
             last.target = last.target.or(interval.target);
             last.users = last.users.max(interval.generator.users);
+            self.last_response.merge(&response);
+            [last.p50, last.p95, last.p99] =
+                [0.5, 0.95, 0.99].map(|q| self.last_response.quantile(q));
             return;
         }
         self.timeline.push(Point {
@@ -204,6 +210,7 @@ impl Summary {
             errors,
             target: interval.target,
         });
+        self.last_response = response;
     }
 
     /// Whether somebody ended it before its time.
