@@ -37,6 +37,7 @@ const SCENARIO_BYTES_MAX: usize = 4 << 20;
 /// The scenarios that come with the lab: name and text.
 pub const SHIPPED: &[(&str, &str)] = &[
     ("agent_run", include_str!("../../scenarios/agent_run.yaml")),
+    ("agents_goals_tasks", include_str!("../../scenarios/agents_goals_tasks.yaml")),
     ("full_api", include_str!("../../scenarios/full_api.yaml")),
     ("session_queue", include_str!("../../scenarios/session_queue.yaml")),
 ];
