@@ -48,6 +48,8 @@ const SETTLE_STEP: Duration = Duration::from_millis(30);
 pub struct Options {
     /// The cargo profile of the servers.
     pub profile: String,
+    /// Whether the programs are taken as they were built before.
+    pub built: bool,
     /// Rounds, at least [`ROUNDS_MIN`].
     pub rounds: usize,
     /// Only cases whose names contain this.
@@ -127,7 +129,7 @@ pub fn bench(options: &Options) -> Result<Report> {
         cases.iter().filter(|case| case.name.contains(only)).collect()
     };
     let (cases, slow_cases) = (wanted(CASES), wanted(SLOW_CASES));
-    let programs = build(&options.profile)?;
+    let programs = build(&options.profile, options.built)?;
 
     let place = target().join("bench");
     std::fs::create_dir_all(&place)?;
@@ -381,11 +383,13 @@ fn settled<T: PartialEq>(used: impl Fn() -> Result<T>) -> Result<T> {
 }
 
 /// The servers, and the generator that is one of them.
-pub(crate) fn build(profile: &str) -> Result<Programs> {
+pub(crate) fn build(profile: &str, built: bool) -> Result<Programs> {
     let mut command = cargo();
     command.args(["build", "--profile", profile, "-p", "agentry-testkit", "--bin", "bare"]);
     command.args(["-p", "agentry", "--bin", "agentry"]);
-    run(&mut command)?;
+    if !built {
+        run(&mut command)?;
+    }
     // Cargo keeps the profile `dev` in a directory of another name.
     let dir = target().join(if profile == "dev" { "debug" } else { profile });
     Ok(Programs { agentry: dir.join("agentry"), bare: dir.join("bare") })

@@ -48,6 +48,9 @@ enum Task {
         /// Rounds, in each of which every case has its slice.
         #[arg(long, default_value_t = 8)]
         rounds: usize,
+        /// Takes the programs as they were built before.
+        #[arg(long)]
+        built: bool,
         /// Only cases whose names contain this.
         #[arg(long)]
         only: Option<String>,
@@ -67,6 +70,9 @@ enum Task {
         /// Rounds, in each of which every generator has its slice.
         #[arg(long, default_value_t = 8)]
         rounds: usize,
+        /// Takes the programs as they were built before.
+        #[arg(long)]
+        built: bool,
         /// Where oha is (`cargo install oha --locked --root DIR`); on the path
         /// without it, and left out when it is not there either.
         #[arg(long)]
@@ -151,16 +157,16 @@ fn main() -> Result<ExitCode> {
             let (program, args) = command.split_first().context("there is no command")?;
             Surroundings::prepare()?.run(Command::new(program).args(args)).map(code)
         }
-        Task::Bench { profile, rounds, only, out, gate } => {
-            let report = bench(&Options { profile, rounds, only })?;
+        Task::Bench { profile, rounds, built, only, out, gate } => {
+            let report = bench(&Options { profile, built, rounds, only })?;
             let out =
                 out.unwrap_or_else(|| workspace::root().join("bench/results/local/latest.json"));
             write_results(&report, &report.table(), &out)?;
             let failed = gate && !report.holds();
             Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
-        Task::BenchLab { profile, rounds, oha, long, out } => {
-            let options = generators::Options { profile, rounds, oha, long_seconds: long };
+        Task::BenchLab { profile, rounds, built, oha, long, out } => {
+            let options = generators::Options { profile, built, rounds, oha, long_seconds: long };
             let report = generators::bench(&options)?;
             let out = out.unwrap_or_else(|| workspace::root().join("bench/results/local/lab.json"));
             write_results(&report, &report.table(), &out)?;

@@ -100,6 +100,10 @@ fn command(args: &HitArgs) -> String {
             write!(words, " --concurrency {} --duration {:?}", args.concurrency, args.duration)
         }
     };
-    let _ = write!(words, " --threads {}{}", args.threads, args.transport.words());
+    if args.warmup > Duration::ZERO {
+        let _ = write!(words, " --warmup {:?}", args.warmup);
+    }
+    let _ = write!(words, " --timeout {:?} --threads {}", args.timeout, args.threads);
+    words.push_str(&args.transport.words());
     words
 }

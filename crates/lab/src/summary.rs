@@ -30,6 +30,8 @@ pub(crate) struct Summary {
     /// Requests that ended in the seconds that were planned.
     in_time: u64,
     last_second: f64,
+    /// Response times of the newest point.
+    last_response: Sketch,
 }
 
 #[derive(Debug, Default)]
@@ -114,6 +116,7 @@ impl Summary {
             torn: false,
             in_time: 0,
             last_second: 0.0,
+            last_response: Sketch::default(),
         }
     }
 
@@ -173,7 +176,7 @@ impl Summary {
             }
         }
         self.last_second = self.last_second.max(interval.second as f64 + interval.seconds);
-        self.point(interval, (ok, failed), &response, classes);
+        self.point(interval, (ok, failed), response, classes);
     }
 
     pub(crate) fn add_metrics(&mut self, metrics: &Metrics) {
@@ -194,7 +197,7 @@ impl Summary {
         &mut self,
         interval: &Interval,
         (ok, failed): (u64, u64),
-        response: &Sketch,
+        response: Sketch,
         errors: BTreeMap<String, u64>,
     ) {
         if let Some(last) = self.timeline.last_mut()
@@ -209,6 +212,9 @@ impl Summary {
             last.warmup &= interval.warmup;
             last.target = last.target.or(interval.target);
             last.users = last.users.max(interval.generator.users);
+            self.last_response.merge(&response);
+            [last.p50, last.p95, last.p99] =
+                [0.5, 0.95, 0.99].map(|q| self.last_response.quantile(q));
             return;
         }
         self.timeline.push(Point {
@@ -225,6 +231,7 @@ impl Summary {
             errors,
             target: interval.target,
         });
+        self.last_response = response;
     }
 
     /// Whether somebody ended it before its time.

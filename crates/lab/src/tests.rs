@@ -255,6 +255,7 @@ fn an_open_load_makes_every_arrival_and_counts_the_warm_up_apart() {
     assert_eq!((summary.all.count(), summary.generator.offered), (300, 300));
     let with_warmup: u64 = summary.timeline.iter().map(|point| point.ok).sum();
     assert_eq!(with_warmup, 500);
+    assert!(summary.timeline.iter().all(|point| point.p50 > 0.0), "{:?}", summary.timeline);
 }
 
 #[test]

@@ -23,6 +23,12 @@ use rustix::time::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// How long before its time an exact sleep is awake: what a timer's interrupt
+/// and the way through the scheduler take on a virtual machine.
+const AWAKE_BEFORE: Duration = Duration::from_micros(50);
+/// A wait is at least so many times as long as what of it is spent awake.
+const AWAKE_PART: u32 = 15;
+
 /// A handle; clones share the thread's timers.
 #[derive(Clone, Debug)]
 pub(crate) struct Timers {
@@ -79,6 +85,22 @@ impl Timers {
     /// Ready at `at`, at once when that is past.
     pub(crate) fn sleep_until(&self, at: Instant) -> Sleep {
         Sleep { timers: self.clone(), at, slot: None }
+    }
+
+    /// As [`Self::sleep_until`], and awake already when the time comes: what a
+    /// kernel needs to wake a thread is longer than what the thread then does.
+    /// Spins for at most [`AWAKE_BEFORE`], while others run, and only when that
+    /// is a small part of the wait.
+    pub(crate) async fn sleep_until_exactly(&self, at: Instant) {
+        let left = at.saturating_duration_since(Instant::now());
+        if left >= AWAKE_BEFORE * AWAKE_PART {
+            self.sleep_until(at - AWAKE_BEFORE).await;
+            while Instant::now() < at {
+                tokio::task::yield_now().await;
+            }
+        } else {
+            self.sleep_until(at).await;
+        }
     }
 
     pub(crate) fn sleep(&self, duration: Duration) -> Sleep {

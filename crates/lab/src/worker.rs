@@ -319,7 +319,7 @@ impl Worker {
         for (index, offset) in mine {
             let intended = self.shared.started + offset;
             if Instant::now() < intended {
-                self.timers.sleep_until(intended).await;
+                self.timers.sleep_until_exactly(intended).await;
                 at_once = 0;
             } else if at_once == ARRIVALS_AT_ONCE {
                 tokio::task::yield_now().await;

@@ -42,6 +42,8 @@ const LONG_SAMPLES: u64 = 6;
 pub struct Options {
     /// The cargo profile of server and lab.
     pub profile: String,
+    /// Whether the programs are taken as they were built before.
+    pub built: bool,
     /// Rounds, at least [`ROUNDS_MIN`].
     pub rounds: usize,
     /// Where oha is.
@@ -169,7 +171,7 @@ struct Bench<'a> {
 /// When the server does not start, or a generator does not report.
 pub fn bench(options: &Options) -> Result<Report> {
     ensure!(options.rounds >= ROUNDS_MIN, "at least {ROUNDS_MIN} rounds are needed");
-    let programs = build(&options.profile)?;
+    let programs = build(&options.profile, options.built)?;
     if on_path("wrk").is_none() {
         install(&["wrk"], "the load generator wrk")?;
     }
@@ -188,7 +190,7 @@ pub fn bench(options: &Options) -> Result<Report> {
         programs: &programs,
         place: place.path(),
         url: format!("http://{}", server.address),
-        hyper_client: build_hyper_client(&options.profile)?,
+        hyper_client: build_hyper_client(&options.profile, options.built)?,
         oha,
         locust,
         clock: CpuClock::new()?,
@@ -405,10 +407,13 @@ impl Bench<'_> {
     }
 }
 
-fn build_hyper_client(profile: &str) -> Result<PathBuf> {
+fn build_hyper_client(profile: &str, built: bool) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--profile", profile, "-p", "agentry-lab"]);
-    run(command.args(["--example", "hyper_client"]))?;
+    command.args(["--example", "hyper_client"]);
+    if !built {
+        run(&mut command)?;
+    }
     let dir = target().join(if profile == "dev" { "debug" } else { profile });
     Ok(dir.join("examples/hyper_client"))
 }

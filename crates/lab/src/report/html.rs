@@ -53,14 +53,19 @@ pub(super) fn html(summary: &Summary, verdict: &Verdict) -> Result<String, askam
     let exit = verdict.exit();
     Page {
         title: format!("{} ({})", header.scenario, header.profile),
-        result: exit.word(),
+        // Nothing was asked for that could have been passed.
+        result: match exit {
+            Exit::Pass if verdict.thresholds.is_empty() => "valid",
+            exit => exit.word(),
+        },
         result_class: match exit {
             Exit::Pass => "good",
             Exit::Broken | Exit::Invalid => "bad",
         },
         sentence: match exit {
             Exit::Pass if verdict.thresholds.is_empty() => {
-                "The run is valid; it had no thresholds."
+                "The figures can be trusted. Whether they are good was not asked: there were no \
+                 thresholds."
             }
             Exit::Pass => "The run is valid and every threshold held.",
             Exit::Broken => "The run is valid; the target did not keep what was asked of it.",

@@ -47,6 +47,7 @@ pub const SCHEMA: &str = include_str!("../../schema/scenario.schema.json");
 /// The scenarios that come with the lab: name and text.
 pub const SHIPPED: &[(&str, &str)] = &[
     ("agent_run", include_str!("../../scenarios/agent_run.yaml")),
+    ("agents_goals_tasks", include_str!("../../scenarios/agents_goals_tasks.yaml")),
     ("full_api", include_str!("../../scenarios/full_api.yaml")),
     ("realtime", include_str!("../../scenarios/realtime.yaml")),
     ("session_queue", include_str!("../../scenarios/session_queue.yaml")),
