@@ -94,6 +94,24 @@ const CASES: &[Case] = &[
     case("postgres create", "postgres", Work::Create),
     case("fastapi create", "fastapi", Work::Create),
     case("postgres run", "postgres", Work::Run),
+    case("sqlite users", "sqlite", Work::Users),
+    case("sqlite memories", "sqlite", Work::Memories),
+    case("sqlite goals", "sqlite", Work::Goals),
+    case("sqlite tasks", "sqlite", Work::Tasks),
+    case("sqlite sessions list", "sqlite", Work::Sessions),
+    case("sqlite full_api", "sqlite", Work::FullApi).floor(0.05),
+    case("postgres users", "postgres", Work::Users),
+    case("fastapi users", "fastapi", Work::Users),
+    case("postgres memories", "postgres", Work::Memories),
+    case("fastapi memories", "fastapi", Work::Memories),
+    case("postgres goals", "postgres", Work::Goals),
+    case("fastapi goals", "fastapi", Work::Goals),
+    case("postgres tasks", "postgres", Work::Tasks),
+    case("fastapi tasks", "fastapi", Work::Tasks),
+    case("postgres sessions list", "postgres", Work::Sessions),
+    case("fastapi sessions list", "fastapi", Work::Sessions),
+    case("postgres full_api", "postgres", Work::FullApi),
+    case("fastapi full_api", "fastapi", Work::FullApi),
 ];
 
 /// With every sync delayed, so that only sharing it between requests helps.
@@ -112,6 +130,12 @@ const SLOW_CASES: &[Case] = &[
 const RATIOS: &[(&str, &str, Option<f64>)] = &[
     ("postgres read", "fastapi read", Some(4.0)),
     ("postgres create", "fastapi create", Some(3.0)),
+    ("postgres users", "fastapi users", None),
+    ("postgres memories", "fastapi memories", None),
+    ("postgres goals", "fastapi goals", None),
+    ("postgres tasks", "fastapi tasks", None),
+    ("postgres sessions list", "fastapi sessions list", None),
+    ("postgres full_api", "fastapi full_api", None),
     ("slow sqlite create", "slow sqlite create, one", Some(15.0)),
     ("slow sqlite run", "slow sqlite run, one", None),
     ("slow postgres create", "slow postgres create, one", None),
@@ -320,10 +344,12 @@ impl Group {
                 of: lane.case.name.to_owned(),
                 to: BARE.name.to_owned(),
                 holds: judged(&ratio, lane.case.floor, lane.total.failed),
+                per_cpu_second: None,
                 ratio,
                 floor: lane.case.floor,
             });
         }
+        let cpu = |lane: &Lane| self.measured(lane).server_cpu_micros;
         for (of, to, floor) in RATIOS {
             let find = |name: &str| self.lanes.iter().find(|lane| lane.case.name == name);
             let (Some(above), Some(below)) = (find(of), find(to)) else { continue };
@@ -335,6 +361,7 @@ impl Group {
                 of: (*of).to_owned(),
                 to: (*to).to_owned(),
                 holds: judged(&ratio, *floor, failed),
+                per_cpu_second: Some(cpu(below) / cpu(above)),
                 ratio,
                 floor: *floor,
             });

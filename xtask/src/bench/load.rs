@@ -25,30 +25,43 @@ const THREADS: u32 = 2;
 const RUN_FILE_SCHEMA: u64 = 1;
 const SIGNIFICANT_DIGITS: u8 = 3;
 
+/// One of the things that are asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// How often, beside the others.
+    pub weight: u32,
+    /// The key of a step in a scenario: get, post.
+    pub method: &'static str,
+    /// The path; `${pick(ids)}` in it stands for one of `ids`.
+    pub path: &'static str,
+    /// A JSON body, when there is one.
+    pub body: Option<&'static str>,
+}
+
 /// What is asked, over and over.
 #[derive(Clone, Debug)]
 pub struct Requests {
-    /// The key of a step in a scenario: get, post.
-    pub method: &'static str,
     /// Sent as `x-api-key` when there is one.
     pub key: Option<String>,
-    /// A JSON body, when there is one.
-    pub body: Option<&'static str>,
-    /// The path; `${pick(ids)}` in it stands for one of `ids`.
-    pub path: String,
-    /// What the path picks from.
+    /// What is asked.
+    pub mix: Vec<Request>,
+    /// What the paths pick from.
     pub ids: Vec<String>,
 }
 
 impl Requests {
-    /// A scenario of one step; JSON is YAML.
+    /// A scenario of one step for each request; JSON is YAML.
     fn scenario(&self, connections: u32) -> Result<Value> {
-        let mut step = json!({ (self.method): self.path });
-        if let Some(body) = self.body {
-            step["json"] = serde_json::from_str(body)?;
+        let mut mix = serde_json::Map::new();
+        for (nth, Request { weight, method, path, body }) in self.mix.iter().enumerate() {
+            let mut step = json!({ (*method): path });
+            if let Some(body) = body {
+                step["json"] = serde_json::from_str(body)?;
+            }
+            mix.insert(format!("bench_{nth}"), json!({"weight": weight, "steps": [step]}));
         }
         let mut scenario = json!({
-            "mix": {"bench": {"steps": [step]}},
+            "mix": mix,
             "profiles": {"slice": {
                 "closed": {"users": connections},
                 "for": format!("{}ms", (WARMUP + SLICE).as_millis()),
@@ -308,16 +321,19 @@ mod tests {
 
     #[test]
     fn requests_become_a_scenario() {
+        let path = "/a/${pick(ids)}";
+        let post = Request { weight: 6, method: "post", path, body: Some(r#"{"a":1}"#) };
+        let get = Request { weight: 1, method: "get", path: "/b", body: None };
         let requests = Requests {
-            method: "post",
             key: Some("ak_1".to_owned()),
-            body: Some(r#"{"a":1}"#),
-            path: "/a/${pick(ids)}".to_owned(),
+            mix: vec![post, get],
             ids: vec!["x".to_owned()],
         };
         let scenario = requests.scenario(50).unwrap();
-        let step = &scenario["mix"]["bench"]["steps"][0];
-        assert_eq!(*step, json!({"post": "/a/${pick(ids)}", "json": {"a": 1}}));
+        let mix = &scenario["mix"];
+        assert_eq!(mix["bench_0"]["steps"][0], json!({"post": path, "json": {"a": 1}}));
+        assert_eq!(mix["bench_0"]["weight"], 6);
+        assert_eq!(mix["bench_1"]["steps"], json!([{"get": "/b"}]));
         assert_eq!(scenario["profiles"]["slice"]["closed"], json!({"users": 50}));
         assert!(!scenario.to_string().contains("ak_1"), "the key comes from the environment");
     }

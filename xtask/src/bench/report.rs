@@ -63,6 +63,11 @@ pub struct Ratio {
     pub to: String,
     /// The ratios.
     pub ratio: Rounds,
+    /// The server's CPU time for a request below the line over that above it: how
+    /// many times as many requests a second of its CPU answers, the database and
+    /// the generator left out.
+    #[serde(default)]
+    pub per_cpu_second: Option<f64>,
     /// What the median must reach.
     pub floor: Option<f64>,
     /// Whether it does, with no failed request in either.
@@ -151,12 +156,13 @@ impl Report {
         }
         let _ = writeln!(
             text,
-            "\n{:<26} {:<26} {:>8} {:>17} {:>6}",
-            "of", "to", "median", "range", "floor"
+            "\n{:<26} {:<26} {:>8} {:>17} {:>9} {:>6}",
+            "of", "to", "median", "range", "per cpu s", "floor"
         );
-        for Ratio { of, to, ratio, floor, holds } in &self.ratios {
+        for Ratio { of, to, ratio, per_cpu_second, floor, holds } in &self.ratios {
             let range = format!("{:.3} - {:.3}", ratio.min, ratio.max);
             let floor = floor.map_or_else(|| "-".to_owned(), |floor| floor.to_string());
+            let cpu = per_cpu_second.map_or_else(|| "-".to_owned(), |times| format!("{times:.2}"));
             let verdict = match holds {
                 Some(true) => "holds",
                 Some(false) => "BELOW",
@@ -164,7 +170,7 @@ impl Report {
             };
             let _ = writeln!(
                 text,
-                "{of:<26} {to:<26} {:>8.3} {range:>17} {floor:>6} {verdict}",
+                "{of:<26} {to:<26} {:>8.3} {range:>17} {cpu:>9} {floor:>6} {verdict}",
                 ratio.median
             );
         }

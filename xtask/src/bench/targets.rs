@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::bench::http;
-use crate::bench::load::Requests;
+use crate::bench::load::{Request, Requests};
 use crate::guarded::{Guarded, Preload, Spec};
 use crate::postgres::{Cluster, free_port};
 use crate::python;
@@ -19,7 +19,16 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// What is read in turn, so that no single row stays in every cache.
 const AGENTS: usize = 100;
 const AGENT: &str = r#"{"name":"bench","description":"made by the bench","instructions":"Answer briefly.","metadata":{"team":"blue","tier":2}}"#;
+/// At least a page of them.
+const SESSIONS: usize = 20;
+const SESSION: &str = r#"{"user_id":"ada","origin":"bench"}"#;
 const RUN: &str = r#"{"message":"hello"}"#;
+const USER: &str = r#"{"name":"Ada","user_data":{"team":"blue"}}"#;
+const MEMORY: &str =
+    r#"{"name":"tea","content":"Ada prefers tea to coffee.","metadata":{"source":"bench"}}"#;
+const GOAL: &str = r#"{"description":"Plan the trip","priority":7,"success_criteria":["booked"]}"#;
+const TASK: &str =
+    r#"{"description":"Book a room","task_type":"travel","input_data":{"city":"Lisbon"}}"#;
 /// The delay of the slow disk, as the shim `slowsync` makes it.
 pub const SLOW_SYNC_MS: u32 = 5;
 const PEER_KEY: &str = "ak_peer";
@@ -37,6 +46,19 @@ pub enum Work {
     Create,
     /// One run with the builtin model in a session of its own.
     Run,
+    /// One user made.
+    Users,
+    /// One memory made, which can be searched from then on.
+    Memories,
+    /// One goal made.
+    Goals,
+    /// One task made.
+    Tasks,
+    /// Twenty sessions.
+    Sessions,
+    /// The mix of `full_api`: six runs to one list of agents in short, one list of
+    /// sessions, one user and one memory.
+    FullApi,
 }
 
 /// A running server.
@@ -98,7 +120,7 @@ impl Target {
         let key = std::fs::read_to_string(dir.join("owner.key"))
             .context("the server left no owner key")?;
         let database = cluster.map(Cluster::pid);
-        Self::with_agents(server, address, database, key.trim().to_owned())
+        Self::with_rows(server, address, database, key.trim().to_owned())
     }
 
     /// The same work by FastAPI and asyncpg.
@@ -131,10 +153,10 @@ impl Target {
             (ready.get() == workers).then_some(())
         })?;
         let database = Some(cluster.pid());
-        Self::with_agents(server, format!("127.0.0.1:{port}"), database, PEER_KEY.to_owned())
+        Self::with_rows(server, format!("127.0.0.1:{port}"), database, PEER_KEY.to_owned())
     }
 
-    fn with_agents(
+    fn with_rows(
         server: Guarded,
         address: String,
         database: Option<u32>,
@@ -145,6 +167,9 @@ impl Target {
             Ok(agent["id"].as_str().context("a new agent has no id")?.to_owned())
         });
         let ids = made.collect::<Result<_>>()?;
+        for _ in 0..SESSIONS {
+            http::post(&address, "/api/v1/sessions", &key, SESSION)?;
+        }
         Ok(Self { server, address, database, key: Some(key), ids })
     }
 
@@ -155,15 +180,30 @@ impl Target {
 
     /// The requests of a kind of work.
     pub fn requests(&self, work: Work) -> Requests {
-        let (method, body, path) = match work {
-            Work::Hello => ("get", None, "/"),
-            Work::Read => ("get", None, "/api/v1/agents/${pick(ids)}"),
-            Work::List => ("get", None, "/api/v1/agents?limit=20"),
-            Work::Create => ("post", Some(AGENT), "/api/v1/agents"),
-            Work::Run => ("post", Some(RUN), "/api/v1/agent/simple/run"),
+        let get = |path: &'static str| Request { weight: 1, method: "get", path, body: None };
+        let post = |path, body| Request { weight: 1, method: "post", path, body: Some(body) };
+        let summaries = get("/api/v1/agent/list");
+        let sessions = get("/api/v1/sessions?limit=20");
+        let run = post("/api/v1/agent/simple/run", RUN);
+        let user = post("/api/v1/users", USER);
+        let memory = post("/api/v1/memories", MEMORY);
+        let mix = match work {
+            Work::Hello => vec![get("/")],
+            Work::Read => vec![get("/api/v1/agents/${pick(ids)}")],
+            Work::List => vec![get("/api/v1/agents?limit=20")],
+            Work::Create => vec![post("/api/v1/agents", AGENT)],
+            Work::Run => vec![run],
+            Work::Users => vec![user],
+            Work::Memories => vec![memory],
+            Work::Goals => vec![post("/api/v1/goals", GOAL)],
+            Work::Tasks => vec![post("/api/v1/tasks", TASK)],
+            Work::Sessions => vec![sessions],
+            Work::FullApi => {
+                vec![Request { weight: 6, ..run }, summaries, sessions, user, memory]
+            }
         };
         let ids = if work == Work::Read { self.ids.clone() } else { Vec::new() };
-        Requests { method, key: self.key.clone(), body, path: path.to_owned(), ids }
+        Requests { key: self.key.clone(), mix, ids }
     }
 }
 
