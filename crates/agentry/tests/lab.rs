@@ -72,7 +72,9 @@ fn report(server: &Server, scenario: &str, out: &Path) -> Value {
 fn shipped_scenarios_are_answered_without_a_fault() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(&dir.path().join("data"));
-    for (scenario, requests) in [("agent_run", 40), ("session_queue", 60), ("full_api", 60), ("realtime", 80)] {
+    for (scenario, requests) in
+        [("agent_run", 40), ("session_queue", 60), ("full_api", 60), ("realtime", 116)]
+    {
         let out = dir.path().join(scenario);
         let report = report(&server, scenario, &out);
         assert_eq!(report["all"]["requests"], requests, "{scenario}: {report:#}");
@@ -80,6 +82,13 @@ fn shipped_scenarios_are_answered_without_a_fault() {
         let audit = &report["acknowledged"];
         assert_eq!(audit["found"], audit["acknowledged"], "{scenario}: {audit}");
         assert!(audit["found"].as_u64().is_some_and(|found| found > 20), "{scenario}: {audit}");
+        for row in report["endpoints"].as_array().unwrap() {
+            if let Some(socket) = row["socket"].as_object() {
+                let amiss = ["lost", "doubled", "reordered", "closed"].map(|name| &socket[name]);
+                assert!(amiss.iter().all(|count| **count == 0), "{scenario}: {socket:?}");
+                assert!(socket["reconnects"].as_u64().is_some_and(|count| count > 3), "{socket:?}");
+            }
+        }
         let page = std::fs::read_to_string(out.join("report.html")).unwrap();
         assert!(page.len() < 2_000_000 && page.contains(scenario));
         assert!(!page.contains("src=") && !page.contains("<link"), "nothing from elsewhere");
