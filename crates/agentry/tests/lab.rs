@@ -72,7 +72,9 @@ fn report(server: &Server, scenario: &str, out: &Path) -> Value {
 fn shipped_scenarios_are_answered_without_a_fault() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(&dir.path().join("data"));
-    for (scenario, requests) in [("agent_run", 40), ("session_queue", 60), ("full_api", 60)] {
+    for (scenario, requests) in
+        [("agent_run", 40), ("session_queue", 60), ("full_api", 60), ("realtime", 116)]
+    {
         let out = dir.path().join(scenario);
         let report = report(&server, scenario, &out);
         assert_eq!(report["all"]["requests"], requests, "{scenario}: {report:#}");
@@ -80,6 +82,13 @@ fn shipped_scenarios_are_answered_without_a_fault() {
         let audit = &report["acknowledged"];
         assert_eq!(audit["found"], audit["acknowledged"], "{scenario}: {audit}");
         assert!(audit["found"].as_u64().is_some_and(|found| found > 20), "{scenario}: {audit}");
+        for row in report["endpoints"].as_array().unwrap() {
+            if let Some(socket) = row["socket"].as_object() {
+                let amiss = ["lost", "doubled", "reordered", "closed"].map(|name| &socket[name]);
+                assert!(amiss.iter().all(|count| **count == 0), "{scenario}: {socket:?}");
+                assert!(socket["reconnects"].as_u64().is_some_and(|count| count > 3), "{socket:?}");
+            }
+        }
         let page = std::fs::read_to_string(out.join("report.html")).unwrap();
         assert!(page.len() < 2_000_000 && page.contains(scenario));
         assert!(!page.contains("src=") && !page.contains("<link"), "nothing from elsewhere");
@@ -254,4 +263,33 @@ fn a_terminal_shows_the_run_live_and_is_given_back_after_ctrl_c() {
         assert!(if twice { [Some(130), Some(4)] } else { [Some(0), Some(4)] }.contains(&code));
         assert!(twice || after.contains("verdict: "), "{after}");
     }
+}
+
+/// The shell bounds the size of every file that the run writes.
+#[test]
+fn a_disk_that_fills_up_ends_the_file_and_not_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let mock = Server::of(&["lab", "mock"]);
+    let out = dir.path().join("out");
+    let ran = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "sh", AGENTRY, "lab", "hit"])
+        .args([mock.url.as_str(), "--duration", "4s", "--concurrency", "2", "--out"])
+        .arg(&out)
+        .output()
+        .unwrap();
+    assert_eq!(ran.status.code(), Some(4));
+    let talk = String::from_utf8_lossy(&ran.stderr);
+    assert!(talk.contains("what was written before stands"), "{talk}");
+    let shown = String::from_utf8_lossy(&ran.stdout);
+    assert!(shown.contains("requests in 4.0"), "{shown}");
+    // What is on the disk is read up to its last whole line.
+    let read = Command::new(AGENTRY)
+        .args(["lab", "report"])
+        .arg(&out)
+        .arg("--out")
+        .arg(dir.path().join("again"))
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&read.stdout);
+    assert!(shown.contains("it was killed"), "{shown}");
 }

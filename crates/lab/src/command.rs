@@ -443,7 +443,8 @@ fn carry_out(plan: Plan, options: &drive::Options) -> Result<(Exit, Summary), St
     if let Some(directory) = &options.out {
         let made = report::write_all(directory, &summary, &verdict);
         if let Some(error) = not_written.or_else(|| made.err().map(|error| error.to_string())) {
-            return Err(format!("{}: {error}", directory.display()));
+            let shown = directory.display();
+            return Err(format!("{shown}: {error}; what was written before stands"));
         }
         eprintln!("lab: reports are in {}", directory.display());
     }

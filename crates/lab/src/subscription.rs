@@ -227,8 +227,16 @@ impl Worker {
             return Err(not_connected());
         };
         let scope = self.scope(user, iteration, draws);
-        let request = step.request.render(&scope)?;
         // Whoever has got nothing yet has nothing to go on from.
+        let again = match &connect.again {
+            Some(request) => match request.render(&scope) {
+                Err(NoValue::NotSaved(_)) => None,
+                rendered => Some(rendered?),
+            },
+            None => None,
+        };
+        let goes_on = again.is_some();
+        let request = again.map_or_else(|| step.request.render(&scope), Ok)?;
         let resume = match &connect.resume {
             Some(pieces) => match text_of(pieces, &scope) {
                 Ok(text) => Some(text),
@@ -242,8 +250,10 @@ impl Worker {
         let mut socket = Socket::open(&self.wire, &request, feed, self.keeps_frames).await?;
         let first_byte = Some(Instant::now());
         self.recorder.borrow_mut().reconnected(endpoint, Instant::now());
-        if let Some(resume) = resume {
+        if goes_on || resume.is_some() {
             socket.resumes();
+        }
+        if let Some(resume) = resume {
             socket.send(resume).await?;
         }
         if let Some(subscription) = &mut user.subscription {

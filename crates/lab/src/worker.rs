@@ -48,7 +48,7 @@ const ARRIVALS_AT_ONCE: u32 = 32;
 const KEPT_MAX: usize = 1_000;
 /// Connections of one thread that read acknowledged writes back.
 const READERS: usize = 8;
-/// Lost paths that are named.
+/// Paths of each fault (lost, other than sent, not removed) that are named.
 const LOST_SHOWN: usize = 20;
 
 /// What all threads of a run share.
@@ -902,9 +902,7 @@ impl Worker {
         };
         let exchange = connection.exchange(&self.wire, ask).await;
         let mut show = |how: String| {
-            if seen.lost_paths.len() < LOST_SHOWN {
-                seen.lost_paths.push(format!("{path}{how}"));
-            }
+            show_lost(&mut seen.lost_paths, format!("{path}{how}"));
         };
         match (&exchange.failure, exchange.answer.status, effect) {
             (None, 200..=299, Effect::Kept) => {
@@ -949,6 +947,19 @@ impl Teardown {
     }
 }
 
+/// Each fault has room of its own, so that a frequent one hides no other.
+fn show_lost(shown: &mut Vec<String>, path: String) {
+    let fault = |path: &str| match path.split_once(' ') {
+        None => "lost",
+        Some((_, "(was removed)")) => "undone",
+        Some(_) => "changed",
+    };
+    let of_this = fault(&path);
+    if shown.iter().filter(|path| fault(path) == of_this).count() < LOST_SHOWN {
+        shown.push(path);
+    }
+}
+
 impl Acknowledged {
     pub(crate) fn merge(&mut self, other: Self) {
         self.acknowledged += other.acknowledged;
@@ -959,8 +970,9 @@ impl Acknowledged {
         self.undone += other.undone;
         self.unknown += other.unknown;
         self.not_checked += other.not_checked;
-        self.lost_paths.extend(other.lost_paths);
-        self.lost_paths.truncate(LOST_SHOWN);
+        for path in other.lost_paths {
+            show_lost(&mut self.lost_paths, path);
+        }
         for (class, count) in other.unknown_by_class {
             *self.unknown_by_class.entry(class).or_default() += count;
         }

@@ -254,7 +254,6 @@ impl Client {
         {
             say(sink, &json!({"type": "expired", "oldest": oldest})).await?;
         }
-        let after = after.max(state.reached);
         for post in kept.iter().filter(|post| post.seq > after) {
             self.deliver(post, sink, state).await?;
         }

@@ -7,7 +7,7 @@ use serde_json_path::JsonPath;
 
 use super::Expected;
 use super::pieces::{Fields, Reader};
-use super::request::{Piece, Pieces};
+use super::request::{Piece, Pieces, Request};
 use super::steps::{self, Common};
 use crate::expression::{Escape, Template};
 use crate::socket::Track;
@@ -36,6 +36,8 @@ pub(crate) enum Act {
 #[derive(Debug, Default)]
 pub(crate) struct Connect {
     pub(crate) track: Arc<Track>,
+    /// What is asked for instead when connecting again.
+    pub(crate) again: Option<Request>,
     /// What is sent after connecting again.
     pub(crate) resume: Option<Vec<Piece>>,
 }
@@ -53,7 +55,7 @@ pub(super) fn read(reader: &mut Reader, fields: &Fields<'_>, common: &Common<'_>
     if fields.get("connect").is_some() {
         return Some(Act::Connect(read_connect(reader, fields, common)));
     }
-    for key in ["track", "resume"] {
+    for key in ["track", "again", "resume"] {
         if let Some(node) = fields.get(key) {
             reader.fault(node, format!("`{key}` goes with `connect`"));
         }
@@ -80,12 +82,15 @@ fn read_connect(reader: &mut Reader, fields: &Fields<'_>, common: &Common<'_>) -
     if let Some(node) = fields.get("expect") {
         reader.fault(node, "a `connect` expects to be connected");
     }
+    let again = fields
+        .get("again")
+        .and_then(|node| steps::read_request(reader, "GET", node, None, fields, common));
     let resume = fields.get("resume").map(|node| read_frame(reader, node, common));
     let mut track = Track { save: steps::read_save(reader, fields, common), ..Track::default() };
     if let Some(node) = fields.get("track") {
         read_track(reader, node, &mut track);
     }
-    Connect { track: Arc::new(track), resume }
+    Connect { track: Arc::new(track), again, resume }
 }
 
 fn read_track(reader: &mut Reader, node: &Node, track: &mut Track) {

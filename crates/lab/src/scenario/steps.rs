@@ -44,6 +44,7 @@ pub(super) const STEP_KEYS: &[&str] = &[
     "acknowledged",
     "connect",
     "track",
+    "again",
     "resume",
     "send",
     "receive",
@@ -251,7 +252,7 @@ fn read_step(
     if sockets::ACTS.contains(&key) {
         return read_socket_step(reader, key, path, fields, common, endpoint);
     }
-    for key in ["track", "resume"] {
+    for key in ["track", "again", "resume"] {
         if let Some(node) = fields.get(key) {
             reader.fault(node, format!("`{key}` goes with `connect`"));
         }
@@ -555,7 +556,7 @@ pub(super) fn json_body(reader: &mut Reader, node: &Node, names: &Names<'_>, int
     }
 }
 
-fn read_request(
+pub(super) fn read_request(
     reader: &mut Reader,
     method: &str,
     path: &Node,

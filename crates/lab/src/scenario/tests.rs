@@ -236,6 +236,8 @@ fn what_the_schema_refuses_the_reader_refuses_with_its_place() {
         "{get: /, acknowledged: {}}",
         "{get: /, track: {seq: $.a}}",
         "{get: /, resume: x}",
+        "{get: /, again: /}",
+        "{connect: /, again: x}",
         "{connect: /, expect: {has: [$.a]}}",
         "{connect: /, track: {}}",
         "{connect: /, track: {time: $.t, source: $.s}}",
