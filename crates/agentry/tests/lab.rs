@@ -97,6 +97,25 @@ fn shipped_scenarios_are_answered_without_a_fault() {
     }
 }
 
+/// Five seconds of users who each work on what they made.
+#[test]
+fn agents_goals_and_tasks_keep_every_field_that_was_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"));
+    let report = report(&server, "agents_goals_tasks", &dir.path().join("out"));
+    assert_eq!(report["errors"], serde_json::json!([]), "{report:#}");
+    let audit = &report["acknowledged"];
+    let count = |name: &str| audit[name].as_u64().unwrap();
+    assert!(count("found") > 50, "{audit}");
+    for fault in ["lost", "changed", "undone", "unknown", "not_checked"] {
+        assert_eq!(count(fault), 0, "{audit}");
+    }
+    assert_eq!(count("found") + count("gone"), count("acknowledged"), "{audit}");
+    let rows = report["endpoints"].as_array().unwrap();
+    let initial = rows.iter().find(|row| row["name"] == "setup.agent (initial)").unwrap();
+    assert_eq!(initial["requests"], 33);
+}
+
 #[test]
 fn a_sweep_runs_once_for_each_number_of_users_and_sums_up() {
     let dir = tempfile::tempdir().unwrap();
