@@ -1,5 +1,6 @@
 //! The doctor finds what does not agree, and nothing in what does.
 
+use agentry_domain::orgs::{Org, OrgBody};
 use agentry_domain::sessions::MessageRole;
 use agentry_store::doctor::{Check, examine};
 use agentry_store::{Scope, Write};
@@ -33,7 +34,8 @@ async fn fill(bed: &Bed) {
     let store = bed.open().await;
     let org = make::org();
     let mut write = Write::new(org);
-    write.org_insert("default", make::now());
+    let named = Org::new(org, OrgBody { name: "default".to_owned() }, make::now());
+    write.resource_insert(&named.body, &named.document().unwrap());
     store.write(write).await.unwrap();
     for name in ["a", "b", "c"] {
         store.write(make::agent_write(org, &make::agent(name))).await.unwrap();
