@@ -322,6 +322,12 @@ async fn organisations_see_nothing_of_each_other(engine: Engine) {
     let memory = json!({"content": "The garden is green.", "access": "shared"});
     let (_, memory) = server.post("/api/v1/memories", memory).await;
     let (_, agents) = server.get("/api/v1/agents").await;
+    let agent = &agents["items"][0]["id"];
+    let goal = json!({"description": "a green garden", "agent_id": agent});
+    let (_, goal) = server.post("/api/v1/goals", goal).await;
+    let (_, plan) = server.post("/api/v1/plans", json!({"name": "p", "goal_id": goal["id"]})).await;
+    let task = json!({"description": "water it", "agent_id": agent, "plan_id": plan["id"]});
+    let (_, task) = server.post("/api/v1/tasks", task).await;
     let (_, users) = server.get("/api/v1/users").await;
     let (_, keys) = server.get(KEYS).await;
     let ours = [
@@ -331,6 +337,9 @@ async fn organisations_see_nothing_of_each_other(engine: Engine) {
         ("users", users["items"][0]["id"].clone()),
         ("memories", memory["id"].clone()),
         ("keys", keys["items"][0]["id"].clone()),
+        ("goals", goal["id"].clone()),
+        ("plans", plan["id"].clone()),
+        ("tasks", task["id"].clone()),
         ("orgs", org["id"].clone()),
     ];
     let (_, document) = server.get("/openapi.json").await;
@@ -358,7 +367,7 @@ async fn organisations_see_nothing_of_each_other(engine: Engine) {
         }
     }
     assert!(tried > 15, "{tried} operations are too few");
-    for list in ["agents", "sessions", "runs", "users", "memories"] {
+    for list in ["agents", "sessions", "runs", "users", "memories", "goals", "plans", "tasks"] {
         let (status, page) =
             by(&server, their, Method::GET, &format!("/api/v1/{list}"), None).await;
         assert_eq!((status, &page["items"]), (StatusCode::OK, &json!([])), "{list}");
