@@ -132,12 +132,11 @@ pub fn read_filter(
 /// Refuses a filter that asks for what the caller may not hear of.
 pub fn check_filter(filter: &Filter, caller: &Caller) -> Result<()> {
     let asked = filter.entity_types.iter().flatten();
-    match asked.copied().find(|kind| !caller.role.may_follow(*kind)) {
+    match asked.copied().find(|kind| !caller.may_follow(*kind)) {
         None => Ok(()),
-        Some(kind) => Err(Error::new(
-            Code::Forbidden,
-            format!("the role {} does not allow to follow {}", caller.role.as_str(), kind.as_str()),
-        )),
+        Some(kind) => {
+            Err(Error::new(Code::Forbidden, format!("this key may not follow {}", kind.as_str())))
+        }
     }
 }
 

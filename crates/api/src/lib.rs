@@ -15,11 +15,13 @@ pub mod events_socket;
 pub mod extract;
 pub mod fields;
 pub mod goals;
+pub mod keys;
 pub mod lists;
 pub mod memories;
 pub mod messages;
 pub mod models;
 pub mod openapi;
+pub mod orgs;
 pub mod plans;
 pub mod problem;
 pub mod run_stream;
@@ -114,6 +116,14 @@ fn operations() -> Operations<ApiState> {
         .with(op!(MemoriesRead, Request, memories::memory_get))
         .with(op!(MemoriesWrite, Request, memories::memory_update))
         .with(op!(MemoriesWrite, Request, memories::memory_delete))
+        .with(op!(KeysWrite, Request, keys::key_create))
+        .with(op!(KeysRead, Request, keys::key_list))
+        .with(op!(KeysRead, Request, keys::key_get))
+        .with(op!(KeysWrite, Request, keys::key_update))
+        .with(op!(KeysWrite, Request, keys::key_delete))
+        .with(op!(OrgsWrite, Request, orgs::org_create))
+        .with(op!(OrgsRead, Request, orgs::org_list))
+        .with(op!(OrgsRead, Request, orgs::org_get))
         .with(op!(RunsWrite, Run, runs::run_create))
         .with(op!(RunsWrite, Run, runs::run_create_by_name))
         .with(op!(RunsRead, Request, runs::run_list))

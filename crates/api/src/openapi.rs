@@ -32,6 +32,8 @@ const TAGS: &[(&str, &str)] = &[
     ("goals", "What is to be reached, and the goals that it is made of."),
     ("plans", "The steps by which a goal is to be reached."),
     ("tasks", "Pieces of work, and which of them wait for which."),
+    ("keys", "API keys: what their holders may do, and until when."),
+    ("orgs", "Organisations, between which nothing crosses; for the installation's owner."),
     ("openai", "OpenAI's chat completions, so that its clients work by changing the base URL."),
     ("server", "The server itself: health, metrics, this document, the error codes."),
 ];

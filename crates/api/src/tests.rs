@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use agentry_domain::agents::AgentBody;
 use agentry_domain::goals::GoalBody;
 use agentry_domain::memories::MemoryBody;
+use agentry_domain::orgs::OrgBody;
 use agentry_domain::plans::PlanBody;
 use agentry_domain::sessions::SessionBody;
 use agentry_domain::tasks::TaskBody;
@@ -149,6 +150,8 @@ fn every_described_property_is_read() {
     check_every_property::<Create<SessionBody>>();
     check_every_property::<Create<UserBody>>();
     check_every_property::<Create<TaskBody>>();
+    check_every_property::<keys::KeyCreate>();
+    check_every_property::<Create<OrgBody>>();
     check_every_property::<Create<MemoryBody>>();
     check_every_property::<memories::MemoryBatch>();
     check_every_property::<memories::MemorySearch>();

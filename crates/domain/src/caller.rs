@@ -3,48 +3,55 @@
 use crate::ids::{KeyId, OrgId};
 use crate::log::EntityKind;
 use crate::named;
+use crate::time::Timestamp;
 
-/// What an operation needs. One per family of operations.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum Permission {
-    /// Read agents.
-    AgentsRead,
-    /// Create, change and delete agents.
-    AgentsWrite,
-    /// Read sessions, their messages and their files.
-    SessionsRead,
-    /// Create, change and delete sessions, append messages, put files.
-    SessionsWrite,
-    /// Read runs.
-    RunsRead,
-    /// Start runs.
-    RunsWrite,
-    /// Read users.
-    UsersRead,
-    /// Create, change and delete users.
-    UsersWrite,
-    /// Read and search memories.
-    MemoriesRead,
-    /// Create, change and delete memories.
-    MemoriesWrite,
-    /// Read goals, plans and tasks.
-    GoalsRead,
-    /// Create, change and delete goals, plans and tasks.
-    GoalsWrite,
-    /// Follow events.
-    EventsRead,
-    /// Read webhooks and their deliveries.
-    WebhooksRead,
-    /// Register, change and delete webhooks.
-    WebhooksWrite,
-    /// Read which keys there are.
-    KeysRead,
-    /// Make and revoke keys.
-    KeysWrite,
-    /// Read the server's metrics.
-    MetricsRead,
-    /// Look at and take part in the server's own work: backups, jobs.
-    Administer,
+named! {
+    /// What an operation needs, and what a key's scopes may name. One per family
+    /// of operations.
+    pub enum Permission {
+        /// Read agents.
+        AgentsRead = "agents:read",
+        /// Create, change and delete agents.
+        AgentsWrite = "agents:write",
+        /// Read sessions, their messages and their files.
+        SessionsRead = "sessions:read",
+        /// Create, change and delete sessions, append messages, put files.
+        SessionsWrite = "sessions:write",
+        /// Read runs.
+        RunsRead = "runs:read",
+        /// Start runs.
+        RunsWrite = "runs:write",
+        /// Read users.
+        UsersRead = "users:read",
+        /// Create, change and delete users.
+        UsersWrite = "users:write",
+        /// Read and search memories.
+        MemoriesRead = "memories:read",
+        /// Create, change and delete memories.
+        MemoriesWrite = "memories:write",
+        /// Read goals, plans and tasks.
+        GoalsRead = "goals:read",
+        /// Create, change and delete goals, plans and tasks.
+        GoalsWrite = "goals:write",
+        /// Follow events.
+        EventsRead = "events:read",
+        /// Read webhooks and their deliveries.
+        WebhooksRead = "webhooks:read",
+        /// Register, change and delete webhooks.
+        WebhooksWrite = "webhooks:write",
+        /// Read which keys there are.
+        KeysRead = "keys:read",
+        /// Make and revoke keys.
+        KeysWrite = "keys:write",
+        /// Read which organisations there are.
+        OrgsRead = "orgs:read",
+        /// Make organisations.
+        OrgsWrite = "orgs:write",
+        /// Read the server's metrics.
+        MetricsRead = "metrics",
+        /// Look at and take part in the server's own work: backups, jobs.
+        Administer = "admin",
+    }
 }
 
 /// The weakest kind of role that may do something.
@@ -53,9 +60,25 @@ enum Level {
     Viewer,
     Member,
     Admin,
+    Owner,
 }
 
 impl Permission {
+    /// What it takes to hear of events of this kind of thing.
+    pub const fn to_follow(kind: EntityKind) -> Self {
+        match kind {
+            EntityKind::Agent => Self::AgentsRead,
+            EntityKind::Session | EntityKind::Message | EntityKind::File => Self::SessionsRead,
+            EntityKind::Run => Self::RunsRead,
+            EntityKind::Key => Self::KeysRead,
+            EntityKind::User => Self::UsersRead,
+            EntityKind::Memory => Self::MemoriesRead,
+            EntityKind::Goal | EntityKind::Plan | EntityKind::Task => Self::GoalsRead,
+            EntityKind::Org => Self::OrgsRead,
+            EntityKind::Webhook => Self::WebhooksRead,
+        }
+    }
+
     const fn level(self) -> Level {
         match self {
             Self::AgentsRead
@@ -77,6 +100,7 @@ impl Permission {
             | Self::KeysWrite
             | Self::MetricsRead
             | Self::Administer => Level::Admin,
+            Self::OrgsRead | Self::OrgsWrite => Level::Owner,
         }
     }
 }
@@ -101,27 +125,41 @@ impl Role {
     /// Whether the role may do what the operation needs.
     pub const fn allows(self, permission: Permission) -> bool {
         match self {
-            Role::Owner | Role::Admin => true,
-            Role::Member | Role::Service => !matches!(permission.level(), Level::Admin),
+            Role::Owner => true,
+            Role::Admin => !matches!(permission.level(), Level::Owner),
+            Role::Member | Role::Service => {
+                matches!(permission.level(), Level::Viewer | Level::Member)
+            }
             Role::Viewer => matches!(permission.level(), Level::Viewer),
         }
     }
+}
 
-    /// Whether the role may hear of what happens to this kind of thing: whoever
-    /// may read it may.
-    pub const fn may_follow(self, kind: EntityKind) -> bool {
-        self.allows(match kind {
-            EntityKind::Agent => Permission::AgentsRead,
-            EntityKind::Session | EntityKind::Message | EntityKind::File => {
-                Permission::SessionsRead
-            }
-            EntityKind::Run => Permission::RunsRead,
-            EntityKind::Key => Permission::KeysRead,
-            EntityKind::User => Permission::UsersRead,
-            EntityKind::Memory => Permission::MemoriesRead,
-            EntityKind::Goal | EntityKind::Plan | EntityKind::Task => Permission::GoalsRead,
-            EntityKind::Webhook => Permission::WebhooksRead,
-        })
+/// A set of permissions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scopes(u64);
+
+impl Scopes {
+    /// Every permission, also those that a later version adds.
+    pub const ALL: Self = Self(u64::MAX);
+
+    /// What a key's `scopes` mean: these, or all when there are none.
+    pub fn of(scopes: &[Permission]) -> Self {
+        if scopes.is_empty() { Self::ALL } else { Self::only(scopes.iter().copied()) }
+    }
+
+    /// These and no others.
+    pub fn only(permissions: impl IntoIterator<Item = Permission>) -> Self {
+        Self(permissions.into_iter().fold(0, |bits, permission| bits | Self::bit(permission)))
+    }
+
+    const fn bit(permission: Permission) -> u64 {
+        1 << permission as u32
+    }
+
+    /// Whether this is one of them.
+    pub const fn hold(self, permission: Permission) -> bool {
+        self.0 & Self::bit(permission) != 0
     }
 }
 
@@ -132,6 +170,59 @@ pub struct Caller {
     pub org: OrgId,
     /// The key that was shown; none with `--auth none`.
     pub key: Option<KeyId>,
-    /// What the caller may do.
+    /// What the caller is.
     pub role: Role,
+    /// What the caller may do of what the role allows.
+    pub scopes: Scopes,
+    /// When the key expires.
+    pub until: Option<Timestamp>,
+}
+
+impl Caller {
+    /// A caller who may do all that the role allows, for good.
+    pub const fn of(org: OrgId, key: Option<KeyId>, role: Role) -> Self {
+        Self { org, key, role, scopes: Scopes::ALL, until: None }
+    }
+
+    /// Whether the caller may do what the operation needs.
+    pub const fn allows(&self, permission: Permission) -> bool {
+        self.role.allows(permission) && self.scopes.hold(permission)
+    }
+
+    /// Whether the caller may hear of events of this kind of thing.
+    pub const fn may_follow(&self, kind: EntityKind) -> bool {
+        self.allows(Permission::to_follow(kind))
+    }
+
+    /// Whether the caller may hear of whatever happens in the organisation.
+    pub fn may_follow_all(&self) -> bool {
+        self.scopes == Scopes::ALL && EntityKind::ALL.iter().all(|kind| self.may_follow(*kind))
+    }
+
+    /// Whether the key has not expired.
+    pub fn is_in_time(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| until > now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_narrow_what_the_role_allows_and_never_widen_it() {
+        let org = OrgId::from_bytes([1; 16]);
+        for role in Role::ALL {
+            for scope in Permission::ALL {
+                let narrow =
+                    Caller { scopes: Scopes::of(&[*scope]), ..Caller::of(org, None, *role) };
+                for permission in Permission::ALL {
+                    let expected = permission == scope && role.allows(*permission);
+                    assert_eq!(narrow.allows(*permission), expected, "{role:?} {scope:?}");
+                }
+            }
+            let wide = Caller { scopes: Scopes::of(&[]), ..Caller::of(org, None, *role) };
+            assert!(Permission::ALL.iter().all(|it| wide.allows(*it) == role.allows(*it)));
+        }
+    }
 }

@@ -14,6 +14,7 @@ pub mod keys;
 pub mod log;
 pub mod memories;
 pub mod named;
+pub mod orgs;
 pub mod page;
 pub mod plans;
 pub mod ports;
@@ -25,7 +26,7 @@ pub mod text;
 pub mod time;
 pub mod users;
 
-pub use caller::{Caller, Permission, Role};
+pub use caller::{Caller, Permission, Role, Scopes};
 pub use error::{Code, Error, Fault, Result};
 pub use idempotency::{Done, Once};
 pub use ids::{

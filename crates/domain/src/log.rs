@@ -60,6 +60,8 @@ entity_kinds! {
     Message = "message",
     /// A run.
     Run = "run",
+    /// An organisation.
+    Org = "org",
     /// An API key.
     Key = "key",
     /// A user.

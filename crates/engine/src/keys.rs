@@ -1,21 +1,23 @@
-//! API keys: the first one, and who holds one.
+//! API keys: the first one, those that are made with it, and who holds one.
 
 use std::time::Duration;
 
 use agentry_domain::agents::{Agent, AgentBody, FIRST_AGENT_NAME, did};
-use agentry_domain::keys::{Key, SECRET_PREFIX, SHOWN_PREFIX_CHARS};
+use agentry_domain::keys::{Key, KeyBody, SECRET_PREFIX, SHOWN_PREFIX_CHARS};
 use agentry_domain::log::EntityKind;
+use agentry_domain::orgs::{INSTALLATION_ORG, Org, OrgBody};
 use agentry_domain::ports::Authenticate;
-use agentry_domain::{AgentId, Caller, Code, Error, KeyId, OrgId, Result, Role};
+use agentry_domain::{
+    AgentId, Caller, Code, Document, Done, Error, Fault, KeyId, Once, OrgId, Permission, Result,
+    Role,
+};
 use agentry_store::Write;
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
+use crate::orgs::is_installation_owner;
 use crate::{Engine, entry, version_data};
 
-/// The installation's own organisation. Its id is fixed, so that of two
-/// processes that start at once on one database only one makes it.
-const INSTALLATION_ORG: OrgId =
-    OrgId::from_bytes([0, 0, 0, 0, 0, 0, 0x70, 0, 0x80, 0, 0, 0, 0, 0, 0, 1]);
 /// How long a key that was looked up is taken at its word: as long as a
 /// revocation in another process may take to arrive.
 const CALLER_TRUSTED_FOR: Duration = Duration::from_secs(1);
@@ -23,17 +25,51 @@ const CALLER_TRUSTED_FOR: Duration = Duration::from_secs(1);
 const CALLERS_REMEMBERED_MAX: u64 = 10_000;
 
 /// Whose keys were looked up lately.
-pub(crate) struct Callers(moka::sync::Cache<[u8; 32], Caller>);
+pub(crate) struct Callers {
+    known: moka::sync::Cache<[u8; 32], Caller>,
+    /// How often keys were changed here. What was looked up before a change is
+    /// not remembered after it: a key that is revoked here opens nothing from
+    /// then on.
+    changes: Mutex<u64>,
+}
 
 impl Default for Callers {
     fn default() -> Self {
-        Self(
-            moka::sync::Cache::builder()
-                .max_capacity(CALLERS_REMEMBERED_MAX)
-                .time_to_live(CALLER_TRUSTED_FOR)
-                .build(),
-        )
+        let known = moka::sync::Cache::builder()
+            .max_capacity(CALLERS_REMEMBERED_MAX)
+            .time_to_live(CALLER_TRUSTED_FOR)
+            .build();
+        Self { known, changes: Mutex::new(0) }
     }
+}
+
+impl Callers {
+    fn changes(&self) -> u64 {
+        *self.changes.lock()
+    }
+
+    fn remember(&self, hash: [u8; 32], caller: Caller, changes: u64) {
+        let now = self.changes.lock();
+        if *now == changes {
+            self.known.insert(hash, caller);
+        }
+    }
+
+    fn forget(&self, hash: &[u8; 32]) {
+        let mut changes = self.changes.lock();
+        *changes += 1;
+        self.known.invalidate(hash);
+    }
+}
+
+/// A key that was just made.
+#[derive(Debug)]
+pub struct KeyMade {
+    /// The key.
+    pub key: Done<Document<KeyBody>>,
+    /// What its holder shows; none when the request was sent before. It is not
+    /// stored anywhere.
+    pub secret: Option<String>,
 }
 
 impl Engine {
@@ -42,7 +78,7 @@ impl Engine {
         self.random_text(SECRET_PREFIX)
     }
 
-    /// A prefix and 256 random bits.
+    /// The prefix and 256 random bits in base-16.
     pub(crate) fn random_text(&self, prefix: &str) -> String {
         use std::fmt::Write as _;
         let mut text = prefix.to_owned();
@@ -54,7 +90,8 @@ impl Engine {
 
     /// Whether the store already has its organisation and owner.
     pub async fn installed(&self) -> Result<bool> {
-        Ok(self.0.store.org_first().await?.is_some())
+        let org = self.0.store.resource_get::<OrgBody>(INSTALLATION_ORG, INSTALLATION_ORG).await?;
+        Ok(org.is_some())
     }
 
     /// Makes the installation's organisation, its owner key out of this secret,
@@ -62,16 +99,17 @@ impl Engine {
     /// secret is worth nothing.
     pub async fn install(&self, secret: &str) -> Result<bool> {
         let now = self.now();
-        let key = Key {
-            org: INSTALLATION_ORG,
-            id: KeyId::from_uuid(self.uuid(now)),
+        let org = Org::new(INSTALLATION_ORG, OrgBody { name: "default".to_owned() }, now);
+        let key = KeyBody {
             name: "owner".to_owned(),
             role: Role::Owner,
-            hash: *blake3::hash(secret.as_bytes()).as_bytes(),
+            scopes: Vec::new(),
+            expires_at: None,
             prefix: secret.chars().take(SHOWN_PREFIX_CHARS).collect(),
-            created_at: now,
+            created_by: None,
         };
-        let caller = Caller { org: INSTALLATION_ORG, key: Some(key.id), role: Role::Owner };
+        let key = Key::new(KeyId::from_uuid(self.uuid(now)), key, now);
+        let caller = key.caller(INSTALLATION_ORG, key.id);
         let id = AgentId::from_uuid(self.uuid(now));
         let agent = AgentBody {
             name: FIRST_AGENT_NAME.to_owned(),
@@ -81,8 +119,9 @@ impl Engine {
         };
         let agent = Agent::new(id, agent, now);
         let mut write = Write::new(INSTALLATION_ORG);
-        write.org_insert("default", now);
-        write.key_insert(&key);
+        write.resource_insert(&org.body, &org.document()?);
+        write.resource_insert(&key.body, &key.document()?);
+        write.key_secret_insert(&hash(secret), key.id, &key);
         write.resource_insert(&agent.body, &agent.document()?);
         for (kind, id) in
             [(EntityKind::Key, key.id.to_bytes()), (EntityKind::Agent, agent.id.to_bytes())]
@@ -98,8 +137,151 @@ impl Engine {
 
     /// The caller that everyone is with `--auth none`.
     pub fn anyone(&self) -> Caller {
-        Caller { org: INSTALLATION_ORG, key: None, role: Role::Owner }
+        Caller::of(INSTALLATION_ORG, None, Role::Owner)
     }
+
+    /// Makes a key that is no stronger than its maker's, of the maker's
+    /// organisation or, for the installation's owner, of any.
+    pub async fn key_create(
+        &self,
+        caller: &Caller,
+        once: Option<&Once>,
+        org: Option<OrgId>,
+        body: KeyBody,
+    ) -> Result<KeyMade> {
+        let org = org.unwrap_or(caller.org);
+        let within = Caller { org, ..*caller };
+        if org != caller.org {
+            is_installation_owner(caller)?;
+            self.org_get(caller, org).await?;
+        }
+        if self.remembered(&within, once).await?.is_none() {
+            self.check_new(caller, &body)?;
+        }
+        let secret = self.secret();
+        let prefix = secret.chars().take(SHOWN_PREFIX_CHARS).collect();
+        let body = KeyBody { prefix, created_by: caller.key, ..body };
+        let also = |write: &mut Write, key: &Key| {
+            write.key_secret_insert(&hash(&secret), key.id, key);
+        };
+        let key = self.resource_create_with(&within, once, |_| body, also).await?;
+        let secret = (!key.replayed).then_some(secret);
+        Ok(KeyMade { key, secret })
+    }
+
+    fn check_new(&self, caller: &Caller, body: &KeyBody) -> Result<()> {
+        let refused = body.scopes.iter().find(|scope| !body.role.allows(**scope));
+        if let Some(scope) = refused {
+            let (role, scope) = (body.role.as_str(), scope.as_str());
+            let detail = format!("the role {role} does not allow {scope}");
+            return Err(Error::invalid(vec![Fault::new("/scopes", "not_allowed", detail)]));
+        }
+        self.check_expiry(caller, body)?;
+        let made = body.caller(caller.org, KeyId::from_bytes([0; 16]));
+        let stronger =
+            |permission: &&Permission| made.allows(**permission) && !caller.allows(**permission);
+        if let Some(permission) = Permission::ALL.iter().find(stronger) {
+            return Err(Error::new(
+                Code::Forbidden,
+                format!("nobody makes a key that may do more: {}", permission.as_str()),
+            ));
+        }
+        check_rank(caller, body.role)
+    }
+
+    /// A key ends later than now, and no later than its maker's.
+    fn check_expiry(&self, caller: &Caller, body: &KeyBody) -> Result<()> {
+        if body.expires_at.is_some_and(|at| at <= self.now()) {
+            let fault = Fault::new("/expires_at", "out_of_range", "must be in the future");
+            return Err(Error::invalid(vec![fault]));
+        }
+        match (caller.until, body.expires_at) {
+            (None, _) => Ok(()),
+            (Some(until), Some(at)) if at <= until => Ok(()),
+            (Some(until), _) => Err(Error::new(
+                Code::Forbidden,
+                format!("this key expires at {until}, and makes none that lasts longer"),
+            )),
+        }
+    }
+
+    /// Changes a key's name, or when it expires.
+    pub async fn key_update(
+        &self,
+        caller: &Caller,
+        id: KeyId,
+        if_match: Option<i64>,
+        change: impl Fn(&Key) -> Result<KeyBody> + Sync,
+    ) -> Result<Document<KeyBody>> {
+        let hash = self.0.store.key_hash(caller.org, id).await?;
+        let checked = |was: &Key| {
+            check_rank(caller, was.role)?;
+            let body = change(was)?;
+            if body.expires_at != was.expires_at {
+                self.check_expiry(caller, &body)?;
+            }
+            Ok(body)
+        };
+        let also = |write: &mut Write, was: &Key, will_be: &Key| {
+            if was.expires_at != will_be.expires_at {
+                if let Some(until) = will_be.expires_at
+                    && is_owner(was)
+                {
+                    write.key_owner_stays(id, until);
+                }
+                write.key_secret_expire(id, will_be.expires_at);
+            }
+        };
+        let changed = self.resource_update_with(caller, id, if_match, checked, also).await?;
+        if let Some(hash) = hash {
+            self.0.callers.forget(&hash);
+        }
+        Ok(changed)
+    }
+
+    /// Revokes a key: from now on it opens nothing here, and within
+    /// [`CALLER_TRUSTED_FOR`] in other processes.
+    pub async fn key_delete(
+        &self,
+        caller: &Caller,
+        id: KeyId,
+        if_match: Option<i64>,
+    ) -> Result<()> {
+        let was = self.resource_get::<KeyBody>(caller, id).await?.entity()?;
+        check_rank(caller, was.role)?;
+        let hash = self.0.store.key_hash(caller.org, id).await?;
+        let now = self.now();
+        let is_last = is_owner(&was) && was.expires_at.is_none_or(|at| at > now);
+        self.resource_delete_with::<KeyBody>(caller, id, if_match, |write, was| {
+            if is_last {
+                write.key_owner_stays(was.id, now);
+            }
+            write.resource_delete::<KeyBody>(was.id, was.version);
+            write.key_secret_delete(was.id);
+        })
+        .await?;
+        if let Some(hash) = hash {
+            self.0.callers.forget(&hash);
+        }
+        Ok(())
+    }
+}
+
+/// Whether it is the key of an owner who may do everything.
+fn is_owner(key: &KeyBody) -> bool {
+    key.role == Role::Owner && key.scopes.is_empty()
+}
+
+/// Only owners make, change and revoke the keys of owners.
+fn check_rank(caller: &Caller, role: Role) -> Result<()> {
+    if role == Role::Owner && caller.role != Role::Owner {
+        return Err(Error::new(Code::Forbidden, "only an owner may do this to an owner's key"));
+    }
+    Ok(())
+}
+
+fn hash(secret: &str) -> [u8; 32] {
+    *blake3::hash(secret.as_bytes()).as_bytes()
 }
 
 #[async_trait]
@@ -109,12 +291,21 @@ impl Authenticate for Engine {
         if !secret.starts_with(SECRET_PREFIX) {
             return Err(refused());
         }
-        let hash = *blake3::hash(secret.as_bytes()).as_bytes();
-        if let Some(caller) = self.0.callers.0.get(&hash) {
-            return Ok(caller);
+        let hash = hash(secret);
+        let callers = &self.0.callers;
+        let caller = match callers.known.get(&hash) {
+            Some(caller) => caller,
+            None => {
+                let changes = callers.changes();
+                let caller = self.0.store.key_caller(&hash).await?.ok_or_else(refused)?;
+                callers.remember(hash, caller, changes);
+                caller
+            }
+        };
+        // The clock is asked of those alone that expire.
+        if caller.until.is_some() && !caller.is_in_time(self.now()) {
+            return Err(Error::new(Code::Unauthenticated, "this API key has expired"));
         }
-        let caller = self.0.store.key_caller(&hash).await?.ok_or_else(refused)?;
-        self.0.callers.0.insert(hash, caller);
         Ok(caller)
     }
 

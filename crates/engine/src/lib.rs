@@ -11,6 +11,7 @@ mod idempotency;
 mod keys;
 mod live;
 mod memories;
+mod orgs;
 mod plans;
 mod recall;
 mod resources;
@@ -34,10 +35,11 @@ use tokio::sync::{Notify, Semaphore};
 
 pub use agentry_store::backup::Backup;
 pub use agentry_store::{
-    AgentFilter, GoalFilter, MemoryFilter, MemorySought, PlanFilter, RunFilter, SessionFilter,
-    Table, TaskFilter, UserFilter,
+    AgentFilter, GoalFilter, KeyFilter, MemoryFilter, MemorySought, OrgFilter, PlanFilter,
+    RunFilter, SessionFilter, Table, TaskFilter, UserFilter,
 };
 pub use goals::GoalTree;
+pub use keys::KeyMade;
 pub use live::{RunEvent, RunEvents, RunHandle};
 pub use memories::MemoryHit;
 pub use runs::{AgentRef, RunNew, SessionRef};

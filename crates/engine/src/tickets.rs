@@ -44,8 +44,12 @@ impl Engine {
         let caller = self.0.store.ticket_take(&hash(ticket), self.now()).await?;
         let caller = caller.ok_or_else(refused)?;
         match caller.key {
-            Some(key) if !self.0.store.key_is_valid(caller.org, key).await? => Err(refused()),
-            _ => Ok(caller),
+            // A ticket opens no more than its key does by now.
+            Some(key) => {
+                let holder = self.0.store.key_caller_by_id(caller.org, key).await?;
+                holder.filter(|holder| holder.is_in_time(self.now())).ok_or_else(refused)
+            }
+            None => Ok(caller),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use agentry_domain::Role;
+use agentry_domain::Caller;
 use agentry_domain::log::EntityKind;
 
 use crate::batch::{Batch, Entry};
@@ -31,7 +31,7 @@ impl Filter {
     }
 }
 
-/// A filter together with what the listener's role may hear of.
+/// A filter together with what the listener may hear of.
 #[derive(Clone, Debug)]
 pub(crate) struct Sieve {
     filter: Filter,
@@ -44,15 +44,15 @@ pub(crate) struct Sieve {
 const UNKNOWN: u32 = 1 << 31;
 
 impl Sieve {
-    pub(crate) fn new(filter: Filter, role: Role) -> Self {
+    pub(crate) fn new(filter: Filter, caller: &Caller) -> Self {
         let wanted = |kind: &EntityKind| {
             filter.entity_types.as_ref().is_none_or(|kinds| kinds.contains(kind))
         };
         let mut entities = EntityKind::ALL
             .iter()
-            .filter(|kind| role.may_follow(**kind) && wanted(kind))
+            .filter(|kind| caller.may_follow(**kind) && wanted(kind))
             .fold(0, |bits, kind| bits | bit(Some(*kind)));
-        let all = matches!(role, Role::Owner | Role::Admin);
+        let all = caller.may_follow_all();
         // What only a newer version of the server knows, only those hear of who
         // may hear of everything.
         if all && filter.entity_types.is_none() {
@@ -91,6 +91,8 @@ fn matches(wanted: &[u8], kind: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use agentry_domain::{OrgId, Role};
+
     use super::*;
     use crate::batch::tests::entry;
 
@@ -102,7 +104,8 @@ mod tests {
             entry(4, "key.created", "key", "{}"),
             entry(5, "comet.created", "comet", "{}"),
         ]);
-        let sieve = Sieve::new(filter, role);
+        let org = OrgId::from_bytes([1; 16]);
+        let sieve = Sieve::new(filter, &Caller::of(org, None, role));
         let passing = batch.entries().iter().filter(|entry| sieve.passes(&batch, entry));
         passing.map(|entry| entry.seq).collect()
     }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentry_domain::ports::{Clock as _, SystemClock};
 use agentry_domain::{Caller, KeyId, OrgId};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -87,7 +88,7 @@ pub(crate) async fn watch(inner: Arc<Inner>, stopping: CancellationToken) {
             let _ = tokio::time::timeout(LOOK_EVERY, inner.keys.look.notified()).await;
             let keys: Vec<(OrgId, KeyId)> = inner.keys.open.lock().keys().copied().collect();
             for (org, id) in keys {
-                match inner.store.key_is_valid(org, id).await {
+                match inner.store.key_is_valid(org, id, SystemClock.now()).await {
                     Ok(true) => {}
                     Ok(false) => {
                         tracing::info!(key = %id, "a key is no longer valid: its streams end");

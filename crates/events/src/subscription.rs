@@ -96,7 +96,7 @@ impl Subscription {
         let mut subscription = Self {
             changed: ring.changed(),
             watch: Watch::new(Arc::clone(&inner), &caller),
-            sieve: Sieve::new(filter, caller.role),
+            sieve: Sieve::new(filter, &caller),
             caller,
             when_late,
             cursor: 0,
@@ -140,7 +140,7 @@ impl Subscription {
 
     /// Changes the filter for everything that was not handed out yet.
     pub fn filter(&mut self, filter: Filter) {
-        self.sieve = Sieve::new(filter, self.caller.role);
+        self.sieve = Sieve::new(filter, &self.caller);
     }
 
     /// Goes back, or on, to a place of the log.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use agentry_domain::background::Tasks;
 use agentry_domain::ports::{Authenticate, Entropy};
 use agentry_domain::runs::RUN_TIMEOUT_MAX;
-use agentry_domain::{Caller, Code, Error, Result};
+use agentry_domain::{Caller, Code, Error, Permission, Result};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
@@ -385,14 +385,20 @@ async fn admit(flight: &mut Flight, request: &mut Request) -> Result<Option<Call
         }
     }
     if let (Access::Needs(permission), Some(caller)) = (access, &caller)
-        && !caller.role.allows(permission)
+        && !caller.allows(permission)
     {
-        return Err(Error::new(
-            Code::Forbidden,
-            format!("the role {} does not allow this", caller.role.as_str()),
-        ));
+        return Err(Error::new(Code::Forbidden, refusal(caller, permission)));
     }
     Ok(caller)
+}
+
+fn refusal(caller: &Caller, permission: Permission) -> String {
+    let (role, permission_name) = (caller.role.as_str(), permission.as_str());
+    if caller.role.allows(permission) {
+        format!("the key's scopes do not hold {permission_name}")
+    } else {
+        format!("the role {role} does not allow this ({permission_name})")
+    }
 }
 
 impl Shared {

@@ -34,6 +34,9 @@ const CHUNK_BYTES: usize = 256 * 1_024;
 /// the next start.
 const COPY_PREFIX: &str = "backup-";
 const STAGED_NAME: &str = "restore.tmp";
+/// The version of the store's form since which a key's hash stands in a table of
+/// its own.
+const KEYS_APART_SINCE: i64 = 9;
 /// The installation's key, which is not in the database.
 const OWNER_KEY_NAME: &str = "owner.key";
 const ASIDE_PREFIX: &str = "before-restore-";
@@ -409,9 +412,10 @@ fn examine(staged: &Path, manifest: &Manifest, key: &Path) -> Result<bool, Resto
     }
     let Ok(secret) = std::fs::read_to_string(key) else { return Ok(false) };
     let hash = blake3::hash(secret.trim().as_bytes());
+    let hashes = if manifest.schema < KEYS_APART_SINCE { "api_key" } else { "key_secret" };
     let found: i64 = connection
         .query_row(
-            "select count(*) from api_key where hash = ?1",
+            &format!("select count(*) from {hashes} where hash = ?1"),
             [hash.as_bytes().as_slice()],
             |row| row.get(0),
         )

@@ -87,6 +87,13 @@ const RULES: &[Rule] = &[
          (select 1 from app_user u where u.org = a.org and u.id = a.holder)",
     ),
     rule(
+        "every key has a secret, and every secret its key",
+        "select (select count(*) from api_key k where not exists (select 1 from key_secret s \
+         where s.org = k.org and s.id = k.id and s.role = k.role)) + (select count(*) \
+         from key_secret s where not exists (select 1 from api_key k \
+         where k.org = s.org and k.id = s.id))",
+    ),
+    rule(
         "runs are counted",
         "select count(*) from org o where (select coalesce(sum(n), 0) from c \
          where c.org = o.id and c.kind = 'runs') \

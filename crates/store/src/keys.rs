@@ -1,67 +1,140 @@
-//! Organisations and their API keys.
+//! API keys. The resource is what clients read; what authentication needs stands
+//! in a table of its own, by the hash of the secret.
 
-use agentry_domain::keys::Key;
-use agentry_domain::{Caller, KeyId, OrgId, Role, Timestamp};
+use std::sync::LazyLock;
 
+use agentry_domain::caller::Scopes;
+use agentry_domain::keys::KeyBody;
+use agentry_domain::{Caller, Code, Error, KeyId, OrgId, Permission, Role, Timestamp};
+
+use crate::resources::{Column, Statements, Table};
 use crate::sql::statements;
-use crate::value::{self, Value, values};
-use crate::write::Write;
+use crate::value::{Columns, Value, values};
+use crate::write::{Probe, Write};
 use crate::{Result, Store, StoreError};
 
 statements! {
-    ORG_INSERT = "insert into org (id, name, created_at) values ($1, $2, $3)";
-    // The oldest organisation is the installation's own: the first row of the table.
-    scan ORG_FIRST = "select id from org order by id limit 1";
-    KEY_INSERT = "insert into api_key (hash, org, id, name, role, prefix, created_at) \
-        values ($1, $2, $3, $4, $5, $6, $7)";
-    KEY_EXISTS = "select created_at from api_key where org = $1 and id = $2";
-    KEY_CALLER = "select org, id, role from api_key where hash = $1";
+    KEY_SECRET_INSERT = "insert into key_secret (hash, org, id, role, scopes, expires_at) \
+        values ($1, $2, $3, $4, $5, $6)";
+    KEY_SECRET_EXPIRE = "update key_secret set expires_at = $1 where org = $2 and id = $3";
+    KEY_SECRET_DELETE = "delete from key_secret where org = $1 and id = $2";
+    KEY_HASH = "select hash from key_secret where org = $1 and id = $2";
+    KEY_CALLER = "select org, id, role, scopes, expires_at from key_secret where hash = $1";
+    KEY_CALLER_BY_ID = "select org, id, role, scopes, expires_at from key_secret \
+        where org = $1 and id = $2";
+    // Two owners that end each other's keys wait for each other; the second one
+    // sees in its next statement what the first one did.
+    KEY_OWNERS_LOCK = sqlite "" postgres "select id from key_secret \
+        where org = $1 and role = 'owner' order by id for update";
+    KEY_OWNER_OTHER = "select 1 from key_secret where org = $1 and id <> $2 and role = 'owner' \
+        and scopes = '' and (expires_at is null or expires_at > $3) limit 1";
+}
+
+/// Which keys a list shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyFilter {
+    /// Exactly this name.
+    pub name: Option<String>,
+    /// Of this role.
+    pub role: Option<Role>,
+}
+
+impl Table for KeyBody {
+    const TABLE: &'static str = "api_key";
+    const COLUMNS: &'static [Column] = &[Column::filter("name"), Column::filter("role")];
+    const COUNTER: &'static str = "keys";
+    type Filter = KeyFilter;
+
+    fn columns(&self) -> Vec<Value> {
+        values![&self.name, self.role.as_str()]
+    }
+
+    fn asked(filter: &KeyFilter) -> Vec<Value> {
+        values![filter.name.as_ref(), filter.role.map(Role::as_str)]
+    }
+
+    fn statements() -> &'static Statements {
+        static STATEMENTS: LazyLock<Statements> = LazyLock::new(Statements::of::<KeyBody>);
+        &STATEMENTS
+    }
 }
 
 impl Write {
-    /// Stores a new organisation; the write is within it.
-    pub fn org_insert(&mut self, name: &str, at: Timestamp) {
-        self.add(&ORG_INSERT, values![self.org, name.to_owned(), at]);
-    }
-
-    /// Stores a new key.
-    pub fn key_insert(&mut self, key: &Key) {
+    /// Lets whoever shows the secret with this hash in.
+    pub fn key_secret_insert(&mut self, hash: &[u8; 32], id: KeyId, body: &KeyBody) {
+        let scopes: Vec<&str> = body.scopes.iter().map(|scope| scope.as_str()).collect();
         self.add(
-            &KEY_INSERT,
+            &KEY_SECRET_INSERT,
             values![
-                Value::Bytes(key.hash.to_vec()),
-                key.org,
-                key.id,
-                &key.name,
-                key.role.as_str(),
-                &key.prefix,
-                key.created_at,
+                hash.to_vec(),
+                self.org,
+                id,
+                body.role.as_str(),
+                scopes.join(" "),
+                body.expires_at,
             ],
         );
+    }
+
+    /// Lets a key in until then.
+    pub fn key_secret_expire(&mut self, id: KeyId, expires_at: Option<Timestamp>) {
+        self.add(&KEY_SECRET_EXPIRE, values![expires_at, self.org, id]);
+    }
+
+    /// Lets a key in no more.
+    pub fn key_secret_delete(&mut self, id: KeyId) {
+        self.add(&KEY_SECRET_DELETE, values![self.org, id]);
+    }
+
+    /// Guard: beside this key the organisation has another one of an owner who
+    /// may do everything, at least until then.
+    pub fn key_owner_stays(&mut self, id: KeyId, until: Timestamp) {
+        self.add(&KEY_OWNERS_LOCK, values![self.org]);
+        self.add(&KEY_OWNER_OTHER, values![self.org, id, until]).expect_one(Probe::always(|| {
+            Error::new(
+                Code::Conflict,
+                "this is the organisation's last owner key; make another one first",
+            )
+        }));
     }
 }
 
 impl Store {
-    /// The installation's own organisation; none before the first start.
-    pub async fn org_first(&self) -> Result<Option<OrgId>> {
-        self.point(&ORG_FIRST, values![], |row| Ok(OrgId::from_bytes(row.id()?))).await
-    }
-
-    /// Whether a key is still good.
-    pub async fn key_is_valid(&self, org: OrgId, id: KeyId) -> Result<bool> {
-        Ok(self.point(&KEY_EXISTS, values![org, id], value::int).await?.is_some())
-    }
-
     /// Who holds the key with this hash. The one read that crosses
     /// organisations, because it finds out which one it is.
     pub async fn key_caller(&self, hash: &[u8; 32]) -> Result<Option<Caller>> {
-        self.point(&KEY_CALLER, values![hash.to_vec()], |row| {
-            Ok(Caller {
-                org: OrgId::from_bytes(row.id()?),
-                key: Some(KeyId::from_bytes(row.id()?)),
-                role: Role::parse(&row.text()?).ok_or_else(|| StoreError::unreadable("a role"))?,
-            })
+        self.point(&KEY_CALLER, values![hash.to_vec()], caller).await
+    }
+
+    /// Who holds the key with this id.
+    pub async fn key_caller_by_id(&self, org: OrgId, id: KeyId) -> Result<Option<Caller>> {
+        self.point(&KEY_CALLER_BY_ID, values![org, id], caller).await
+    }
+
+    /// Whether a key is still good.
+    pub async fn key_is_valid(&self, org: OrgId, id: KeyId, now: Timestamp) -> Result<bool> {
+        let caller = self.key_caller_by_id(org, id).await?;
+        Ok(caller.is_some_and(|caller| caller.is_in_time(now)))
+    }
+
+    /// The hash of a key's secret.
+    pub async fn key_hash(&self, org: OrgId, id: KeyId) -> Result<Option<[u8; 32]>> {
+        self.point(&KEY_HASH, values![org, id], |row| {
+            row.bytes()?.try_into().map_err(|_| StoreError::unreadable("a key's hash"))
         })
         .await
     }
+}
+
+fn caller(row: &mut Columns<'_>) -> Result<Caller> {
+    let (org, id) = (OrgId::from_bytes(row.id()?), KeyId::from_bytes(row.id()?));
+    let role = Role::parse(&row.text()?).ok_or_else(|| StoreError::unreadable("a role"))?;
+    let scopes = row.text()?;
+    let scopes = if scopes.is_empty() {
+        Scopes::ALL
+    } else {
+        // What only a newer version knows opens nothing here.
+        Scopes::only(scopes.split(' ').filter_map(Permission::parse))
+    };
+    Ok(Caller { org, key: Some(id), role, scopes, until: row.opt_time()? })
 }

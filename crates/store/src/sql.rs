@@ -6,7 +6,9 @@
 
 use agentry_domain::agents::AgentBody;
 use agentry_domain::goals::GoalBody;
+use agentry_domain::keys::KeyBody;
 use agentry_domain::memories::MemoryBody;
+use agentry_domain::orgs::OrgBody;
 use agentry_domain::plans::PlanBody;
 use agentry_domain::sessions::SessionBody;
 use agentry_domain::tasks::TaskBody;
@@ -110,7 +112,9 @@ fn resources() -> Vec<&'static Statements> {
     vec![
         AgentBody::statements(),
         GoalBody::statements(),
+        KeyBody::statements(),
         MemoryBody::statements(),
+        OrgBody::statements(),
         PlanBody::statements(),
         SessionBody::statements(),
         TaskBody::statements(),

@@ -49,7 +49,7 @@ const SYSTEM: OrgId = OrgId::from_bytes([0; 16]);
 
 impl Store {
     /// Takes a ticket out of the store, so that nobody else can; none when there
-    /// is none, or it has expired.
+    /// is none, or it has expired. What its key may do is to be looked up.
     pub async fn ticket_take(&self, hash: &[u8; 32], now: Timestamp) -> Result<Option<Caller>> {
         let mut write = Write::new(SYSTEM);
         write.add(&TICKET_TAKE, values![hash.to_vec()]).returning();
@@ -66,11 +66,8 @@ impl Store {
             Value::Bytes(key) => Some(KeyId::from_bytes(id(key)?)),
             _ => None,
         };
-        let caller = Caller {
-            org: OrgId::from_bytes(id(org)?),
-            key,
-            role: Role::parse(role).ok_or_else(|| StoreError::unreadable("a role"))?,
-        };
+        let role = Role::parse(role).ok_or_else(|| StoreError::unreadable("a role"))?;
+        let caller = Caller::of(OrgId::from_bytes(id(org)?), key, role);
         Ok((Timestamp::from_micros(*expires_at) > now).then_some(caller))
     }
 }

@@ -29,7 +29,7 @@ async fn a_revoked_key_closes_its_streams(engine: Engine) {
     let mut stream = process.request(reqwest::Method::GET, "/events").send().await.unwrap();
     assert_eq!(stream.status(), StatusCode::OK);
     // As another process would: nothing tells this one but the store.
-    home.execute("delete from api_key").await;
+    home.execute("delete from key_secret").await;
     for socket in &mut open {
         let frame = socket.frame().await.unwrap();
         assert_eq!((frame.opcode(), frame.code()), (CLOSE, Some(1008)));

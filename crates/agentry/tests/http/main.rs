@@ -11,6 +11,7 @@ mod events_clients;
 mod events_crowd;
 mod goals;
 mod idempotency;
+mod keys;
 mod memories;
 mod openai;
 mod plans;

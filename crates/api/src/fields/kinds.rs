@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 
-use agentry_domain::{FREE_JSON_BYTES_MAX, Fault, JsonText, Named, ResourceId};
+use agentry_domain::{FREE_JSON_BYTES_MAX, Fault, JsonText, Named, ResourceId, Timestamp};
 use serde_json::{Map, Value};
 use utoipa::openapi::schema::{
     AdditionalProperties, ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat,
@@ -312,6 +312,85 @@ impl<T: Named> Kind for Choice<T> {
 
     fn show(&self, default: &T) -> Option<Value> {
         Some(Value::from(default.text()))
+    }
+}
+
+/// A list of names of an enum, each at most once.
+#[derive(Clone, Copy, Debug)]
+pub struct Choices<T>(PhantomData<T>);
+
+impl<T> Choices<T> {
+    /// Of this enum.
+    pub fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T> Default for Choices<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: Named + PartialEq> Kind for Choices<T> {
+    type Out = Vec<T>;
+
+    fn schema(&self, purpose: Purpose) -> Schema {
+        list_schema(Choice::<T>::new().schema(purpose), &(0..=T::ALL.len()))
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<Vec<T>> {
+        let Value::Array(names) = value else {
+            return site.fault("wrong_type", "must be a list");
+        };
+        let mut chosen = Vec::new();
+        for (index, name) in names.into_iter().enumerate() {
+            let at = pointer(&site.pointer, &index.to_string());
+            let faults = &mut *site.faults;
+            let mut entry =
+                Site { pointer: at, purpose: site.purpose, from_text: site.from_text, faults };
+            match Choice::<T>::new().read(name, &mut entry) {
+                Some(name) if chosen.contains(&name) => {
+                    entry.fault::<()>("not_unique", "stands there already");
+                }
+                name => chosen.extend(name),
+            }
+        }
+        Some(chosen)
+    }
+
+    fn placeholder(&self) -> Vec<T> {
+        Vec::new()
+    }
+
+    fn show(&self, default: &Vec<T>) -> Option<Value> {
+        Some(default.iter().map(|value| value.text()).collect())
+    }
+}
+
+/// An instant of the client's.
+#[derive(Clone, Copy, Debug)]
+pub struct Instant;
+
+impl Kind for Instant {
+    type Out = Timestamp;
+
+    fn schema(&self, purpose: Purpose) -> Schema {
+        Time.schema(purpose)
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<Timestamp> {
+        if !value.is_string() {
+            return site.fault("wrong_type", "must be a string");
+        }
+        match serde_json::from_value(value) {
+            Ok(instant) => Some(instant),
+            Err(_) => site.fault("malformed", "must be an instant as in RFC 3339, with its offset"),
+        }
+    }
+
+    fn placeholder(&self) -> Timestamp {
+        Timestamp::from_micros(0)
     }
 }
 

@@ -28,7 +28,7 @@ impl Authenticate for Keys {
             "viewer" => Role::Viewer,
             _ => return Err(Error::new(Code::Unauthenticated, "unknown key")),
         };
-        Ok(Caller { org: OrgId::from_bytes([1; 16]), key: None, role })
+        Ok(Caller::of(OrgId::from_bytes([1; 16]), None, role))
     }
 
     async fn redeem(&self, ticket: &str) -> Result<Caller> {

@@ -1,5 +1,6 @@
 //! The doctor finds what does not agree, and nothing in what does.
 
+use agentry_domain::orgs::{Org, OrgBody};
 use agentry_domain::sessions::MessageRole;
 use agentry_store::doctor::{Check, examine};
 use agentry_store::{Scope, Write};
@@ -15,7 +16,7 @@ const BREAKS: &[(&str, &str)] = &[
         "delete from text_doc where id in (select id from text_doc limit 1)",
         "findable texts are counted",
     ),
-    ("update text_doc set length = length + 1", "the words of findable texts are counted"),
+    ("update text_doc set length = length + 10", "the words of findable texts are counted"),
     ("delete from session where name = 's'", "every message has its session"),
     ("update log_head set seq = seq + 1", "the log has no gap, and its head is its end"),
     ("delete from log where seq = 2", "the log has no gap, and its head is its end"),
@@ -33,7 +34,8 @@ async fn fill(bed: &Bed) {
     let store = bed.open().await;
     let org = make::org();
     let mut write = Write::new(org);
-    write.org_insert("default", make::now());
+    let named = Org::new(org, OrgBody { name: "default".to_owned() }, make::now());
+    write.resource_insert(&named.body, &named.document().unwrap());
     store.write(write).await.unwrap();
     for name in ["a", "b", "c"] {
         store.write(make::agent_write(org, &make::agent(name))).await.unwrap();

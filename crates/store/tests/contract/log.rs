@@ -150,7 +150,7 @@ pub(crate) async fn a_ticket_is_taken_once(bed: Bed) {
     let store = bed.open().await;
     let org = make::org();
     let key = agentry_domain::KeyId::from_uuid(make::uuid());
-    let caller = Caller { org, key: Some(key), role: Role::Viewer };
+    let caller = Caller::of(org, Some(key), Role::Viewer);
     let nobody = Caller { key: None, ..caller };
     let (now, then) = (make::now(), make::now());
     for (hash, caller) in [([1; 32], caller), ([2; 32], nobody), ([3; 32], caller)] {
@@ -163,5 +163,5 @@ pub(crate) async fn a_ticket_is_taken_once(bed: Bed) {
     assert_eq!(store.ticket_take(&[1; 32], now).await.unwrap(), None, "once");
     assert_eq!(store.ticket_take(&[2; 32], now).await.unwrap(), Some(nobody));
     assert_eq!(store.ticket_take(&[3; 32], then).await.unwrap(), None, "too late");
-    assert!(!store.key_is_valid(org, key).await.unwrap());
+    assert!(!store.key_is_valid(org, key, now).await.unwrap());
 }

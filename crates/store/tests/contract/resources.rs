@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use agentry_domain::agents::{AgentStatus, MemoryPolicy};
-use agentry_domain::keys::Key;
+use agentry_domain::keys::{Key, KeyBody};
 use agentry_domain::runs::{RunError, RunStatus, Usage};
 use agentry_domain::sessions::{MessageRole, SessionStatus};
-use agentry_domain::{Caller, Code, KeyId, MessageId, PageRequest, Role, RunId};
+use agentry_domain::{Code, KeyId, MessageId, PageRequest, Permission, Role, RunId};
 use agentry_store::Write;
 
 use crate::bed::Bed;
@@ -164,27 +164,48 @@ pub(crate) async fn runs_keep_every_field(bed: Bed) {
 
 pub(crate) async fn keys_open_their_organisation(bed: Bed) {
     let store = bed.open().await;
-    assert_eq!(store.org_first().await.unwrap(), None);
-    let (first, second) = (make::org(), make::org());
-    for (org, name) in [(second, "second"), (first, "first")] {
+    let (org, other) = (make::org(), make::org());
+    let scopes = vec![Permission::AgentsRead, Permission::MetricsRead];
+    let until = make::now().plus(Duration::from_secs(9));
+    let mut callers = Vec::new();
+    for (role, scopes, expires_at) in [
+        (Role::Owner, Vec::new(), None),
+        (Role::Admin, scopes, Some(until)),
+        (Role::Owner, Vec::new(), Some(until)),
+    ] {
+        let id = KeyId::from_uuid(make::uuid());
+        let hash = *blake3::hash(&id.to_bytes()).as_bytes();
+        let (name, prefix) = ("k".to_owned(), "ak_0123456".to_owned());
+        let body = KeyBody { name, role, scopes, expires_at, prefix, created_by: Some(id) };
+        let key = Key::new(id, body, make::now());
         let mut write = Write::new(org);
-        write.org_insert(name, make::now());
+        write.resource_insert(&key.body, &key.document().unwrap());
+        write.key_secret_insert(&hash, id, &key);
         store.write(write).await.unwrap();
+        let caller = key.caller(org, id);
+        assert_eq!(store.key_caller(&hash).await.unwrap(), Some(caller));
+        assert_eq!(store.key_caller_by_id(org, id).await.unwrap(), Some(caller));
+        assert_eq!(store.key_caller_by_id(other, id).await.unwrap(), None);
+        assert_eq!(store.key_hash(org, id).await.unwrap(), Some(hash));
+        let kept = store.resource_get::<KeyBody>(org, id).await.unwrap().unwrap();
+        assert_eq!(kept.entity().unwrap(), key);
+        callers.push(caller);
     }
-    assert_eq!(store.org_first().await.unwrap(), Some(first));
-    let key = Key {
-        org: second,
-        id: KeyId::from_uuid(make::uuid()),
-        name: "owner".to_owned(),
-        role: Role::Owner,
-        hash: *blake3::hash(b"ak_secret").as_bytes(),
-        prefix: "ak_secret".to_owned(),
-        created_at: make::now(),
-    };
-    let mut write = Write::new(second);
-    write.key_insert(&key);
-    store.write(write).await.unwrap();
-    let caller = Caller { org: second, key: Some(key.id), role: Role::Owner };
-    assert_eq!(store.key_caller(&key.hash).await.unwrap(), Some(caller));
     assert_eq!(store.key_caller(&[0; 32]).await.unwrap(), None);
+    let [first, _, passing] = [0, 1, 2].map(|nth| callers[nth].key.unwrap());
+    let guarded = |id, at| {
+        let mut write = Write::new(org);
+        write.key_owner_stays(id, at);
+        write.key_secret_delete(id);
+        store.write(write)
+    };
+    // The other owner's key does not last so long.
+    assert_eq!(make::refused(guarded(first, until).await).code, Code::Conflict);
+    let mut write = Write::new(org);
+    write.key_secret_expire(passing, None);
+    store.write(write).await.unwrap();
+    guarded(first, until).await.unwrap();
+    assert!(!store.key_is_valid(org, first, until).await.unwrap());
+    assert_eq!(make::refused(guarded(passing, until).await).code, Code::Conflict);
+    assert!(store.key_is_valid(org, passing, until).await.unwrap());
 }
