@@ -46,6 +46,7 @@ pub(crate) struct Settings {
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
     pub(crate) http: Http,
+    pub(crate) files: Files,
     pub(crate) runs: Runs,
     pub(crate) store: Store,
     pub(crate) events: Events,
@@ -65,8 +66,17 @@ pub(crate) struct Http {
     header_read_ms: u64,
     idle_ms: u64,
     request_ms: u64,
+    transfer_ms: u64,
     notice_ms: u64,
     drain_ms: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Files {
+    file_bytes_max: usize,
+    session_bytes_max: u64,
+    session_files_max: u32,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -179,6 +189,7 @@ impl Settings {
         );
         let positive = [
             ("http.body_bytes_max", self.http.body_bytes_max),
+            ("files.file_bytes_max", self.files.file_bytes_max),
             ("http.connections_max", self.http.connections_max),
             ("http.requests_in_flight_max", self.http.requests_in_flight_max),
             ("http.streams_in_flight_max", self.http.streams_in_flight_max),
@@ -215,6 +226,11 @@ impl Settings {
             session_queue_runs_max: self.runs.session_queue_runs_max,
             runs_executing_max: self.runs.executing_max,
             lease: Duration::from_millis(self.runs.lease_ms),
+            files: agentry_domain::files::FileLimits {
+                file_bytes_max: self.files.file_bytes_max as u64,
+                session_bytes_max: self.files.session_bytes_max,
+                session_files_max: self.files.session_files_max,
+            },
         }
     }
 
@@ -229,6 +245,8 @@ impl Settings {
     pub(crate) fn edge_options(&self) -> EdgeOptions {
         EdgeOptions {
             body_bytes_max: self.http.body_bytes_max,
+            transfer_bytes_max: self.files.file_bytes_max,
+            transfer_within: Duration::from_millis(self.http.transfer_ms),
             requests_in_flight_max: self.http.requests_in_flight_max,
             streams_in_flight_max: self.http.streams_in_flight_max,
             subscriptions_max: self.http.subscriptions_max,

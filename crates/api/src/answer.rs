@@ -77,7 +77,7 @@ pub fn raw(text: &str) -> Result<&RawValue> {
 }
 
 /// A strong entity tag (RFC 9110, section 8.8.3): the version in quotes.
-fn entity_tag(version: i64) -> String {
+pub fn entity_tag(version: i64) -> String {
     format!("\"{version}\"")
 }
 
@@ -143,13 +143,18 @@ fn quoted_version(tag: &str) -> Option<i64> {
 }
 
 impl IfNoneMatch {
+    /// Whether it is `*`: whatever there is, the client has it.
+    pub fn is_any(&self) -> bool {
+        self.any
+    }
+
     /// The document or, when the client has this version, 304.
     pub fn answer<R: Resource>(&self, document: Document<R>) -> Handled {
         self.not_modified(document.version).map_or_else(|| tagged(document), Ok)
     }
 
     /// 304 when the client has this version; its answer must still carry the tag.
-    fn not_modified(&self, version: i64) -> Option<Response> {
+    pub fn not_modified(&self, version: i64) -> Option<Response> {
         if !self.any && !self.versions.contains(&version) {
             return None;
         }

@@ -39,6 +39,7 @@ pages! {
     AlreadyExists => "already_exists",
     IdempotencyKeyReused => "idempotency_key_reused",
     AmbiguousName => "ambiguous_name",
+    QuotaExceeded => "quota_exceeded",
     PreconditionFailed => "precondition_failed",
     SessionQueueFull => "session_queue_full",
     Overloaded => "overloaded",

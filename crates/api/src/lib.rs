@@ -14,6 +14,7 @@ pub mod events;
 pub mod events_socket;
 pub mod extract;
 pub mod fields;
+pub mod files;
 pub mod goals;
 pub mod keys;
 pub mod lists;
@@ -85,6 +86,7 @@ pub fn openapi_json() -> Result<String> {
 fn document(operations: &Operations<ApiState>) -> Result<String> {
     let mut document = operations.document().clone();
     openapi::complete(&mut document, operations.rules());
+    openapi::plain_paths(&mut document);
     document.to_pretty_json().map_err(Error::internal)
 }
 
@@ -124,6 +126,10 @@ fn operations() -> Operations<ApiState> {
         .with(op!(OrgsWrite, Request, orgs::org_create))
         .with(op!(OrgsRead, Request, orgs::org_list))
         .with(op!(OrgsRead, Request, orgs::org_get))
+        .with(op!(SessionsRead, Request, files::file_list))
+        .with(op!(SessionsWrite, Transfer, files::file_put))
+        .with(op!(SessionsRead, Transfer, files::file_get))
+        .with(op!(SessionsWrite, Transfer, files::file_delete))
         .with(op!(RunsWrite, Run, runs::run_create))
         .with(op!(RunsWrite, Run, runs::run_create_by_name))
         .with(op!(RunsRead, Request, runs::run_list))

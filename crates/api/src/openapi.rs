@@ -227,6 +227,14 @@ within 24 hours get the first answer. With another body it is 422.",
     }
 }
 
+/// Writes a parameter that takes the rest of a path as OpenAPI does, which knows
+/// only parameters.
+pub fn plain_paths(document: &mut OpenApi) {
+    let paths = std::mem::take(&mut document.paths.paths);
+    let plain = |(path, item): (String, _)| (path.replace("{*", "{"), item);
+    document.paths.paths = paths.into_iter().map(plain).collect();
+}
+
 type Answers = BTreeMap<&'static str, &'static str>;
 
 fn answers(operation: &Operation, rule: &Rule) -> Answers {

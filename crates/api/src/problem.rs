@@ -146,9 +146,11 @@ pub const fn status(code: Code) -> StatusCode {
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
-        Code::Conflict | Code::AlreadyDone | Code::AlreadyExists | Code::AmbiguousName => {
-            StatusCode::CONFLICT
-        }
+        Code::Conflict
+        | Code::AlreadyDone
+        | Code::AlreadyExists
+        | Code::AmbiguousName
+        | Code::QuotaExceeded => StatusCode::CONFLICT,
         Code::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         Code::SessionQueueFull | Code::ModelRateLimited => StatusCode::TOO_MANY_REQUESTS,
         Code::Overloaded | Code::ShuttingDown | Code::StorageUnavailable | Code::RunInterrupted => {

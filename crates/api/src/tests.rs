@@ -43,7 +43,7 @@ fn the_document_and_the_table_list_the_same_operations() {
     let in_table: HashSet<_> = operations
         .rules()
         .iter()
-        .map(|rule| (rule.method.to_string(), rule.path.clone()))
+        .map(|rule| (rule.method.to_string(), rule.path.replace("{*", "{")))
         .collect();
     assert_eq!(in_document, in_table);
     assert_eq!(in_table.len(), operations.rules().len(), "each stands once");

@@ -65,6 +65,8 @@ codes! {
     AlreadyExists = "already_exists", "The value is already taken";
     /// A name means several things; the ids are listed.
     AmbiguousName = "ambiguous_name", "The name is ambiguous";
+    /// A session's files would take more than they may.
+    QuotaExceeded = "quota_exceeded", "There is no room left for this session's files";
     /// `If-Match` did not match.
     PreconditionFailed = "precondition_failed", "The resource has changed";
     /// The session already has `session_queue_runs_max` waiting runs.
@@ -135,6 +137,7 @@ impl Code {
             | Code::IdempotencyKeyReused
             | Code::AlreadyExists
             | Code::AmbiguousName
+            | Code::QuotaExceeded
             | Code::PreconditionFailed
             | Code::ModelUnknown
             | Code::ModelUnauthorized

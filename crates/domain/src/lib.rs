@@ -6,6 +6,7 @@ pub mod agents;
 pub mod background;
 pub mod caller;
 pub mod error;
+pub mod files;
 pub mod goals;
 pub mod idempotency;
 pub mod ids;

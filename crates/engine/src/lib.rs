@@ -4,6 +4,7 @@
 
 mod agents;
 mod backup;
+mod files;
 mod goals;
 mod guarded;
 mod held;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentry_domain::background::Tasks;
+use agentry_domain::files::FileLimits;
 use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::ports::{Clock, Entropy};
 use agentry_domain::{Caller, Result, Timestamp, WorkerId};
@@ -38,6 +40,7 @@ pub use agentry_store::{
     AgentFilter, GoalFilter, KeyFilter, MemoryFilter, MemorySought, OrgFilter, PlanFilter,
     RunFilter, SessionFilter, Table, TaskFilter, UserFilter,
 };
+pub use files::FilePut;
 pub use goals::GoalTree;
 pub use keys::KeyMade;
 pub use live::{RunEvent, RunEvents, RunHandle};
@@ -55,6 +58,8 @@ pub struct Options {
     pub runs_executing_max: usize,
     /// How long this process's claims last when it falls silent.
     pub lease: Duration,
+    /// How much the files of sessions may take.
+    pub files: FileLimits,
 }
 
 impl Default for Options {
@@ -63,6 +68,7 @@ impl Default for Options {
             session_queue_runs_max: 1_000,
             runs_executing_max: 2_000,
             lease: Duration::from_secs(15),
+            files: FileLimits::default(),
         }
     }
 }

@@ -76,6 +76,30 @@ async fn read_within(body: Body, within: Duration) -> Result<Bytes> {
     }
 }
 
+/// The next part of a request's body, for what is not read as a whole; none at
+/// its end. Errors as [`read`] has them; the request's deadline bounds the time.
+pub async fn next(body: &mut Body) -> Result<Option<Bytes>> {
+    while let Some(frame) = body.frame().await {
+        match frame {
+            // What is no data is trailers.
+            Ok(frame) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+            Err(error) if is_length_limit(&error) => {
+                let detail = "the body is larger than the server accepts";
+                return Err(Error::new(Code::BodyTooLarge, detail));
+            }
+            Err(error) => {
+                let early = Error::new(Code::MalformedJson, "the body ended early");
+                return Err(early.caused_by(error));
+            }
+        }
+    }
+    Ok(None)
+}
+
 fn is_length_limit(error: &axum::Error) -> bool {
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {

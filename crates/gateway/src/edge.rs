@@ -40,6 +40,8 @@ pub type Render = fn(&Error, &ErrorContext<'_>) -> Response;
 pub struct EdgeOptions {
     /// Bytes in a request's body at most.
     pub body_bytes_max: usize,
+    /// Bytes in the body of a request that puts a file at most.
+    pub transfer_bytes_max: usize,
     /// Ordinary requests worked on at once at most; more are 503 `overloaded`.
     pub requests_in_flight_max: usize,
     /// Runs open at once at most. Apart from the ordinary ones, so that slow
@@ -57,6 +59,8 @@ pub struct EdgeOptions {
     pub probe_within: Duration,
     /// An ordinary request must be answered, and a stream begun, within this.
     pub request_within: Duration,
+    /// A file must have arrived or gone out within this.
+    pub transfer_within: Duration,
     /// A run must be answered, and its stream ended, within this. More than the
     /// longest time-out of a run, so that the run ends by its own rule and the
     /// caller hears `run_timed_out`.
@@ -69,6 +73,7 @@ impl Default for EdgeOptions {
     fn default() -> Self {
         Self {
             body_bytes_max: 1_024 * 1_024,
+            transfer_bytes_max: 16 * 1_024 * 1_024,
             requests_in_flight_max: 2_048,
             streams_in_flight_max: 4_096,
             subscriptions_max: 4_096,
@@ -76,6 +81,7 @@ impl Default for EdgeOptions {
             overload_retry_after: Duration::from_secs(1),
             probe_within: Duration::from_secs(5),
             request_within: Duration::from_secs(30),
+            transfer_within: Duration::from_secs(5 * 60),
             run_within: RUN_TIMEOUT_MAX.saturating_add(Duration::from_secs(30)),
             stream_age_max: Duration::from_secs(24 * 3_600),
         }
@@ -88,14 +94,23 @@ impl EdgeOptions {
         match class {
             Class::Probe => self.probe_within,
             Class::Request | Class::Stream => self.request_within,
+            Class::Transfer => self.transfer_within,
             Class::Run => self.run_within,
+        }
+    }
+
+    /// How many bytes a request's body may have.
+    fn body_bytes_max(&self, class: Class) -> usize {
+        match class {
+            Class::Transfer => self.transfer_bytes_max,
+            Class::Probe | Class::Request | Class::Run | Class::Stream => self.body_bytes_max,
         }
     }
 
     /// How long until a streamed answer must have ended, from the request's head.
     fn age_max(&self, class: Class) -> Duration {
         match class {
-            Class::Probe | Class::Request | Class::Run => self.deadline(class),
+            Class::Probe | Class::Request | Class::Transfer | Class::Run => self.deadline(class),
             Class::Stream => self.stream_age_max,
         }
     }
@@ -377,7 +392,7 @@ async fn admit(flight: &mut Flight, request: &mut Request) -> Result<Option<Call
     };
     flight.permit = shared.permit(class)?;
     let body = std::mem::replace(request.body_mut(), Body::empty());
-    match body::limit(body, shared.options.body_bytes_max) {
+    match body::limit(body, shared.options.body_bytes_max(class)) {
         Ok(body) => *request.body_mut() = body,
         Err(refused) => {
             *request.body_mut() = refused.body;
@@ -405,7 +420,7 @@ impl Shared {
     fn permit(&self, class: Class) -> Result<Option<Permit>> {
         let (permits, bound) = match class {
             Class::Probe => return Ok(None),
-            Class::Request => (&self.requests, "requests_in_flight_max"),
+            Class::Request | Class::Transfer => (&self.requests, "requests_in_flight_max"),
             Class::Run => (&self.streams, "streams_in_flight_max"),
             Class::Stream => (&self.subscriptions, "subscriptions_max"),
         };

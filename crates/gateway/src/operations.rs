@@ -32,6 +32,8 @@ pub enum Class {
     Probe,
     /// An ordinary request.
     Request,
+    /// Takes or gives a file: its body has a bound of its own, and more time.
+    Transfer,
     /// Waits for a model, or streams while it speaks.
     Run,
     /// Streams for as long as the client listens.

@@ -12,6 +12,8 @@ use crate::{Result, Store};
 
 /// Messages of a session; the key is the session.
 pub(crate) const MESSAGES: &str = "messages";
+/// Files of a session; the key is the session.
+pub(crate) const FILES: &str = "files";
 /// Runs of an organisation.
 pub(crate) const RUNS: &str = "runs";
 /// Documents in a scope of text search; the key is the scope.

@@ -12,6 +12,7 @@ pub mod backup;
 mod counters;
 pub mod doctor;
 mod error;
+pub mod files;
 pub mod goals;
 pub mod idempotency;
 pub mod jobs;

@@ -97,8 +97,8 @@ impl Write {
             .expect_one(Probe::always(move || session_missing(id)));
     }
 
-    /// Deletes a session of this version with its messages, its runs and what
-    /// recall knows of them. Its runs must have ended.
+    /// Deletes a session of this version with its messages, its runs, its files
+    /// and what recall knows of them. Its runs must have ended.
     pub fn session_delete(&mut self, id: SessionId, version: i64) {
         self.contend(id.to_bytes());
         // The lock is a statement of its own so that the next one sees every
@@ -118,6 +118,7 @@ impl Write {
         self.add(&MESSAGE_COUNT_SESSION, values![MESSAGES, self.org, id]);
         self.add(&MESSAGE_DELETE_SESSION, values![self.org, id]);
         self.run_delete_session(id);
+        self.file_delete_session(id);
         self.add(&COUNTER_FORGET, values![self.org, MESSAGES, id.to_bytes().to_vec()]);
         self.count(SessionBody::COUNTER, &[], -1);
     }

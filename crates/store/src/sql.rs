@@ -82,6 +82,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
     [
         crate::agents::STATEMENTS,
         crate::counters::STATEMENTS,
+        crate::files::STATEMENTS,
         crate::goals::STATEMENTS,
         crate::idempotency::STATEMENTS,
         crate::jobs::STATEMENTS,

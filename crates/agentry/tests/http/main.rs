@@ -9,6 +9,7 @@ mod durability;
 mod events;
 mod events_clients;
 mod events_crowd;
+mod files;
 mod goals;
 mod idempotency;
 mod keys;

@@ -7,6 +7,7 @@
 mod bed;
 mod doctor;
 mod durability;
+mod goals;
 mod guards;
 mod kept;
 mod lane_model;
@@ -42,6 +43,8 @@ on_both_engines! {
     resources::messages_keep_every_field_and_their_order,
     resources::runs_keep_every_field,
     resources::keys_open_their_organisation,
+    goals::a_goal_is_below_one_of_its_organisation,
+    goals::a_task_depends_on_those_of_its_organisation,
     guards::a_changed_or_missing_thing_is_told_apart,
     guards::a_name_is_unique_for_its_user,
     guards::a_request_is_remembered_for_a_day,
