@@ -188,13 +188,20 @@ pub fn complete(document: &mut OpenApi, rules: &[Rule]) {
                     answers(operation, rule)
                 };
                 add(operation, &answers);
-                if method == Method::POST && operation.request_body.is_some() {
+                if method == Method::POST
+                    && operation.request_body.is_some()
+                    && !NOT_ONCE.contains(&path.as_str())
+                {
                     add_idempotency(operation);
                 }
             }
         }
     }
 }
+
+/// POSTs that take no `Idempotency-Key`: a ticket is a secret for a few seconds,
+/// which is not kept so that it could be told again, and a search changes nothing.
+const NOT_ONCE: [&str; 2] = ["/api/v1/events/tickets", "/api/v1/memories/search"];
 
 /// Every POST with a body takes an `Idempotency-Key`, and says when an answer is that of an
 /// earlier request.

@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
 mod agents;
+mod bad_input;
 mod crud;
 mod durability;
 mod events;
