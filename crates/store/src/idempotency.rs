@@ -18,7 +18,8 @@ statements! {
         values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (org, caller, operation, key) \
         do update set body = excluded.body, at = excluded.at, id = excluded.id, \
         answer = excluded.answer where idempotency.at <= $9";
-    IDEMPOTENCY_OLDEST = "select at from idempotency order by at limit 1";
+    // The first row of an index.
+    scan IDEMPOTENCY_OLDEST = "select at from idempotency order by at limit 1";
     IDEMPOTENCY_EXPIRE = sqlite "delete from idempotency where rowid in (select rowid \
         from idempotency where at <= $1 limit $2)"
         postgres "delete from idempotency where ctid = any (array(select ctid \
