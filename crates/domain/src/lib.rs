@@ -9,6 +9,7 @@ pub mod error;
 pub mod goals;
 pub mod idempotency;
 pub mod ids;
+pub mod jobs;
 pub mod json;
 pub mod keys;
 pub mod log;

@@ -12,8 +12,10 @@ mod keys;
 mod live;
 mod memories;
 mod plans;
+mod purges;
 mod recall;
 mod resources;
+mod retention;
 mod runs;
 mod sessions;
 mod tasks;
@@ -40,6 +42,7 @@ pub use agentry_store::{
 pub use goals::GoalTree;
 pub use live::{RunEvent, RunEvents, RunHandle};
 pub use memories::MemoryHit;
+pub use retention::Retention;
 pub use runs::{AgentRef, RunNew, SessionRef};
 pub use sessions::MessageNew;
 pub use tickets::{TICKET_LIFETIME_MAX, TicketMade};
@@ -53,6 +56,8 @@ pub struct Options {
     pub runs_executing_max: usize,
     /// How long this process's claims last when it falls silent.
     pub lease: Duration,
+    /// How long things are kept.
+    pub retention: Retention,
 }
 
 impl Default for Options {
@@ -61,6 +66,7 @@ impl Default for Options {
             session_queue_runs_max: 1_000,
             runs_executing_max: 2_000,
             lease: Duration::from_secs(15),
+            retention: Retention::default(),
         }
     }
 }

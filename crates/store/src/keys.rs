@@ -12,6 +12,7 @@ statements! {
     ORG_INSERT = "insert into org (id, name, created_at) values ($1, $2, $3)";
     // The oldest organisation is the installation's own: the first row of the table.
     scan ORG_FIRST = "select id from org order by id limit 1";
+    scan ORG_IDS = "select id from org order by id";
     KEY_INSERT = "insert into api_key (hash, org, id, name, role, prefix, created_at) \
         values ($1, $2, $3, $4, $5, $6, $7)";
     KEY_EXISTS = "select created_at from api_key where org = $1 and id = $2";
@@ -50,6 +51,11 @@ impl Store {
     /// Whether a key is still good.
     pub async fn key_is_valid(&self, org: OrgId, id: KeyId) -> Result<bool> {
         Ok(self.point(&KEY_EXISTS, values![org, id], value::int).await?.is_some())
+    }
+
+    /// Every organisation: for work that is done for the whole installation.
+    pub async fn org_ids(&self) -> Result<Vec<OrgId>> {
+        self.scan(&ORG_IDS, values![], |row| Ok(OrgId::from_bytes(row.id()?))).await
     }
 
     /// Who holds the key with this hash. The one read that crosses

@@ -78,6 +78,7 @@ pub(crate) use statements;
 /// Every statement of the store.
 pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
     [
+        crate::admin_jobs::STATEMENTS,
         crate::agents::STATEMENTS,
         crate::counters::STATEMENTS,
         crate::goals::STATEMENTS,
@@ -86,6 +87,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
         crate::keys::STATEMENTS,
         crate::log::STATEMENTS,
         crate::messages::STATEMENTS,
+        crate::purges::STATEMENTS,
         crate::runs::STATEMENTS,
         crate::sessions::STATEMENTS,
         crate::tasks::STATEMENTS,

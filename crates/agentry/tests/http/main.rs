@@ -14,6 +14,8 @@ mod idempotency;
 mod memories;
 mod openai;
 mod plans;
+mod purges;
+mod retention;
 mod rfc6455;
 mod runs;
 mod server;
