@@ -125,7 +125,7 @@ impl Engine {
         if let Some(known) = known {
             let known = known.entity()?;
             let called = known.user_id.clone().unwrap_or_else(|| known.id.to_string());
-            let user_id = user_id.map(str::to_owned).unwrap_or(called);
+            let user_id = user_id.map_or(called, str::to_owned);
             let warnings = unchanged(&known, given, &user_id)?;
             return Ok(UserNamed { user_id: Some(user_id), unknown: None, warnings });
         }
