@@ -48,6 +48,7 @@ pub(crate) struct Settings {
     pub(crate) http: Http,
     pub(crate) files: Files,
     pub(crate) runs: Runs,
+    pub(crate) retention: Retention,
     pub(crate) store: Store,
     pub(crate) events: Events,
     pub(crate) outbound: agentry_outbound::Options,
@@ -85,6 +86,14 @@ pub(crate) struct Runs {
     session_queue_runs_max: u32,
     executing_max: usize,
     lease_ms: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Retention {
+    sessions_s: u64,
+    runs_s: u64,
+    every_ms: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -208,6 +217,7 @@ impl Settings {
             "runs.session_queue_runs_max must be at least 1"
         );
         anyhow::ensure!(self.runs.lease_ms >= 1_000, "runs.lease_ms must be at least 1000");
+        anyhow::ensure!(self.retention.every_ms >= 100, "retention.every_ms must be at least 100");
         Ok(())
     }
 
@@ -231,6 +241,16 @@ impl Settings {
                 session_bytes_max: self.files.session_bytes_max,
                 session_files_max: self.files.session_files_max,
             },
+            retention: self.retention(),
+        }
+    }
+
+    fn retention(&self) -> agentry_engine::Retention {
+        let kept = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
+        agentry_engine::Retention {
+            sessions: kept(self.retention.sessions_s),
+            runs: kept(self.retention.runs_s),
+            every: Duration::from_millis(self.retention.every_ms),
         }
     }
 
@@ -285,6 +305,7 @@ mod tests {
         assert_eq!(settings.edge_options(), EdgeOptions::default());
         assert_eq!(settings.events_options(), agentry_events::Options::default());
         assert_eq!(settings.serve_options(), ServeOptions::default());
+        assert_eq!(settings.retention(), agentry_engine::Retention::default());
         assert!(settings.providers.is_empty());
         assert_eq!(settings.database, None);
     }

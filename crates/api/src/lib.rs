@@ -5,6 +5,7 @@
 //! [`Api`] puts everything together behind the gateway's edge; [`openapi_json`]
 //! is the document without a server.
 
+pub mod admin_jobs;
 pub mod agents;
 pub mod answer;
 pub mod backup;
@@ -156,6 +157,8 @@ fn operations() -> Operations<ApiState> {
         .with(op!(GoalsRead, Request, tasks::task_get))
         .with(op!(GoalsWrite, Request, tasks::task_update))
         .with(op!(GoalsWrite, Request, tasks::task_delete))
+        .with(op!(Administer, Request, admin_jobs::admin_job_list))
+        .with(op!(Administer, Request, admin_jobs::admin_job_get))
         .with(op!(RunsWrite, Run, chat::chat_completion_create))
         .with(op!(AgentsRead, Request, models::model_list))
         .with(op!(EventsRead, Stream, events::event_stream))

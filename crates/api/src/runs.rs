@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use agentry_domain::runs::{
     GivenMessage, MESSAGE_LIMIT_MAX, RUN_TIMEOUT_MAX, Run, RunError, RunRequest, RunStatus,
+    UserGiven, Warning,
 };
 use agentry_domain::sessions::MessageRole;
 use agentry_domain::{
@@ -29,6 +30,7 @@ use crate::messages::CONTENT_CHARS_MAX;
 use crate::openapi::{Conflict, NotFound, TooManyRequests};
 use crate::sessions::ORIGIN_CHARS_MAX;
 use crate::state::ApiState;
+use crate::users::{Email, PhoneNumber};
 use crate::{body_schema, query_parameters, run_stream};
 
 /// Messages that may be given with a run.
@@ -53,6 +55,10 @@ pub struct RunAnswer<'a> {
     session_id: SessionId,
     /// The caller's id of the user.
     user_id: Option<&'a str>,
+    /// What was said of the user.
+    user: Option<UserGivenAnswer<'a>>,
+    /// What of the request had no effect.
+    warnings: Vec<WarningAnswer<'a>>,
     /// What was asked.
     input: &'a str,
     /// The reply's text; null when there is none (yet).
@@ -139,6 +145,33 @@ pub struct TimingsAnswer {
     total_ms: Option<f64>,
 }
 
+/// What a run said of its user.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = UserGiven)]
+pub struct UserGivenAnswer<'a> {
+    /// A mail address.
+    email: Option<&'a str>,
+    /// A phone number.
+    phone_number: Option<&'a str>,
+    /// The client's own.
+    #[schema(value_type = Object)]
+    user_data: &'a RawValue,
+}
+
+/// Something of a request that had no effect.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Warning)]
+pub struct WarningAnswer<'a> {
+    /// A JSON pointer into the body.
+    #[schema(example = "/user/email")]
+    pointer: &'a str,
+    /// `taken`: it leads to another user. `known`: the user is, and stays as it was.
+    #[schema(example = "taken")]
+    code: &'a str,
+    /// What happened, for people.
+    detail: &'a str,
+}
+
 /// A message that was given with a run.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = GivenMessage)]
@@ -157,6 +190,18 @@ impl<'a> RunAnswer<'a> {
             role: message.role.as_str(),
             content: &message.content,
         };
+        let user = |user: &'a UserGiven| -> Result<UserGivenAnswer<'a>> {
+            Ok(UserGivenAnswer {
+                email: user.email.as_deref(),
+                phone_number: user.phone_number.as_deref(),
+                user_data: raw(user.user_data.as_str())?,
+            })
+        };
+        let warning = |warning: &'a Warning| WarningAnswer {
+            pointer: &warning.pointer,
+            code: &warning.code,
+            detail: &warning.detail,
+        };
         let error = |error: &'a RunError| RunErrorAnswer {
             code: error.code.as_str(),
             message: &error.detail,
@@ -167,6 +212,8 @@ impl<'a> RunAnswer<'a> {
             agent_id: run.agent,
             session_id: run.session,
             user_id: run.user_id.as_deref(),
+            user: request.user.as_ref().map(user).transpose()?,
+            warnings: run.warnings.iter().map(warning).collect(),
             input: &request.input,
             message: run.reply.as_deref(),
             success: run.status == RunStatus::Succeeded,
@@ -225,6 +272,7 @@ body_schema!(RunCreate, "RunCreate");
 impl FromFields for RunCreate {
     fn read(fields: &mut Fields) -> Self {
         read_not_supported_yet(fields);
+        let is_named = fields.has("user_id");
         if fields.has("session_id") && fields.has("session_name") {
             fields.fault("session_name", "exclusive", "send session_id or session_name, not both");
         }
@@ -245,7 +293,7 @@ impl FromFields for RunCreate {
                 .external_id("user_id")
                 .about("The caller's id of the user; recall stays within it.")
                 .optional(),
-            request: read_request(fields),
+            request: RunRequest { user: read_user(fields, is_named), ..read_request(fields) },
             metadata: fields
                 .object("metadata")
                 .about("The client's own, kept as it is.")
@@ -260,10 +308,34 @@ impl FromFields for RunCreate {
     }
 }
 
+/// Reads `user`; one of whom nothing is said is none.
+fn read_user(fields: &mut Fields, is_named: bool) -> Option<UserGiven> {
+    let user = fields
+        .nested("user", |fields| UserGiven {
+            email: fields.field("email", Email).about("A mail address.").optional(),
+            phone_number: fields
+                .field("phone_number", PhoneNumber)
+                .about("A phone number.")
+                .optional(),
+            user_data: fields.own_object("user_data", "The client's own.", None),
+        })
+        .about(USER)
+        .optional()?;
+    if user == UserGiven::default() {
+        return None;
+    }
+    if !is_named && user.email.is_none() && user.phone_number.is_none() {
+        let detail = "needs user_id beside it, or an email or a phone_number in it";
+        fields.fault("user", "required", detail);
+    }
+    Some(user)
+}
+
+const USER: &str = "What a user begins with who is made for this run. Without `user_id` it says who \
+the user is. A user who is known stays as it is, and `warnings` says so.";
 const IF_BUSY: &str = "What to do when the session has a run under way: wait for it.";
 
 fn read_not_supported_yet(fields: &mut Fields) {
-    fields.not_supported_yet("user", |_| true, "give user_id; users are not kept yet");
     let background = fields.boolean("background").about("Not supported yet.").or(false);
     if background {
         fields.fault("background", NOT_SUPPORTED_YET, "a run is waited for or streamed");
@@ -273,6 +345,7 @@ fn read_not_supported_yet(fields: &mut Fields) {
 fn read_request(fields: &mut Fields) -> RunRequest {
     let timeout_max = i64::try_from(RUN_TIMEOUT_MAX.as_millis()).unwrap_or(i64::MAX);
     RunRequest {
+        user: None,
         input: fields
             .text("message", 1..=CONTENT_CHARS_MAX)
             .alias("message_content")
@@ -512,7 +585,7 @@ pub async fn run_get(
 
 #[cfg(test)]
 mod tests {
-    use agentry_domain::Code;
+    use agentry_domain::{Code, JsonText};
     use serde_json::json;
 
     use super::*;
@@ -530,7 +603,8 @@ mod tests {
             "message_limit": 10, "messages": [{"role": "assistant", "content": "before"}],
             "system_prompt": "be brief", "context": [1, {"a": null}],
             "parameters": {"temperature": 0.5}, "timeout_ms": 1_500, "metadata": {"k": "v"},
-            "stream": true, "if_busy": "enqueue", "background": false, "user": null,
+            "stream": true, "if_busy": "enqueue", "background": false,
+            "user": {"email": "a@b", "phone_number": null, "user_data": {"k": 1}},
         }))
         .unwrap();
         assert_eq!(run.session_name.as_deref(), Some("3"));
@@ -540,6 +614,11 @@ mod tests {
         assert_eq!(run.metadata, r#"{"k":"v"}"#);
         let expected = RunRequest {
             input: "hi".into(),
+            user: Some(UserGiven {
+                email: Some("a@b".into()),
+                phone_number: None,
+                user_data: JsonText::known(r#"{"k":1}"#.into()),
+            }),
             message_limit: Some(10),
             messages: vec![GivenMessage { role: MessageRole::Assistant, content: "before".into() }],
             system_prompt: Some("be brief".into()),
@@ -553,17 +632,16 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused() {
-        for (name, value) in [
-            ("background", json!(true)),
-            ("if_busy", json!("merge")),
-            ("user", json!({"email": "a@example.org"})),
-        ] {
+        for (name, value) in [("background", json!(true)), ("if_busy", json!("merge"))] {
             let mut body = json!({"message": "hi"});
             body[name] = value;
             let error = read(body).err().unwrap();
             assert_eq!(error.code, Code::NotSupportedYet, "{name}");
             assert_eq!(error.faults[0].pointer, format!("/{name}"));
         }
+        assert!(read(json!({"message": "hi", "user": {}})).unwrap().request.user.is_none());
+        let nobody = json!({"message": "hi", "user": {"user_data": {"k": 1}}});
+        assert_eq!(read(nobody).err().unwrap().faults[0].pointer, "/user");
         let both = json!({"message": "hi", "session_id": "a", "session_name": "b"});
         assert_eq!(read(both).err().unwrap().code, Code::ValidationFailed);
         assert_eq!(session_by_id("nonsense").unwrap_err().code, Code::NotFound);

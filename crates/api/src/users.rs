@@ -10,6 +10,7 @@ use axum::extract::State;
 use serde_json::Value;
 use utoipa::openapi::schema::Schema;
 
+use crate::admin_jobs::{JobAnswer, accepted};
 use crate::answer::{Handled, IfMatch, IfNoneMatch, created, no_content, tagged};
 use crate::extract::{Json, PathName, Posted, Query};
 use crate::fields::kinds::{Kind, Site, Text, pattern_schema};
@@ -250,10 +251,30 @@ async fn change_user(
     tagged(state.engine.user_update(caller, id, version, changed).await?)
 }
 
+/// How to delete a user.
+pub struct PurgeQuery {
+    purge: bool,
+}
+
+query_parameters!(PurgeQuery);
+
+impl FromFields for PurgeQuery {
+    fn read(fields: &mut Fields) -> Self {
+        Self {
+            purge: fields
+                .boolean("purge")
+                .about("Whether all that was the user's goes too.")
+                .or(false),
+        }
+    }
+}
+
 /// Delete a user
 ///
 /// With what leads to it. What is the user's stays: its sessions, runs and
-/// memories. Whoever names the user again makes a new one.
+/// memories. With `purge` that is deleted too, by a job that counts what went;
+/// sessions in which a run is under way go when it has ended. Whoever names the
+/// user again makes a new one.
 #[utoipa::path(
     delete,
     path = "/api/v1/users/{user}",
@@ -261,8 +282,12 @@ async fn change_user(
     params(
         ("user" = String, Path, description = "Its id, the caller's id of it, its mail address or its phone number."),
         ("If-Match" = Option<String>, Header, description = "Only if this is its version."),
+        PurgeQuery,
     ),
     responses(
+        (status = 202, description = "It is gone, and what was its goes.", body = JobAnswer<'static>, headers(
+            ("Location" = String, description = "Where the job is."),
+        )),
         (status = 204, description = "It is gone."),
         (status = 404, response = NotFound),
         (status = 412, response = PreconditionFailed),
@@ -273,8 +298,12 @@ pub async fn user_delete(
     Authenticated(caller): Authenticated,
     PathName(user): PathName,
     IfMatch(version): IfMatch,
+    Query(PurgeQuery { purge }): Query<PurgeQuery>,
 ) -> Handled {
     let id = state.engine.user_find(&caller, &user).await?.id;
+    if purge {
+        return accepted(&state.engine.user_purge(&caller, id, version).await?);
+    }
     state.engine.user_delete(&caller, id, version).await?;
     Ok(no_content())
 }

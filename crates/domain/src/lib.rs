@@ -10,6 +10,7 @@ pub mod files;
 pub mod goals;
 pub mod idempotency;
 pub mod ids;
+pub mod jobs;
 pub mod json;
 pub mod keys;
 pub mod log;

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Code;
 use crate::ids::{AgentId, MessageId, RunId, SessionId};
+use crate::json::JsonText;
 use crate::named;
 use crate::sessions::MessageRole;
 use crate::time::Timestamp;
@@ -73,6 +76,28 @@ pub struct GivenMessage {
     pub content: String,
 }
 
+/// What a run says of its user; a user who is made for it begins with this.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserGiven {
+    /// A mail address.
+    pub email: Option<String>,
+    /// A phone number.
+    pub phone_number: Option<String>,
+    /// A JSON object of the client's.
+    pub user_data: JsonText,
+}
+
+/// Something of a request that had no effect and is no reason to refuse it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// A JSON pointer (RFC 6901) into the body.
+    pub pointer: String,
+    /// A short stable word.
+    pub code: String,
+    /// What happened, for the caller.
+    pub detail: String,
+}
+
 /// What a caller asks of a run, kept with it so that any process can carry it out.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct RunRequest {
@@ -80,6 +105,8 @@ pub struct RunRequest {
     pub input: String,
     /// How many of the session's messages the model is shown.
     pub message_limit: Option<u32>,
+    /// What it says of its user.
+    pub user: Option<UserGiven>,
     /// Messages for the model before the input, beside the session's.
     pub messages: Vec<GivenMessage>,
     /// Replaces the agent's instructions.
@@ -131,6 +158,8 @@ pub struct Run {
     pub request: RunRequest,
     /// A JSON object of the client's.
     pub metadata: String,
+    /// What of the request had no effect.
+    pub warnings: Vec<Warning>,
     /// The reply's text, once there is one.
     pub reply: Option<String>,
     /// Why it did not succeed.

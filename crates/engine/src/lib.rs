@@ -14,8 +14,10 @@ mod live;
 mod memories;
 mod orgs;
 mod plans;
+mod purges;
 mod recall;
 mod resources;
+mod retention;
 mod runs;
 mod sessions;
 mod tasks;
@@ -45,6 +47,7 @@ pub use goals::GoalTree;
 pub use keys::KeyMade;
 pub use live::{RunEvent, RunEvents, RunHandle};
 pub use memories::MemoryHit;
+pub use retention::Retention;
 pub use runs::{AgentRef, RunNew, SessionRef};
 pub use sessions::MessageNew;
 pub use tickets::{TICKET_LIFETIME_MAX, TicketMade};
@@ -60,6 +63,8 @@ pub struct Options {
     pub lease: Duration,
     /// How much the files of sessions may take.
     pub files: FileLimits,
+    /// How long things are kept.
+    pub retention: Retention,
 }
 
 impl Default for Options {
@@ -69,6 +74,7 @@ impl Default for Options {
             runs_executing_max: 2_000,
             lease: Duration::from_secs(15),
             files: FileLimits::default(),
+            retention: Retention::default(),
         }
     }
 }

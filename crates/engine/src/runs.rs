@@ -11,6 +11,7 @@ mod carry_out;
 use std::time::Duration;
 
 use agentry_domain::agents::{Agent, FIRST_AGENT_NAME};
+use agentry_domain::jobs::JobKind;
 use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::runs::{
     RUN_TIMEOUT_DEFAULT, RUN_TIMEOUT_MAX, Run, RunRequest, RunStatus, Usage,
@@ -28,7 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::held::Held;
 use crate::live::{RunEvents, RunHandle, listener};
 use crate::sessions::{scope, store_message};
-use crate::users::user_ensure;
+use crate::users::{UserNamed, user_ensure};
 use crate::{Engine, entry, version_data};
 
 /// How often a run is offered to a lane that turns from idle to busy and back
@@ -181,11 +182,8 @@ impl Engine {
         let agent = self.run_agent(caller, &new.agent, &mut request).await?;
         let mut newest = None;
         for _ in 0..LANE_TRIES_MAX {
-            let (place, user) = tokio::try_join!(
-                self.run_place(caller, &new),
-                self.user_unknown(caller, new.user_id.as_deref()),
-            )?;
-            let user_id = user_of(&place.session, new.user_id.as_deref())?;
+            let (place, user) = self.run_place_and_user(caller, &new).await?;
+            let user_id = user_of(&place.session, user.user_id.as_deref())?;
             let now = self.now();
             let run = Run {
                 id: RunId::from_uuid(self.uuid(now)),
@@ -196,6 +194,7 @@ impl Engine {
                 message: Some(self.message_id(now, newest)),
                 request: request.clone(),
                 metadata: new.metadata.clone(),
+                warnings: user.warnings.clone(),
                 reply: None,
                 error: None,
                 usage: Usage::default(),
@@ -205,7 +204,7 @@ impl Engine {
                 finished_at: None,
             };
             let held = self.0.held.hold(JobId::from_bytes(run.id.to_bytes()));
-            match self.begin_now(caller, once, &agent, &place, &user, &run).await {
+            match self.begin_now(caller, once, &agent, &place, &user.unknown, &run).await {
                 Ok(Accepted::Now(job)) => return Ok(Stored::Begun { run, agent, job, held }),
                 Ok(Accepted::Before(id)) => return Ok(Stored::Before(id)),
                 // Another one made the session of this name, or the user, first.
@@ -226,7 +225,7 @@ impl Engine {
                 started_at: None,
                 ..run
             };
-            match self.enqueue(caller, once, &user, &run).await {
+            match self.enqueue(caller, once, &user.unknown, &run).await {
                 Ok(Accepted::Now(events)) => return Ok(Stored::Queued { run, events }),
                 Ok(Accepted::Before(id)) => return Ok(Stored::Before(id)),
                 // The work in the session ended meanwhile, or another one made the user.
@@ -301,8 +300,29 @@ impl Engine {
         }
     }
 
-    async fn run_place(&self, caller: &Caller, new: &RunNew) -> Result<Place> {
-        let user_id = new.user_id.as_deref();
+    /// Where a run takes place and for whom; who that is comes first only when
+    /// the request does not say what the user is called.
+    async fn run_place_and_user(
+        &self,
+        caller: &Caller,
+        new: &RunNew,
+    ) -> Result<(Place, UserNamed)> {
+        let (user_id, given) = (new.user_id.as_deref(), new.request.user.as_ref());
+        if user_id.is_none() && given.is_some() {
+            let user = self.user_named(caller, None, given).await?;
+            let place = self.run_place(caller, new, user.user_id.as_deref()).await?;
+            return Ok((place, user));
+        }
+        let place = self.run_place(caller, new, user_id);
+        tokio::try_join!(place, self.user_named(caller, user_id, given))
+    }
+
+    async fn run_place(
+        &self,
+        caller: &Caller,
+        new: &RunNew,
+        user_id: Option<&str>,
+    ) -> Result<Place> {
         let found = match &new.session {
             SessionRef::None => None,
             SessionRef::Id(id) => {
@@ -323,7 +343,7 @@ impl Engine {
         let now = self.now();
         let session = SessionBody {
             name,
-            user_id: new.user_id.clone(),
+            user_id: user_id.map(str::to_owned),
             origin: new.origin.clone(),
             ..SessionBody::default()
         };
@@ -370,6 +390,7 @@ impl Engine {
             org: caller.org,
             id: job,
             lane,
+            kind: JobKind::Run,
             worker: self.0.worker,
             fence: 1,
             attempts: 1,

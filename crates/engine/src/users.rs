@@ -13,8 +13,9 @@
 //! again, as [`Engine::resource_create_for_user`] does.
 
 use agentry_domain::log::EntityKind;
-use agentry_domain::users::{Alias, User, UserBody, alias_candidates};
-use agentry_domain::{Caller, Code, Document, Done, Entity, Error, Once, Result, UserId};
+use agentry_domain::runs::{UserGiven, Warning};
+use agentry_domain::users::{Alias, User, UserBody, alias_candidates, email_alias, phone_alias};
+use agentry_domain::{Caller, Code, Document, Done, Entity, Error, JsonText, Once, Result, UserId};
 use agentry_store::{Table, Write};
 
 use crate::guarded::until_unchanged;
@@ -71,7 +72,7 @@ impl Engine {
         until_unchanged(if_match, || async {
             let was = self.resource_get::<UserBody>(caller, id).await?.entity()?;
             let mut write = Write::new(caller.org);
-            delete(&mut write, &was, if_match);
+            delete_user(&mut write, &was, if_match);
             let (kind, data) = (EntityKind::User, version_data(was.version));
             write.log(entry(caller, self.now(), kind.deleted(), kind, id.to_bytes(), data));
             self.0.store.write(write).await?;
@@ -94,6 +95,62 @@ impl Engine {
         let body = UserBody { user_id: Some(user_id.to_owned()), ..UserBody::default() };
         let now = self.now();
         Ok(Some(User::new(UserId::from_uuid(self.uuid(now)), body, now)))
+    }
+
+    /// The user whom a run names, by an id or by what it says of it.
+    ///
+    /// A user who is to be made begins with what is given; what leads to another
+    /// user is left out of it. A user who is known stays as it is. Both are
+    /// warnings: neither is a reason to refuse a run.
+    pub(crate) async fn user_named(
+        &self,
+        caller: &Caller,
+        user_id: Option<&str>,
+        given: Option<&UserGiven>,
+    ) -> Result<UserNamed> {
+        let Some(given) = given else {
+            let unknown = self.user_unknown(caller, user_id).await?;
+            let user_id = user_id.map(str::to_owned);
+            return Ok(UserNamed { user_id, unknown, warnings: Vec::new() });
+        };
+        let email = given.email.as_deref().map(email_alias);
+        let phone_number = given.phone_number.as_deref().map(phone_alias);
+        let texts: Vec<String> = [user_id.map(str::to_owned), email.clone(), phone_number.clone()]
+            .into_iter()
+            .flatten()
+            .collect();
+        let mut found = self.0.store.user_by_alias(caller.org, &texts).await?;
+        let named = |(alias, _): &(String, _)| user_id.is_none_or(|user_id| user_id == alias);
+        let known = found.iter().position(named).map(|nth| found.swap_remove(nth).1);
+        if let Some(known) = known {
+            let known = known.entity()?;
+            let called = known.user_id.clone().unwrap_or_else(|| known.id.to_string());
+            let user_id = user_id.map_or(called, str::to_owned);
+            let warnings = unchanged(&known, given, &user_id)?;
+            return Ok(UserNamed { user_id: Some(user_id), unknown: None, warnings });
+        }
+        let taken = |alias: &Option<String>| {
+            alias.as_ref().is_some_and(|alias| found.iter().any(|(other, _)| other == alias))
+        };
+        let mut warnings = Vec::new();
+        let mut free = |field: &str, text: &Option<String>, alias: &Option<String>| {
+            if taken(alias) {
+                warnings.push(warning(field, "taken", "leads to another user, and was left out"));
+                return None;
+            }
+            text.clone()
+        };
+        let body = UserBody {
+            user_id: user_id.map(str::to_owned),
+            email: free("email", &given.email, &email),
+            phone_number: free("phone_number", &given.phone_number, &phone_number),
+            user_data: given.user_data.clone(),
+            ..UserBody::default()
+        };
+        let now = self.now();
+        let user = User::new(UserId::from_uuid(self.uuid(now)), body, now);
+        let user_id = user_id.map_or_else(|| user.id.to_string(), str::to_owned);
+        Ok(UserNamed { user_id: Some(user_id), unknown: Some(user), warnings })
     }
 
     /// Makes a resource that names a user, and the user if that is the first time.
@@ -126,6 +183,41 @@ impl Engine {
     }
 }
 
+/// Who a run is for.
+pub(crate) struct UserNamed {
+    /// What the run calls the user.
+    pub(crate) user_id: Option<String>,
+    /// The user, when it is to be made.
+    pub(crate) unknown: Option<User>,
+    /// What of the request has no effect.
+    pub(crate) warnings: Vec<Warning>,
+}
+
+fn warning(field: &str, code: &str, detail: &str) -> Warning {
+    let (pointer, code) = (format!("/user/{field}"), code.to_owned());
+    Warning { pointer, code, detail: detail.to_owned() }
+}
+
+/// What is given of a user who is known, and is not so.
+fn unchanged(known: &User, given: &UserGiven, user_id: &str) -> Result<Vec<Warning>> {
+    let same = |form: fn(&str) -> String, one: &Option<String>, other: &Option<String>| {
+        one.is_none() || one.as_deref().map(form) == other.as_deref().map(form)
+    };
+    let json = |text: &JsonText| {
+        serde_json::from_str::<serde_json::Value>(text.as_str()).map_err(Error::internal)
+    };
+    let same_data =
+        given.user_data == JsonText::empty() || json(&given.user_data)? == json(&known.user_data)?;
+    let fields = [
+        ("email", same(email_alias, &given.email, &known.email)),
+        ("phone_number", same(phone_alias, &given.phone_number, &known.phone_number)),
+        ("user_data", same_data),
+    ];
+    let detail = format!("user {user_id} is known already; a run does not change it");
+    let changed = fields.into_iter().filter(|(_, same)| !same);
+    Ok(changed.map(|(field, _)| warning(field, "known", &detail)).collect())
+}
+
 /// Adds to a write the user that it is the first to name.
 pub(crate) fn user_ensure(write: &mut Write, caller: &Caller, user: Option<&User>) -> Result<()> {
     if let Some(user) = user {
@@ -143,7 +235,7 @@ fn insert(write: &mut Write, caller: &Caller, user: &User, document: &Document<U
 
 /// Adds to a write that a user ends, if it is still as it was, and of the version
 /// that the client named.
-fn delete(write: &mut Write, was: &User, if_match: Option<i64>) {
+pub(crate) fn delete_user(write: &mut Write, was: &User, if_match: Option<i64>) {
     write.resource_delete::<UserBody>(was.id, if_match.unwrap_or(was.version));
     write.user_alias_delete(was.id, &was.aliases(was.id));
 }

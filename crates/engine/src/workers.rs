@@ -1,10 +1,11 @@
-//! The workers: they claim runs that wait in queues, keep this process's lease,
+//! The workers: they claim runs and other jobs that wait, keep this process's lease,
 //! and tell listeners about runs that another process carried out.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use agentry_domain::Result;
+use agentry_domain::jobs::JobKind;
 use agentry_store::StoreError;
 
 use crate::Engine;
@@ -38,6 +39,8 @@ impl Engine {
         self.0.tasks.spawn(async move { engine.keep_lease().await });
         let engine = self.clone();
         self.0.tasks.spawn(async move { engine.forget_requests().await });
+        let engine = self.clone();
+        self.0.tasks.spawn(async move { engine.retain().await });
         if !self.0.store.is_sqlite() {
             let engine = self.clone();
             self.0.tasks.spawn(async move { engine.look_elsewhere().await });
@@ -83,7 +86,10 @@ impl Engine {
         for (job, permit) in jobs.into_iter().zip(permits) {
             let engine = self.clone();
             self.0.tasks.spawn(async move {
-                engine.carry_out_claimed(job).await;
+                match job.kind {
+                    JobKind::Run => engine.carry_out_claimed(job).await,
+                    JobKind::Purge => engine.purge_claimed(job).await,
+                }
                 drop(permit);
             });
         }

@@ -10,6 +10,8 @@ use crate::sql::statements;
 use crate::value::{self, values};
 use crate::{Result, Store};
 
+/// Jobs of an organisation that people look at.
+pub(crate) const ADMIN_JOBS: &str = "admin_jobs";
 /// Messages of a session; the key is the session.
 pub(crate) const MESSAGES: &str = "messages";
 /// Files of a session; the key is the session.

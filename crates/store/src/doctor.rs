@@ -45,15 +45,18 @@ const fn deep(name: &'static str, sql: &'static str) -> Rule {
 }
 
 const RULES: &[Rule] = &[
+    // A large session goes before what is in it, while the purge goes on.
     rule(
         "every run has its session",
         "select count(*) from run r where not exists \
-         (select 1 from session s where s.org = r.org and s.id = r.session)",
+         (select 1 from session s where s.org = r.org and s.id = r.session) and not exists \
+         (select 1 from job j where j.org = r.org and j.kind = 'purge')",
     ),
     rule(
         "every message has its session",
         "select count(*) from message m where not exists \
-         (select 1 from session s where s.org = m.org and s.id = m.session)",
+         (select 1 from session s where s.org = m.org and s.id = m.session) and not exists \
+         (select 1 from job j where j.org = m.org and j.kind = 'purge')",
     ),
     rule(
         "every message of a run has its run",

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use agentry_domain::jobs::JobKind;
 use agentry_domain::{Code, Error, JobId, OrgId, Timestamp, WorkerId};
 
 use crate::sql::statements;
@@ -15,6 +16,8 @@ use crate::write::{Probe, Write, Written};
 use crate::{Result, Store, StoreError};
 
 statements! {
+    JOB_INSERT_HEAD = "insert into job (org, id, lane, position, kind, head, claimed, worker, \
+        fence, attempts, next_at, created_at) values ($1, $2, $3, 1, $4, 1, 0, $5, 0, 0, $6, $6)";
     LANE_OPEN = "insert into lane (org, id, depth, tail) values ($1, $2, 1, 1) \
         on conflict (org, id) do nothing";
     LANE_JOIN = "update lane set depth = depth + 1, tail = tail + 1 \
@@ -38,12 +41,12 @@ statements! {
     JOB_CLAIM = sqlite "update job set claimed = 1, worker = $1, fence = fence + 1, \
         attempts = attempts + 1 where (org, id) in (select org, id from job \
         where head = 1 and claimed = 0 and next_at <= $2 order by next_at limit $3) \
-        returning org, id, lane, fence, attempts"
+        returning org, id, lane, kind, fence, attempts"
         postgres "with due as materialized (select org, id from job \
         where head = 1 and claimed = 0 and next_at <= $2 order by next_at limit $3 \
         for update skip locked) update job set claimed = 1, worker = $1, fence = fence + 1, \
         attempts = attempts + 1 from due where job.org = due.org and job.id = due.id \
-        returning job.org, job.id, job.lane, job.fence, job.attempts";
+        returning job.org, job.id, job.lane, job.kind, job.fence, job.attempts";
     WORKER_BEAT = sqlite "insert into worker (id, until) values ($1, \
         cast(unixepoch('subsec') * 1000000 as integer) + $2) \
         on conflict (id) do update set until = excluded.until"
@@ -62,10 +65,12 @@ statements! {
         cast(unixepoch('subsec') * 1000000 as integer) and id <> $2"
         postgres "delete from worker where until + $1 < \
         (extract(epoch from clock_timestamp()) * 1000000)::bigint and id <> $2";
-    JOB_CLAIMED_BY = "select org, id, lane, worker, fence, attempts from job \
+    JOB_CLAIMED_BY = "select org, id, lane, kind, worker, fence, attempts from job \
         where worker = $1 and claimed = 1";
     JOB_RELEASE = "update job set claimed = 0 where org = $1 and id = $2 and worker = $3 \
         and fence = $4 and claimed = 1";
+    JOB_DEFER = "update job set claimed = 0, next_at = $1 where org = $2 and id = $3 \
+        and worker = $4 and fence = $5 and claimed = 1";
     // The first row of the index of claimable jobs.
     scan JOB_OLDEST = "select next_at from job where head = 1 and claimed = 0 order by next_at limit 1";
 }
@@ -80,6 +85,8 @@ pub struct ClaimedJob {
     pub id: JobId,
     /// The lane, such as a session.
     pub lane: [u8; 16],
+    /// What it does.
+    pub kind: JobKind,
     /// Who claimed it.
     pub worker: WorkerId,
     /// How often it was claimed, by anyone.
@@ -100,7 +107,10 @@ impl Write {
         self.contend(lane);
         self.add(&LANE_OPEN, values![self.org, lane])
             .expect_one(Probe::always(|| Error::new(Code::Conflict, "the lane has work")));
-        self.add(&JOB_INSERT_CLAIMED, values![self.org, id, lane, "run", worker, now]);
+        self.add(
+            &JOB_INSERT_CLAIMED,
+            values![self.org, id, lane, JobKind::Run.as_str(), worker, now],
+        );
     }
 
     /// Appends a job to a lane that has work, if fewer than `depth_max` are in
@@ -129,13 +139,32 @@ impl Write {
         });
         self.contend(lane);
         self.add(&LANE_JOIN, values![self.org, lane, depth_max]).expect_one(probe);
-        self.add(&JOB_INSERT_WAITING, values![self.org, id, lane, "run", worker, now]);
+        self.add(
+            &JOB_INSERT_WAITING,
+            values![self.org, id, lane, JobKind::Run.as_str(), worker, now],
+        );
+    }
+
+    /// Adds a job that is alone in a lane of its own, for any process to claim.
+    pub fn job_add(&mut self, id: JobId, kind: JobKind, now: Timestamp) {
+        let lane = id.to_bytes();
+        self.add(&LANE_OPEN, values![self.org, lane])
+            .expect_one(Probe::always(|| Error::new(Code::Conflict, "the lane has work")));
+        let nobody = WorkerId::from_bytes([0; 16]);
+        self.add(&JOB_INSERT_HEAD, values![self.org, id, lane, kind.as_str(), nobody, now]);
     }
 
     /// Guard: the job is still this process's, and stays so until the write is done.
     pub fn job_held(&mut self, job: &ClaimedJob) {
         self.contend(job.lane);
         self.add(&JOB_HELD, values![self.org, job.id, job.worker, job.fence])
+            .expect_one(Probe::always(lease_lost));
+    }
+
+    /// Gives a claim up until a later time, if it is still this process's.
+    pub fn job_defer(&mut self, job: &ClaimedJob, until: Timestamp) {
+        self.contend(job.lane);
+        self.add(&JOB_DEFER, values![until, self.org, job.id, job.worker, job.fence])
             .expect_one(Probe::always(lease_lost));
     }
 
@@ -178,14 +207,17 @@ impl Store {
             .rows(0)
             .iter()
             .map(|row| match row.as_slice() {
-                [org, id, lane, Value::Int(fence), Value::Int(attempts)] => Ok(ClaimedJob {
-                    org: OrgId::from_bytes(bytes(org)?),
-                    id: JobId::from_bytes(bytes(id)?),
-                    lane: bytes(lane)?,
-                    worker,
-                    fence: *fence,
-                    attempts: *attempts,
-                }),
+                [org, id, lane, Value::Text(job), Value::Int(fence), Value::Int(attempts)] => {
+                    Ok(ClaimedJob {
+                        org: OrgId::from_bytes(bytes(org)?),
+                        id: JobId::from_bytes(bytes(id)?),
+                        lane: bytes(lane)?,
+                        kind: kind(job)?,
+                        worker,
+                        fence: *fence,
+                        attempts: *attempts,
+                    })
+                }
                 _ => Err(StoreError::unreadable("a claimed job")),
             })
             .collect()
@@ -198,6 +230,7 @@ impl Store {
                 org: OrgId::from_bytes(row.id()?),
                 id: JobId::from_bytes(row.id()?),
                 lane: row.id()?,
+                kind: kind(&row.text()?)?,
                 worker: WorkerId::from_bytes(row.id()?),
                 fence: row.int()?,
                 attempts: row.int()?,
@@ -242,6 +275,10 @@ impl Store {
         write.add(&WORKER_GONE, values![worker]);
         self.write(write).await.map(|_| ())
     }
+}
+
+fn kind(text: &str) -> Result<JobKind> {
+    JobKind::parse(text).ok_or_else(|| StoreError::unreadable("a job's kind"))
 }
 
 fn bytes(value: &Value) -> Result<[u8; 16]> {

@@ -7,6 +7,7 @@
 //! few calls whose name says that they work for the whole installation.
 //! It makes no ids and tells no time: callers bring both.
 
+mod admin_jobs;
 pub mod agents;
 pub mod backup;
 mod counters;
@@ -26,6 +27,7 @@ mod migrated;
 pub mod orgs;
 pub mod plans;
 mod postgres;
+mod purges;
 pub mod resources;
 pub mod runs;
 pub mod sessions;
@@ -54,6 +56,7 @@ pub use log::LogKeep;
 pub use memories::{MemoryFilter, MemorySought};
 pub use orgs::OrgFilter;
 pub use plans::PlanFilter;
+pub use purges::{Contents, OldRun, OldSession};
 pub use resources::Table;
 pub use runs::RunFilter;
 pub use sessions::SessionFilter;

@@ -7,6 +7,9 @@ use agentry_domain::runs::{GivenMessage, Run, RunError, RunRequest, RunStatus, U
 use agentry_domain::sessions::MessageRole;
 use agentry_domain::{AgentId, Code, Error, MessageId, OrgId, Page, PageRequest, RunId, SessionId};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::counters::RUNS;
 use crate::lists::{cursor, list_page};
 use crate::sql::statements;
@@ -17,8 +20,8 @@ use crate::{Result, Store, StoreError};
 statements! {
     RUN_INSERT = "insert into run (org, id, agent, session, user_id, status, message, \
         input, message_limit, given, system_prompt, context, parameters, timeout_ms, model, metadata, \
-        attempt, created_at, started_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, \
-        $12, $13, $14, $15, $16, $17, $18, $19)";
+        attempt, created_at, started_at, user_given, warnings) values ($1, $2, $3, $4, $5, $6, $7, $8, \
+        $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)";
     RUN_START = "update run set status = $1, attempt = $2, started_at = $3, message = $4 \
         where org = $5 and id = $6 and finished_at is null";
     RUN_FINISH = "update run set status = $1, reply = $2, error_code = $3, error_detail = $4, \
@@ -33,26 +36,26 @@ statements! {
         group by org";
     RUN_GET = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
-        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
-        from run where org = $1 and id = $2";
+        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
+        user_given, warnings from run where org = $1 and id = $2";
     RUN_LIST_DESC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
-        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
-        from run where org = $1 and id < $2 order by id desc limit $3 offset $4";
+        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
+        user_given, warnings from run where org = $1 and id < $2 order by id desc limit $3 offset $4";
     RUN_LIST_ASC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
-        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
-        from run where org = $1 and id > $2 order by id limit $3 offset $4";
+        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
+        user_given, warnings from run where org = $1 and id > $2 order by id limit $3 offset $4";
     RUN_FILTER_DESC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
-        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
-        from run where org = $1 and id < $2 and (agent = $3 or $3 is null) \
+        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
+        user_given, warnings from run where org = $1 and id < $2 and (agent = $3 or $3 is null) \
         and (user_id = $4 or $4 is null) and (status = $5 or $5 is null) \
         order by id desc limit $6 offset $7";
     RUN_FILTER_ASC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
-        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
-        from run where org = $1 and id > $2 and (agent = $3 or $3 is null) \
+        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
+        user_given, warnings from run where org = $1 and id > $2 and (agent = $3 or $3 is null) \
         and (user_id = $4 or $4 is null) and (status = $5 or $5 is null) \
         order by id limit $6 offset $7";
     RUN_FILTER_COUNT = "select count(*) from (select 1 from run where org = $1 \
@@ -60,14 +63,14 @@ statements! {
         and (status = $4 or $4 is null) limit $5) as counted";
     RUN_SESSION_DESC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
-        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
-        from run where org = $1 and session = $2 and id < $3 and (agent = $4 or $4 is null) \
+        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
+        user_given, warnings from run where org = $1 and session = $2 and id < $3 and (agent = $4 or $4 is null) \
         and (user_id = $5 or $5 is null) and (status = $6 or $6 is null) \
         order by id desc limit $7 offset $8";
     RUN_SESSION_ASC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
-        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at \
-        from run where org = $1 and session = $2 and id > $3 and (agent = $4 or $4 is null) \
+        error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
+        user_given, warnings from run where org = $1 and session = $2 and id > $3 and (agent = $4 or $4 is null) \
         and (user_id = $5 or $5 is null) and (status = $6 or $6 is null) \
         order by id limit $7 offset $8";
     RUN_SESSION_COUNT = "select count(*) from (select 1 from run where org = $1 \
@@ -132,6 +135,8 @@ impl Write {
                 run.attempt,
                 run.created_at,
                 run.started_at,
+                request.user.as_ref().and_then(to_json),
+                (!run.warnings.is_empty()).then(|| to_json(&run.warnings)).flatten(),
             ],
         );
         self.count(RUNS, &[], 1);
@@ -229,6 +234,7 @@ fn run(row: &mut Columns<'_>) -> Result<Run> {
     let message = row.opt_id()?.map(MessageId::from_bytes);
     let request = RunRequest {
         input: row.text()?,
+        user: None,
         message_limit: row.opt_int()?.and_then(|limit| u32::try_from(limit).ok()),
         messages: row.opt_text()?.map_or_else(|| Ok(Vec::new()), |text| given_from_json(&text))?,
         system_prompt: row.opt_text()?,
@@ -241,7 +247,7 @@ fn run(row: &mut Columns<'_>) -> Result<Run> {
     let reply = row.opt_text()?;
     let error_code = row.opt_text()?;
     let error_detail = row.opt_text()?.unwrap_or_default();
-    Ok(Run {
+    let mut run = Run {
         id,
         agent,
         session,
@@ -263,7 +269,21 @@ fn run(row: &mut Columns<'_>) -> Result<Run> {
         created_at: row.time()?,
         started_at: row.opt_time()?,
         finished_at: row.opt_time()?,
-    })
+        warnings: Vec::new(),
+    };
+    run.request.user = row.opt_text()?.map(|text| of_json(&text)).transpose()?;
+    if let Some(warnings) = row.opt_text()? {
+        run.warnings = of_json(&warnings)?;
+    }
+    Ok(run)
+}
+
+fn to_json(value: &impl Serialize) -> Option<String> {
+    serde_json::to_string(value).ok()
+}
+
+fn of_json<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|_| StoreError::unreadable("what a run says of its user"))
 }
 
 fn given_to_json(messages: &[GivenMessage]) -> Option<String> {

@@ -100,11 +100,28 @@ impl Write {
     /// Deletes a session of this version with its messages, its runs, its files
     /// and what recall knows of them. Its runs must have ended.
     pub fn session_delete(&mut self, id: SessionId, version: i64) {
+        self.session_end(id, version);
+        self.text_forget_session(id);
+        self.add(&MESSAGE_COUNT_SESSION, values![MESSAGES, self.org, id]);
+        self.add(&MESSAGE_DELETE_SESSION, values![self.org, id]);
+        self.run_delete_session(id);
+        self.file_delete_session(id);
+        self.add(&COUNTER_FORGET, values![self.org, MESSAGES, id.to_bytes().to_vec()]);
+    }
+
+    /// Nobody else changes the session or what is in it until the write is done.
+    pub(crate) fn session_lock(&mut self, id: SessionId) {
         self.contend(id.to_bytes());
-        // The lock is a statement of its own so that the next one sees every
-        // run that was accepted before it.
         self.add(&SESSION_LOCK, values![self.org, id])
             .expect_one(Probe::always(move || session_missing(id)));
+    }
+
+    /// Deletes a session of this version and leaves what is in it, which nobody
+    /// can add to after that. Its runs must have ended.
+    pub fn session_end(&mut self, id: SessionId, version: i64) {
+        // The lock is a statement of its own so that the next one sees every
+        // run that was accepted before it.
+        self.session_lock(id);
         let guard =
             Probe::read(&SESSION_VERSION, values![self.org, id], move |found| match found {
                 None => session_missing(id),
@@ -114,12 +131,6 @@ impl Write {
                 Some(found) => changed::<SessionBody>(id, found),
             });
         self.add(&SESSION_DELETE, values![self.org, id, version]).expect_one(guard);
-        self.text_forget_session(id);
-        self.add(&MESSAGE_COUNT_SESSION, values![MESSAGES, self.org, id]);
-        self.add(&MESSAGE_DELETE_SESSION, values![self.org, id]);
-        self.run_delete_session(id);
-        self.file_delete_session(id);
-        self.add(&COUNTER_FORGET, values![self.org, MESSAGES, id.to_bytes().to_vec()]);
         self.count(SessionBody::COUNTER, &[], -1);
     }
 }

@@ -80,6 +80,7 @@ pub(crate) use statements;
 /// Every statement of the store.
 pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
     [
+        crate::admin_jobs::STATEMENTS,
         crate::agents::STATEMENTS,
         crate::counters::STATEMENTS,
         crate::files::STATEMENTS,
@@ -89,6 +90,8 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
         crate::keys::STATEMENTS,
         crate::log::STATEMENTS,
         crate::messages::STATEMENTS,
+        crate::purges::STATEMENTS,
+        crate::orgs::STATEMENTS,
         crate::runs::STATEMENTS,
         crate::sessions::STATEMENTS,
         crate::tasks::STATEMENTS,

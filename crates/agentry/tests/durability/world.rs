@@ -51,7 +51,7 @@ impl World {
 
     /// Everything that a store holds; nothing when it was never installed.
     pub(crate) async fn of_store(store: &Store) -> Self {
-        let Some(org) = store.org_first().await.unwrap() else { return Self::default() };
+        let Some(&org) = store.org_ids().await.unwrap().first() else { return Self::default() };
         let agents = documents::<AgentBody>(store, org);
         let sessions = documents::<SessionBody>(store, org);
         let runs = pages(

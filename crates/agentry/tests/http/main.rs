@@ -17,6 +17,8 @@ mod keys;
 mod memories;
 mod openai;
 mod plans;
+mod purges;
+mod retention;
 mod rfc6455;
 mod runs;
 mod server;

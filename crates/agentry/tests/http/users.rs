@@ -15,6 +15,7 @@ on_both_engines! {
     lists_are_filtered,
     a_deleted_user_is_gone_and_its_names_are_free,
     a_named_user_is_made_once,
+    a_run_says_who_its_user_is,
 }
 
 const USERS: &str = "/api/v1/users";
@@ -227,4 +228,59 @@ async fn a_named_user_is_made_once(engine: Engine) {
         assert_eq!(status, StatusCode::CREATED);
     }
     wait_until(|| async { server.get(USERS).await.1["total"] == json!(2) }).await;
+}
+
+async fn a_run_says_who_its_user_is(engine: Engine) {
+    let server = Server::start(engine).await;
+    let run = async |user_id: Value, user: Value| {
+        let body = json!({"message": "hi", "user_id": user_id, "user": user});
+        let (status, run) = server.post("/api/v1/agent/simple/run", body).await;
+        assert_eq!((status, &run["success"]), (StatusCode::OK, &json!(true)), "{run}");
+        let id = run["run_id"].as_str().unwrap();
+        assert_eq!(server.get(&format!("/api/v1/runs/{id}")).await.1, run);
+        run
+    };
+    let codes = |run: &Value| {
+        let warnings = run["warnings"].as_array().unwrap();
+        let code = |warning: &Value| {
+            format!(
+                "{} {}",
+                warning["pointer"].as_str().unwrap(),
+                warning["code"].as_str().unwrap()
+            )
+        };
+        warnings.iter().map(code).collect::<Vec<_>>().join(", ")
+    };
+    let given =
+        json!({"email": "Ann@example.org", "phone_number": "+1 2", "user_data": {"k": [1]}});
+    let first = run(json!(7), given.clone()).await;
+    assert_eq!((&first["user"], &first["user_id"]), (&given, &json!("7")));
+    assert_eq!(codes(&first), "");
+    let (_, ann) = server.get(&format!("{USERS}/7")).await;
+    for field in ["email", "phone_number", "user_data"] {
+        assert_eq!(ann[field], given[field], "{field}");
+    }
+    // Said again it is the same; what differs changes nothing, and is said.
+    assert_eq!(codes(&run(json!("7"), given.clone()).await), "");
+    let other = json!({"email": "new@example.org", "user_data": {"k": 2}});
+    let again = run(json!("7"), other).await;
+    assert_eq!(codes(&again), "/user/email known, /user/user_data known");
+    assert_eq!(server.get(&format!("{USERS}/7")).await.1, ann);
+    // What leads to another user is left out.
+    let ben = run(json!("ben"), json!({"email": "ann@example.org", "phone_number": "+3"})).await;
+    assert_eq!(codes(&ben), "/user/email taken");
+    let (_, ben) = server.get(&format!("{USERS}/+3")).await;
+    assert_eq!((&ben["user_id"], &ben["email"]), (&json!("ben"), &Value::Null));
+    // Without an id the address says who it is.
+    let known = run(Value::Null, json!({"email": "ANN@example.org"})).await;
+    assert_eq!((&known["user_id"], codes(&known).as_str()), (&json!("7"), ""));
+    let made = run(Value::Null, json!({"email": "new@example.org"})).await;
+    let (_, new) = server.get(&format!("{USERS}/new@example.org")).await;
+    assert_eq!(made["user_id"], new["id"]);
+    assert_eq!(run(Value::Null, json!({"email": "new@example.org"})).await["user_id"], new["id"]);
+    wait_until(|| async { server.get(USERS).await.1["total"] == json!(3) }).await;
+    let body = json!({"message": "hi", "user_id": "7", "user": {"email": "none"}});
+    let (status, problem) = server.post("/api/v1/agent/simple/run", body).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{problem}");
+    assert_eq!(problem["errors"][0]["pointer"], "/user/email");
 }

@@ -13,7 +13,7 @@ create table app_user (
     shape integer not null,
     document text not null,
     primary key (org, id)
-) strict;
+) strict, without rowid;
 create index app_user_by_email on app_user (org, email, id) where email is not null;
 create index app_user_by_phone_number on app_user (org, phone_number, id)
     where phone_number is not null;

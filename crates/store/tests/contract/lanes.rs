@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use agentry_domain::jobs::JobKind;
 use agentry_domain::{Code, JobId, OrgId, WorkerId};
 use agentry_store::{ClaimedJob, Store, StoreError, Write};
 use futures::future::join_all;
@@ -79,7 +80,8 @@ pub(crate) async fn a_lane_is_first_in_first_out(bed: Bed) {
     assert!(end(&store, &first).await.unwrap());
     assert!(store.job_oldest().await.unwrap().is_some());
     let claimed = claim(&store, worker, 10).await;
-    let expected = ClaimedJob { org, id: second, lane, worker, fence: 1, attempts: 1 };
+    let expected =
+        ClaimedJob { org, id: second, lane, kind: JobKind::Run, worker, fence: 1, attempts: 1 };
     assert_eq!(claimed, [expected]);
     assert!(end(&store, &claimed[0]).await.unwrap());
     let claimed = claim(&store, worker, 10).await;
@@ -169,7 +171,15 @@ pub(crate) async fn a_lost_fence_cannot_write(bed: Bed) {
     })
     .await;
     let claimed = claim(&store, new, 10).await;
-    let expected = ClaimedJob { org, id: lost.id, lane, worker: new, fence: 2, attempts: 2 };
+    let expected = ClaimedJob {
+        org,
+        id: lost.id,
+        lane,
+        kind: JobKind::Run,
+        worker: new,
+        fence: 2,
+        attempts: 2,
+    };
     assert_eq!(claimed, [expected]);
     assert_eq!(make::refused(held(&store, &lost).await).code, Code::Conflict);
     assert_eq!(make::refused(end(&store, &lost).await).code, Code::Conflict);

@@ -19,6 +19,7 @@ mod postgres_sessions;
 mod resources;
 mod statements;
 mod text;
+mod users;
 
 macro_rules! on_both_engines {
     ($($module:ident :: $case:ident,)*) => {
@@ -71,6 +72,7 @@ on_both_engines! {
     text::a_deleted_session_is_forgotten,
     doctor::the_doctor_finds_what_does_not_agree,
     text::memories_are_found_by_words_user_and_marks,
+    users::what_leads_to_a_user_stays_in_its_organisation,
     durability::what_was_acknowledged_is_there_after_reopening,
     durability::a_newer_version_s_database_is_refused,
     durability::a_closed_store_refuses,

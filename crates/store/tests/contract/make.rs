@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use agentry_domain::agents::{Agent, AgentBody, AgentStatus, MemoryPolicy};
+use agentry_domain::jobs::JobKind;
 use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::memories::{Memory, MemoryBody};
 use agentry_domain::ports::{Entropy as _, SystemEntropy};
-use agentry_domain::runs::{GivenMessage, Run, RunRequest, RunStatus, Usage};
+use agentry_domain::runs::{GivenMessage, Run, RunRequest, RunStatus, Usage, UserGiven, Warning};
 use agentry_domain::sessions::{Message, MessageRole, Session, SessionBody, SessionStatus};
 use agentry_domain::{
     AgentId, Error, JobId, JsonText, MemoryId, MessageId, OrgId, RunId, SessionId, Timestamp,
@@ -114,6 +115,11 @@ pub(crate) fn run(agent: AgentId, session: SessionId, user_id: Option<&str>) -> 
         message: None,
         request: RunRequest {
             input: "What is my dog's name?".to_owned(),
+            user: Some(UserGiven {
+                email: Some("ann@example.org".to_owned()),
+                phone_number: None,
+                user_data: json(r#"{"u":[1]}"#),
+            }),
             message_limit: Some(12),
             messages: vec![GivenMessage {
                 role: MessageRole::System,
@@ -133,6 +139,11 @@ pub(crate) fn run(agent: AgentId, session: SessionId, user_id: Option<&str>) -> 
         created_at: now(),
         started_at: None,
         finished_at: None,
+        warnings: vec![Warning {
+            pointer: "/user/email".to_owned(),
+            code: "taken".to_owned(),
+            detail: "leads to another user".to_owned(),
+        }],
     }
 }
 
@@ -164,7 +175,7 @@ pub(crate) fn session_write(org: OrgId, session: &Session) -> Write {
 
 /// The claim of a job that was begun at once.
 pub(crate) fn begun(org: OrgId, id: JobId, lane: [u8; 16], worker: WorkerId) -> ClaimedJob {
-    ClaimedJob { org, id, lane, worker, fence: 1, attempts: 1 }
+    ClaimedJob { org, id, lane, kind: JobKind::Run, worker, fence: 1, attempts: 1 }
 }
 
 /// The rule that was broken.

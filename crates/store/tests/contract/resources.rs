@@ -151,6 +151,7 @@ pub(crate) async fn runs_keep_every_field(bed: Bed) {
     assert_eq!(make::refused(store.write(finish()).await).code, Code::Conflict);
 
     let mut bare = make::run(agent, session, None);
+    bare.warnings = Vec::new();
     bare.request = agentry_domain::runs::RunRequest {
         input: String::new(),
         timeout: Some(Duration::ZERO),
