@@ -62,6 +62,8 @@ pub struct PurgedAnswer {
     runs: u64,
     /// Memories.
     memories: u64,
+    /// Files of sessions.
+    files: u64,
     /// What recall had of messages.
     documents: u64,
 }
@@ -81,6 +83,7 @@ impl<'a> JobAnswer<'a> {
                 messages: result.messages,
                 runs: result.runs,
                 memories: result.memories,
+                files: result.files,
                 documents: result.documents,
             },
             error: job.error.as_deref(),

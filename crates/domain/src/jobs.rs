@@ -78,6 +78,9 @@ pub struct Purged {
     /// Memories.
     #[serde(default)]
     pub memories: u64,
+    /// Files of sessions.
+    #[serde(default)]
+    pub files: u64,
     /// What recall had of messages.
     pub documents: u64,
 }

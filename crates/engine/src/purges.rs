@@ -190,6 +190,7 @@ impl Engine {
     async fn purge_session(&self, purge: &mut Purge, session: &OldSession) -> Result<()> {
         let org = purge.job.org;
         let contents = self.session_contents(org, session.id).await?;
+        let files = self.0.store.file_count(org, session.id).await?;
         let mut write = purge.begin();
         self.log_session_deleted(&mut write, session);
         if contents.is_small() {
@@ -199,13 +200,15 @@ impl Engine {
                 sessions: 1,
                 messages: contents.messages.len() as u64,
                 runs: contents.runs.len() as u64,
+                files,
                 documents,
                 ..Purged::default()
             };
             return self.purge_write(purge, write, went, None).await;
         }
         write.session_end(session.id, session.version);
-        let went = Purged { sessions: 1, ..Purged::default() };
+        write.file_delete_session(session.id);
+        let went = Purged { sessions: 1, files, ..Purged::default() };
         self.purge_write(purge, write, went, Some(session.id)).await?;
         self.purge_contents(purge, session.id).await
     }
@@ -335,6 +338,7 @@ impl Engine {
         result.messages += went.messages;
         result.runs += went.runs;
         result.memories += went.memories;
+        result.files += went.files;
         result.documents += went.documents;
         write.admin_job_save(&record);
         self.0.store.write(write).await?;

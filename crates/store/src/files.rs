@@ -214,6 +214,11 @@ impl Store {
         Ok(Page::from_rows(rows, page, total, |file| file.id.to_bytes()))
     }
 
+    /// How many files a session has.
+    pub async fn file_count(&self, org: OrgId, session: SessionId) -> Result<u64> {
+        self.counter(org, FILES, &session.to_bytes()).await
+    }
+
     /// A chunk of a content; none when the content was replaced or deleted.
     pub async fn file_chunk(
         &self,

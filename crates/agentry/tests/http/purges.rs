@@ -71,6 +71,11 @@ async fn all_that_was_the_users_goes_and_nothing_else(engine: Engine) {
     for (status, _) in futures::future::join_all(said).await {
         assert_eq!(status, StatusCode::CREATED);
     }
+    for session in [&gone[1], &gone[3]] {
+        let path = format!("{session}/files/notes/a.txt");
+        let put = server.request(Method::PUT, &path).body("two boxes").send().await.unwrap();
+        assert_eq!(put.status(), StatusCode::CREATED);
+    }
     // A session of nobody, in which others speak too.
     let (_, shared) = server.post("/api/v1/sessions", json!({})).await;
     let shared_messages = format!("/api/v1/sessions/{}/messages", shared["id"].as_str().unwrap());
@@ -98,6 +103,7 @@ async fn all_that_was_the_users_goes_and_nothing_else(engine: Engine) {
         [&json!(3), &json!(4), &json!(8 + LARGE), &json!(2)],
         "{job}"
     );
+    assert_eq!(result["files"], 2, "{job}");
     assert!(result["documents"].as_u64().unwrap() >= LARGE as u64, "{job}");
     assert!(job["error"].is_null() && job["finished_at"].is_string(), "{job}");
     assert_eq!(server.get("/api/v1/admin/jobs").await.1["items"], json!([job]));
