@@ -22,7 +22,7 @@ use crate::answer::{Handled, IfMatch, IfNoneMatch, entity_tag, json, no_content,
 use crate::extract::{PathName, Query};
 use crate::fields::{Fields, FromFields};
 use crate::lists::{List, list, page_request};
-use crate::openapi::{Conflict, NotFound, PreconditionFailed};
+use crate::openapi::{Conflict, NotFound, PreconditionFailed, ValidationFailed};
 use crate::query_parameters;
 use crate::state::ApiState;
 
@@ -211,6 +211,7 @@ fn media_type(headers: &HeaderMap) -> agentry_domain::Result<String> {
         )),
         (status = 304, description = "It has not changed."),
         (status = 404, response = NotFound),
+        (status = 422, response = ValidationFailed),
         (status = 409, response = Conflict),
     ),
 )]
@@ -286,6 +287,7 @@ fn given(file: &File, body: Body) -> Response {
     responses(
         (status = 204, description = "It is gone."),
         (status = 404, response = NotFound),
+        (status = 422, response = ValidationFailed),
         (status = 409, response = Conflict),
         (status = 412, response = PreconditionFailed),
     ),

@@ -172,6 +172,8 @@ referred! {
     Conflict,
     /// 412, for handlers that can answer it.
     PreconditionFailed,
+    /// 422, for handlers that can answer it without a body or a query.
+    ValidationFailed,
     /// 429, for handlers that can answer it.
     TooManyRequests,
 }

@@ -330,6 +330,9 @@ async fn organisations_see_nothing_of_each_other(engine: Engine) {
     let (_, task) = server.post("/api/v1/tasks", task).await;
     let (_, users) = server.get("/api/v1/users").await;
     let (_, keys) = server.get(KEYS).await;
+    server.post("/api/v1/users", json!({"user_id": "gone"})).await;
+    let purge = server.request(Method::DELETE, "/api/v1/users/gone?purge=true");
+    let (_, job) = answer(purge).await;
     let ours = [
         ("agents", agents["items"][0]["id"].clone()),
         ("sessions", run["session_id"].clone()),
@@ -341,6 +344,7 @@ async fn organisations_see_nothing_of_each_other(engine: Engine) {
         ("plans", plan["id"].clone()),
         ("tasks", task["id"].clone()),
         ("orgs", org["id"].clone()),
+        ("admin", job["id"].clone()),
     ];
     let (_, document) = server.get("/openapi.json").await;
     let mut tried = 0;

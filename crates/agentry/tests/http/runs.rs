@@ -406,7 +406,6 @@ async fn what_is_wrong_is_said(engine: Engine) {
         (json!({"message": "x", "message_limit": 0}), "validation_failed"),
         (json!({"message": "x", "if_busy": "interrupt"}), "not_supported_yet"),
         (json!({"message": "x", "background": true}), "not_supported_yet"),
-        (json!({"message": "x", "user": {"email": "a@b.c"}}), "not_supported_yet"),
     ] {
         let (status, problem) = post(body.clone()).await;
         assert_eq!(
