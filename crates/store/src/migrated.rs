@@ -9,17 +9,25 @@ use agentry_testkit::TempDir;
 use agentry_testkit::postgres::Database;
 use refinery::Target;
 
-use crate::{Options, Store};
+use crate::{Options, Scope, Sought, Store};
 
 const ORG: OrgId = OrgId::from_bytes([1; 16]);
 const AGENT: AgentId = AgentId::from_bytes([2; 16]);
 const SESSION: SessionId = SessionId::from_bytes([3; 16]);
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// An agent, a session with a name and one of nobody, as version 1 had them.
-fn rows(blob: impl Fn(u8) -> String) -> String {
+/// An agent, a session with a name and one of nobody, and a document of text
+/// search, as version 1 had them. `vector` is what PostgreSQL has besides.
+fn rows(blob: impl Fn(u8) -> String, vector: &str) -> String {
     let (org, agent, [one, two]) = (blob(1), blob(2), [blob(3), blob(4)]);
+    let (scope, token) = (blob(9), "09".repeat(16));
     format!(
+        "insert into text_doc (org, id, session, scope, length, tokens{terms}) values \
+             ({org}, {agent}, {one}, {scope}, 2, '§{token} dog biscuit'{vector}); \
+         insert into counter values ({org}, 'text_documents', {scope}, 1), \
+             ({org}, 'text_tokens', {scope}, 2);",
+        terms = if vector.is_empty() { "" } else { ", terms" },
+    ) + &format!(
         "insert into agent values ({org}, {agent}, 'ada', 'says \"hi\"', 'special', 'busy', \
              'compatible/a/b', 'Line one\nline two', '[]', 1, 0, 7, '{{\"n\":1.50}}', \
              '{{\"k\":[null]}}', '{{}}', 'did:agent:ada:02020202', 4, 1000000, 2000000); \
@@ -68,6 +76,11 @@ async fn everything_is_there(store: &Store) {
     assert!(items[1].json.contains(r#""session_name":"home""#), "{}", items[1].json);
     let found = store.session_of_user(ORG, Some("u1"), "home").await.unwrap().unwrap();
     assert_eq!(found.id, SESSION);
+    let scope = Sought::within(Scope::session(SessionId::from_bytes([9; 16])));
+    for (query, hits) in [("biscuit", 1), ("cat", 0)] {
+        let found = store.text_search(ORG, &scope, query, 5).await.unwrap();
+        assert_eq!(found.len(), hits, "{query}");
+    }
 }
 
 #[tokio::test]
@@ -78,7 +91,7 @@ async fn on_sqlite() {
     let first = crate::sqlite::migrations::migrations::runner().set_target(Target::Version(1));
     first.run(&mut connection).unwrap();
     connection
-        .execute_batch(&rows(|byte| format!("x'{}'", format!("{byte:02x}").repeat(16))))
+        .execute_batch(&rows(|byte| format!("x'{}'", format!("{byte:02x}").repeat(16)), ""))
         .unwrap();
     drop(connection);
     let store = Store::open(&Options::sqlite(directory.path())).await.unwrap();
@@ -96,7 +109,8 @@ async fn on_postgres() {
     let first = crate::postgres::migrations::migrations::runner().set_target(Target::Version(1));
     first.run_async(&mut client).await.unwrap();
     let bytes = |byte| format!("'\\x{}'::bytea", format!("{byte:02x}").repeat(16));
-    client.batch_execute(&rows(bytes)).await.unwrap();
+    let vector = ", array_to_tsvector(array['§old', 'dog', 'biscuit'])";
+    client.batch_execute(&rows(bytes, vector)).await.unwrap();
     drop(client);
     let store = Store::open(&Options::postgres(database.url())).await.unwrap();
     everything_is_there(&store).await;

@@ -3,9 +3,10 @@
 //! text gives the same answer on both.
 //!
 //! A document (a message or a memory) is in one scope: a user, a session of
-//! nobody, or the whole organisation. The scope is a token of the document too,
-//! with a mark that no text can produce, so that a search reads the postings of
-//! its own scope only; so is everything else by which a search narrows ([`Mark`]).
+//! nobody, or the whole organisation. Every token of a document begins with its
+//! scope, marked as no text can, so that a word has postings in each scope apart
+//! and a search costs what it finds there, however common the word is elsewhere.
+//! What else a search narrows by are tokens too ([`Mark`]).
 
 use agentry_domain::text::terms as tokens;
 use agentry_domain::{MemoryId, MessageId, OrgId, SessionId};
@@ -20,9 +21,9 @@ use crate::{Result, Store};
 pub const QUERY_TERMS_MAX: usize = 32;
 /// Newest matches that are scored.
 pub const CANDIDATES_MAX: u32 = 500;
-/// The bytes of a document's terms together; what a longer text says further
-/// back cannot be found.
-const DOCUMENT_BYTES_MAX: usize = 256 << 10;
+/// The bytes of a document's tokens together; what a longer text says further
+/// back cannot be found. PostgreSQL's tsvector holds at most 1 MiB.
+const DOCUMENT_BYTES_MAX: usize = 768 << 10;
 /// Terms in more than one of this many documents are dropped while rarer remain.
 const COMMON_TERM_ONE_IN: u64 = 10;
 /// BM25's term saturation and length normalisation (Robertson and Zaragoza,
@@ -33,7 +34,12 @@ const BM25_B: f64 = 0.4;
 const COUNTED_SCOPES: usize = 3;
 /// The session of a document that is no message: none.
 const NO_SESSION: SessionId = SessionId::from_bytes([0; 16]);
-/// Begins a scope's token. Not a letter or digit, so no text has such a token;
+/// Bytes of a scope that its tokens begin with: the last ones, which are random
+/// in a session's id too. A search compares the whole scope as well.
+const SCOPE_BYTES: usize = 6;
+/// What each token of a document begins with: [`SCOPE_MARK`] and the hex digits.
+const SCOPE_PREFIX_BYTES: usize = SCOPE_MARK.len_utf8() + 2 * SCOPE_BYTES;
+/// Begins a scope's tokens. Not a letter or digit, so no text has such a token;
 /// not ASCII, so FTS5's tokenizer keeps it.
 const SCOPE_MARK: char = '§';
 
@@ -119,8 +125,9 @@ impl Scope {
         Self(digest(&[b"memories", &org.to_bytes()]))
     }
 
-    fn token(self) -> String {
-        token(self.0)
+    /// A token as it stands in this scope.
+    fn token(self, token: &str) -> String {
+        marked(&self.0[16 - SCOPE_BYTES..]) + token
     }
 }
 
@@ -150,7 +157,12 @@ fn digest(parts: &[&[u8]]) -> [u8; 16] {
     digest
 }
 
-fn token(bytes: [u8; 16]) -> String {
+/// A token as a text has it, of one that stands in a document.
+fn unscoped(token: &str) -> &str {
+    token.get(SCOPE_PREFIX_BYTES..).unwrap_or_default()
+}
+
+fn marked(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     let mut token = String::with_capacity(34);
     token.push(SCOPE_MARK);
@@ -232,8 +244,9 @@ impl Write {
         let mut tokens = tokens(content);
         let mut room = DOCUMENT_BYTES_MAX;
         let fit = tokens.iter().take_while(|token| {
-            let fits = token.len() <= room;
-            room = room.saturating_sub(token.len());
+            let bytes = SCOPE_PREFIX_BYTES + token.len();
+            let fits = bytes <= room;
+            room = room.saturating_sub(bytes);
             fits
         });
         tokens.truncate(fit.count());
@@ -241,8 +254,8 @@ impl Write {
             return;
         }
         let length = i64::try_from(tokens.len()).unwrap_or(i64::MAX);
-        let marks = marks.iter().map(|mark| token(mark.0));
-        let all: Vec<String> = [scope.token()].into_iter().chain(marks).chain(tokens).collect();
+        let marks = marks.iter().map(|mark| marked(&mark.0));
+        let all: Vec<String> = marks.chain(tokens).map(|token| scope.token(&token)).collect();
         self.add(&TEXT_INSERT, values![self.org, id, session, scope.0, length, all.join(" ")]);
         self.full_text.push((&TEXT_INDEX, values![self.org, id]));
         self.count(TEXT_DOCUMENTS, &scope.0, 1);
@@ -408,17 +421,23 @@ impl Store {
                 tokens.iter().map(|token| format!("{quote}{token}{quote}")).collect();
             format!("({})", quoted.join(or))
         };
-        let scopes = sought.scopes().iter().map(|scope| scope.token()).collect();
-        let marks = sought.marks.iter().map(|any| any.iter().map(|mark| token(mark.0)).collect());
+        let scoped = |tokens: Vec<String>| -> Vec<String> {
+            let scopes = sought.scopes().iter();
+            scopes.flat_map(|scope| tokens.iter().map(|token| scope.token(token))).collect()
+        };
+        let marks = sought.marks.iter().map(|any| any.iter().map(|mark| marked(&mark.0)).collect());
         let terms = terms.iter().map(|term| (*term).clone()).collect();
-        let all: Vec<String> = [scopes].into_iter().chain(marks).chain([terms]).map(any).collect();
+        // The words first: they are rarer than marks.
+        let all: Vec<String> =
+            [terms].into_iter().chain(marks).map(|tokens| any(scoped(tokens))).collect();
         all.join(and)
     }
 }
 
 /// A term with the number of candidates that hold it.
 fn count(term: String, candidates: &[Candidate]) -> (String, u64) {
-    let holds = |candidate: &&Candidate| candidate.tokens.split(' ').any(|token| token == term);
+    let holds =
+        |candidate: &&Candidate| candidate.tokens.split(' ').any(|token| unscoped(token) == term);
     let n = candidates.iter().filter(holds).count() as u64;
     (term, n)
 }
@@ -469,6 +488,7 @@ impl Query {
         let score = |candidate: Candidate| {
             let mut frequencies = vec![0.0; weights.len()];
             for token in candidate.tokens.split(' ') {
+                let token = unscoped(token);
                 if let Ok(place) = self.weighed.binary_search_by(|(term, _)| (**term).cmp(token)) {
                     frequencies[place] += 1.0;
                 }
@@ -495,8 +515,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_text_makes_a_scope_token() {
-        let token = Scope([7; 16]).token();
+    fn no_text_makes_a_token_of_a_scope() {
+        let token = Scope([7; 16]).token("dog");
+        assert_eq!((token.as_str(), unscoped(&token)), ("§070707070707dog", "dog"));
         for text in [token.clone(), format!("x{token}y"), format!("\"{token}\"")] {
             assert!(!tokens(&text).contains(&token));
         }
