@@ -27,8 +27,6 @@ const DESCRIPTION_CHARS_MAX: usize = 10_000;
 const INSTRUCTIONS_CHARS_MAX: usize = 200_000;
 const DID_CHARS_MAX: usize = 100;
 
-const OWN: &str = "The client's own, kept as it is.";
-
 type AgentCreate = Create<AgentBody>;
 type AgentPatch = Change<AgentBody>;
 type AgentShown = Shown<AgentBody>;
@@ -71,17 +69,10 @@ impl ResourceFields for AgentBody {
                 .nested("memory", |fields| read_memory(fields, was.map(|was| &was.memory)))
                 .about("How it uses memory.")
                 .or_was(MemoryPolicy::default(), was.map(|was| &was.memory)),
-            configuration: fields.own_object(
-                "configuration",
-                OWN,
-                was.map(|was| &was.configuration),
-            ),
-            metadata: fields.own_object("metadata", OWN, was.map(|was| &was.metadata)),
-            resource_limits: fields.own_object(
-                "resource_limits",
-                OWN,
-                was.map(|was| &was.resource_limits),
-            ),
+            configuration: fields.own_object("configuration", was.map(|was| &was.configuration)),
+            metadata: fields.own_object("metadata", was.map(|was| &was.metadata)),
+            resource_limits: fields
+                .own_object("resource_limits", was.map(|was| &was.resource_limits)),
             // The engine's, at the beginning and for good.
             did: was.map(|was| was.did.clone()).unwrap_or_default(),
         }

@@ -44,6 +44,9 @@ use kinds::{
 /// What the faults of something known but not built yet are called.
 pub const NOT_SUPPORTED_YET: &str = "not_supported_yet";
 
+/// What an object of the client's is, for the document.
+const OWN: &str = "The client's own, kept as it is.";
+
 /// Something that is read field by field.
 pub trait FromFields: Sized {
     /// Reads or describes it; see the module.
@@ -258,13 +261,8 @@ impl Fields {
 
     /// A JSON object of the client's in a resource's body: empty when it is not
     /// given, merged (RFC 7396) into what it was when it is changed.
-    pub fn own_object(
-        &mut self,
-        name: &'static str,
-        about: &'static str,
-        was: Option<&JsonText>,
-    ) -> JsonText {
-        self.own_object_named(name, None, about, was)
+    pub fn own_object(&mut self, name: &'static str, was: Option<&JsonText>) -> JsonText {
+        self.own_object_named(name, None, OWN, was)
     }
 
     /// The same, with another name that is read when the first is absent.

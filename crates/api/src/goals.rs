@@ -25,8 +25,6 @@ const DESCRIPTION_CHARS_MAX: usize = 10_000;
 const CRITERIA_MAX: usize = 200;
 const DID_CHARS_MAX: usize = 100;
 
-const OWN: &str = "The client's own, kept as it is.";
-
 type GoalCreate = Create<GoalBody>;
 type GoalPatch = Change<GoalBody>;
 type GoalShown = Shown<GoalBody>;
@@ -65,12 +63,12 @@ impl ResourceFields for GoalBody {
                 .reference("parent_goal_id")
                 .about("The goal that it is a part of, which is there; goals make no circle.")
                 .optional_or_was(was.map(|was| &was.parent_goal_id)),
-            constraints: fields.own_object("constraints", OWN, was.map(|was| &was.constraints)),
+            constraints: fields.own_object("constraints", was.map(|was| &was.constraints)),
             decomposition_strategy: fields
                 .text("decomposition_strategy", 1..=LABEL_CHARS_MAX)
                 .about("A label: how it is to be taken apart.")
                 .optional_or_was(was.map(|was| &was.decomposition_strategy)),
-            metadata: fields.own_object("metadata", OWN, was.map(|was| &was.metadata)),
+            metadata: fields.own_object("metadata", was.map(|was| &was.metadata)),
         }
     }
 

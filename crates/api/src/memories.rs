@@ -76,11 +76,7 @@ impl ResourceFields for MemoryBody {
                      organisation, as one without a user is in any case.",
                 )
                 .or_was(MemoryAccess::default(), was.map(|was| &was.access)),
-            metadata: fields.own_object(
-                "metadata",
-                "The client's own, kept as it is.",
-                was.map(|was| &was.metadata),
-            ),
+            metadata: fields.own_object("metadata", was.map(|was| &was.metadata)),
         }
     }
 }

@@ -19,8 +19,6 @@ const LABEL_CHARS_MAX: usize = 200;
 const DESCRIPTION_CHARS_MAX: usize = 10_000;
 const STEPS_MAX: usize = 500;
 
-const OWN: &str = "The client's own, kept as it is.";
-
 type PlanCreate = Create<PlanBody>;
 type PlanPatch = Change<PlanBody>;
 type PlanShown = Shown<PlanBody>;
@@ -55,7 +53,7 @@ impl ResourceFields for PlanBody {
                 .own_list("steps", 0..=STEPS_MAX)
                 .about("Any JSON values, kept as they are.")
                 .or_was(JsonText::empty_list(), was.map(|was| &was.steps)),
-            metadata: fields.own_object("metadata", OWN, was.map(|was| &was.metadata)),
+            metadata: fields.own_object("metadata", was.map(|was| &was.metadata)),
         }
     }
 

@@ -317,7 +317,7 @@ fn read_user(fields: &mut Fields, is_named: bool) -> Option<UserGiven> {
                 .field("phone_number", PhoneNumber)
                 .about("A phone number.")
                 .optional(),
-            user_data: fields.own_object("user_data", "The client's own.", None),
+            user_data: fields.own_object("user_data", None),
         })
         .about(USER)
         .optional()?;

@@ -44,11 +44,7 @@ impl ResourceFields for SessionBody {
                 .choice("status")
                 .about("Where it is in its life. Clients set it.")
                 .or_was(SessionStatus::default(), was.map(|was| &was.status)),
-            metadata: fields.own_object(
-                "metadata",
-                "The client's own, kept as it is.",
-                was.map(|was| &was.metadata),
-            ),
+            metadata: fields.own_object("metadata", was.map(|was| &was.metadata)),
         }
     }
 }

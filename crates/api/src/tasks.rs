@@ -18,8 +18,6 @@ use crate::state::ApiState;
 const LABEL_CHARS_MAX: usize = 200;
 const DESCRIPTION_CHARS_MAX: usize = 10_000;
 
-const OWN: &str = "The client's own, kept as it is.";
-
 type TaskCreate = Create<TaskBody>;
 type TaskPatch = Change<TaskBody>;
 type TaskShown = Shown<TaskBody>;
@@ -69,7 +67,7 @@ impl ResourceFields for TaskBody {
                 .choice("status")
                 .about("How far it is. Clients set any.")
                 .or_was(TaskStatus::default(), was.map(|was| &was.status)),
-            metadata: fields.own_object("metadata", OWN, was.map(|was| &was.metadata)),
+            metadata: fields.own_object("metadata", was.map(|was| &was.metadata)),
         }
     }
 

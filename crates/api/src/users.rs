@@ -21,8 +21,6 @@ use crate::query_parameters;
 use crate::state::ApiState;
 
 const NAME_CHARS_MAX: usize = 200;
-const OWN: &str = "The client's own, kept as it is.";
-
 type UserCreate = Create<UserBody>;
 type UserPatch = Change<UserBody>;
 type UserShown = Shown<UserBody>;
@@ -48,8 +46,8 @@ impl ResourceFields for UserBody {
                 .text("name", 1..=NAME_CHARS_MAX)
                 .about("What people call it; need not be unique.")
                 .optional_or_was(was.map(|was| &was.name)),
-            user_data: fields.own_object("user_data", OWN, was.map(|was| &was.user_data)),
-            metadata: fields.own_object("metadata", OWN, was.map(|was| &was.metadata)),
+            user_data: fields.own_object("user_data", was.map(|was| &was.user_data)),
+            metadata: fields.own_object("metadata", was.map(|was| &was.metadata)),
         }
     }
 }
