@@ -21,6 +21,7 @@ use crate::{Result, Store};
 pub const QUERY_TERMS_MAX: usize = 32;
 /// Newest matches that are scored.
 pub const CANDIDATES_MAX: u32 = 500;
+const CANDIDATES_FEW: u64 = CANDIDATES_MAX as u64;
 /// The bytes of a document's tokens together; what a longer text says further
 /// back cannot be found. PostgreSQL's tsvector holds at most 1 MiB.
 const DOCUMENT_BYTES_MAX: usize = 768 << 10;
@@ -88,7 +89,7 @@ statements! {
         union all select kind, key, n from counter_change \
         where org = $1 and kind in ('text_documents', 'text_tokens') and key in ($2, $3, $4)) \
         as changes group by kind, key";
-    TEXT_TERM_COUNT = sqlite "select count(*) from (select 1 from text_index \
+    TEXT_MATCHES = sqlite "select count(*) from (select 1 from text_index \
         where text_index match $1 limit $2)"
         postgres "select count(*) from (select 1 from text_doc \
         where terms @@ $1::text::tsquery limit $2) as counted";
@@ -371,9 +372,16 @@ impl Store {
         (documents, tokens): (u64, u64),
         limit: usize,
     ) -> Result<Vec<Hit>> {
-        if documents <= u64::from(CANDIDATES_MAX) {
+        let all: Vec<&String> = terms.iter().collect();
+        let matches = match documents {
+            0..=CANDIDATES_FEW => documents,
+            _ => self.text_matches(sought, &all).await?,
+        };
+        if matches == 0 {
+            return Ok(Vec::new());
+        }
+        if matches <= CANDIDATES_FEW {
             // All that match are candidates, and tell how common each term is.
-            let all: Vec<&String> = terms.iter().collect();
             let bound = self.matching(org, sought, &all);
             let candidates = self.rows(&TEXT_CANDIDATES, bound, candidate).await?;
             let weighed = terms.iter().map(|term| count(term.clone(), &candidates)).collect();
@@ -390,6 +398,16 @@ impl Store {
         Ok(Query { weighed, documents, tokens }.rank(candidates, limit))
     }
 
+    /// How many documents have any of the terms, counted no further than needed
+    /// to tell that they are too many to look at all: most questions have nothing,
+    /// or little, to do with most of what is kept, and this many are counted
+    /// faster than another thread is woken.
+    async fn text_matches(&self, sought: &Sought, terms: &[&String]) -> Result<u64> {
+        let bound = values![self.match_any(sought, terms), i64::from(CANDIDATES_MAX) + 1];
+        let counted = self.point(&TEXT_MATCHES, bound, value::int).await?;
+        Ok(counted.map_or(0, i64::unsigned_abs))
+    }
+
     /// In how many of many documents each term is, counted no further than
     /// needed to tell that it is common.
     async fn text_weigh(
@@ -401,7 +419,7 @@ impl Store {
         let count_max = documents / COMMON_TERM_ONE_IN + u64::from(CANDIDATES_MAX);
         let count_max = i64::try_from(count_max).unwrap_or(i64::MAX);
         let bound = terms.iter().map(|term| values![self.match_any(sought, &[term]), count_max]);
-        let counted = self.scan_each(&TEXT_TERM_COUNT, bound.collect(), value::int).await?;
+        let counted = self.scan_each(&TEXT_MATCHES, bound.collect(), value::int).await?;
         let counts = counted.into_iter().map(|rows| rows.first().map_or(0, |n| n.unsigned_abs()));
         Ok(terms.iter().cloned().zip(counts).collect())
     }
