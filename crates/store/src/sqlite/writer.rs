@@ -14,13 +14,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rusqlite::{Connection, params_from_iter, types::ValueRef};
+use rusqlite::{Connection, params, params_from_iter, types::ValueRef};
 use tokio::sync::{oneshot, watch};
 
 use crate::counters::COUNTER_ADD;
 use crate::log::{LOG_HEAD, LOG_HEAD_SET, LOG_INSERT};
 use crate::sql::Sql;
-use crate::value::{Value, values};
+use crate::value::Value;
 use crate::write::{CounterKey, Expect, Probe, Statement, Urgency, Write, Written};
 use crate::{Activity, Result, StoreError};
 
@@ -39,7 +39,14 @@ const COMPANY_WAIT_MIN: Duration = Duration::from_micros(100);
 /// What a wait adds to a write at most.
 const COMPANY_WAIT_MAX: Duration = Duration::from_millis(1);
 
-type Answer = oneshot::Sender<Result<Written>>;
+type Answer = oneshot::Sender<Answered>;
+
+/// What came of a write, and the write itself: whoever made it frees it, on the
+/// thread that it has its memory from.
+struct Answered {
+    result: Result<Written>,
+    _write: Write,
+}
 
 struct Waiting {
     write: Write,
@@ -132,7 +139,7 @@ impl Writer {
         if enough {
             self.shared.wake.notify_one();
         }
-        answered.await.map_err(|_| StoreError::Closed)?
+        answered.await.map_err(|_| StoreError::Closed)?.result
     }
 
     pub(super) fn log_changed(&self) -> watch::Receiver<i64> {
@@ -234,7 +241,9 @@ impl Group {
         let (writes, answers): (Vec<Write>, Vec<Answer>) =
             waiting.into_iter().map(|waiting| (waiting.write, waiting.answer)).unzip();
         match self.apply(&writes) {
-            Applied::Committed(results) => self.answer(results, answers, shared),
+            Applied::Committed(results) => {
+                self.answer(results, writes.into_iter().zip(answers), shared);
+            }
             Applied::Undone(StoreError::Bug(reason)) if writes.len() > 1 => {
                 // One of them does not fit in; alone, the others do.
                 tracing::error!(reason, "a group was rolled back; its writes go one by one");
@@ -247,7 +256,7 @@ impl Group {
                 shared.counts.failed.fetch_add(answers.len() as u64, Ordering::Relaxed);
                 let is_full = matches!(error, StoreError::Full(_));
                 let mut first = Some(error);
-                for answer in answers {
+                for (write, answer) in writes.into_iter().zip(answers) {
                     let error = first.take().unwrap_or_else(|| {
                         let cause = "the group's commit failed".into();
                         if is_full {
@@ -256,20 +265,25 @@ impl Group {
                             StoreError::Unavailable(cause)
                         }
                     });
-                    let _ = answer.send(Err(error));
+                    let _ = answer.send(Answered { result: Err(error), _write: write });
                 }
             }
         }
     }
 
-    fn answer(&self, results: Vec<Result<Written>>, answers: Vec<Answer>, shared: &Shared) {
+    fn answer(
+        &self,
+        results: Vec<Result<Written>>,
+        asked: impl Iterator<Item = (Write, Answer)>,
+        shared: &Shared,
+    ) {
         let done = results.iter().filter(|result| result.is_ok()).count() as u64;
         let refused = results.len() as u64 - done;
         shared.counts.commits.fetch_add(u64::from(done > 0), Ordering::Relaxed);
         shared.counts.writes.fetch_add(done, Ordering::Relaxed);
         shared.counts.refused.fetch_add(refused, Ordering::Relaxed);
-        for (result, answer) in results.into_iter().zip(answers) {
-            let _ = answer.send(result);
+        for (result, (write, answer)) in results.into_iter().zip(asked) {
+            let _ = answer.send(Answered { result, _write: write });
         }
         shared.head.send_if_modified(|head| std::mem::replace(head, self.seq) != self.seq);
     }
@@ -352,20 +366,21 @@ impl Group {
             )?;
         }
         let first = self.seq;
+        let mut insert = connection.prepare_cached(LOG_INSERT.sqlite)?;
         for (write, entry) in applied().flat_map(|w| w.log.iter().map(move |entry| (w, entry))) {
             self.seq += 1;
-            let values = values![
+            insert.execute(params![
                 self.seq,
-                write.org,
-                entry.at,
+                Value::from(write.org),
+                Value::from(entry.at),
                 entry.kind,
                 entry.entity.as_str(),
-                entry.id,
-                entry.actor,
-                &entry.data,
-            ];
-            change(connection, &LOG_INSERT, &values)?;
+                Value::from(entry.id),
+                Value::from(entry.actor),
+                entry.data,
+            ])?;
         }
+        drop(insert);
         if self.seq != first {
             change(connection, &LOG_HEAD_SET, &[Value::Int(self.seq)])?;
         }
