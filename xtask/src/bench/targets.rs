@@ -112,7 +112,7 @@ impl Target {
         command.extend(["--listen", "127.0.0.1:0", "--data"].map(str::to_owned));
         command.push(dir.to_string_lossy().into_owned());
         if let Some(cluster) = cluster {
-            command.extend(["--database".to_owned(), cluster.create_database("agentry")?]);
+            command.extend(["--database".to_owned(), cluster.create_database(&name(dir))?]);
         }
         let spec = Spec::new(command, &dir.with_extension("log")).preload(preload);
         let mut server = Guarded::start(spec)?;
@@ -123,11 +123,12 @@ impl Target {
         Self::with_rows(server, address, database, key.trim().to_owned())
     }
 
-    /// The same work by FastAPI and asyncpg.
+    /// The same work by FastAPI and asyncpg; its log is beside `place`, and its
+    /// database is called like it.
     ///
     /// # Errors
     /// When Python or its packages cannot be had, or it does not start.
-    pub fn fastapi(logs: &Path, cluster: &Cluster) -> Result<Self> {
+    pub fn fastapi(place: &Path, cluster: &Cluster) -> Result<Self> {
         let dir = root().join("bench/peers/fastapi_asyncpg");
         let python = python::venv("venv-fastapi", &dir.join("requirements.txt"))?;
         // A process for each processor, as uvicorn's manual advises.
@@ -142,8 +143,8 @@ impl Target {
         command.extend(["--host", "127.0.0.1", "--port", &port_text]);
         command.extend(["--workers", &workers_text, "--loop", "uvloop", "--http", "httptools"]);
         command.extend(["--no-access-log"]);
-        let spec = Spec::new(command, &logs.join("fastapi.log"))
-            .env("PEER_DATABASE", cluster.create_database("peer")?)
+        let spec = Spec::new(command, &place.with_extension("log"))
+            .env("PEER_DATABASE", cluster.create_database(&name(place))?)
             .env("PEER_KEY", PEER_KEY)
             .env("PYTHONDONTWRITEBYTECODE", "1");
         let mut server = Guarded::start(spec)?;
@@ -205,6 +206,10 @@ impl Target {
         let ids = if work == Work::Read { self.ids.clone() } else { Vec::new() };
         Requests { key: self.key.clone(), mix, ids }
     }
+}
+
+fn name(place: &Path) -> String {
+    place.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn listening(server: &mut Guarded) -> Result<String> {
