@@ -4,7 +4,9 @@
 //! kills PostgreSQL does so with a [`Cluster`] of its own.
 
 use std::ffi::OsStr;
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -161,6 +163,31 @@ impl Cluster {
     pub fn kill(&mut self) {
         // Dropping it is that; see `GUARD`.
         assert!(self.server.take().is_some(), "PostgreSQL was not running");
+    }
+
+    /// Starts it again with this certificate and key, in PEM, and takes only
+    /// encrypted connections from now on.
+    ///
+    /// # Panics
+    /// When its files cannot be written, or it does not start.
+    pub fn encrypt(&mut self, certificate: &str, key: &str) {
+        self.kill();
+        let data = self.dir.path().join("data");
+        let write = |name: &str, content: &str| {
+            let path = data.join(name);
+            std::fs::write(&path, content)
+                .and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(0o600)))
+                .and_then(|()| match server_user() {
+                    Some((uid, gid)) => std::os::unix::fs::chown(&path, Some(uid), Some(gid)),
+                    None => Ok(()),
+                })
+                .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+        };
+        write("server.crt", certificate);
+        write("server.key", key);
+        write("postgresql.auto.conf", "ssl = on\n");
+        write("pg_hba.conf", "hostssl all all 127.0.0.1/32 trust\n");
+        self.start_again();
     }
 
     /// Starts it after [`Cluster::kill`] and waits until it has recovered.

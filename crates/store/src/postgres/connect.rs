@@ -27,6 +27,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::sql::{self, Sql};
 use crate::{Result, StoreError};
 
+use super::tls;
+
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long sent data may stay unacknowledged before a connection counts as lost.
@@ -80,6 +82,7 @@ pub(crate) struct Target {
 
 impl Target {
     pub(crate) fn parse(url: &str) -> Result<Self> {
+        let (url, authorities) = tls::split(url);
         let mut config: Config = url.parse().map_err(|error: tokio_postgres::Error| {
             // The cause names the faulty part, never the password.
             StoreError::Unavailable(format!("the database's URL is not valid: {error}").into())
@@ -96,11 +99,7 @@ impl Target {
             SslMode::Prefer => !is_local(&config),
             _ => true,
         };
-        let tls = encrypted.then(|| {
-            // Fails when another provider is the process's already, which then is used.
-            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-            MakeRustlsConnect::with_webpki_roots()
-        });
+        let tls = encrypted.then(|| tls::connector(authorities.as_deref())).transpose()?;
         Ok(Self { config, tls, tasks: Tasks::default() })
     }
 

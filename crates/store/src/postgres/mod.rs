@@ -14,6 +14,7 @@ mod marks;
 mod pipeline;
 mod queue;
 mod reader;
+mod tls;
 mod values;
 mod writer;
 

@@ -16,6 +16,7 @@ mod lists;
 mod log;
 mod make;
 mod postgres_sessions;
+mod postgres_tls;
 mod resources;
 mod statements;
 mod text;
