@@ -196,6 +196,14 @@ impl Settings {
             "auth = \"none\" is for a loopback address only, not for {}",
             self.listen
         );
+        // Who reaches this server from elsewhere must not reach what listens on
+        // this machine alone.
+        anyhow::ensure!(
+            !self.outbound.loopback_targets_allowed || self.listen.ip().is_loopback(),
+            "outbound.loopback_targets_allowed is for a server on a loopback address only, not \
+             for {}",
+            self.listen
+        );
         let positive = [
             ("http.body_bytes_max", self.http.body_bytes_max),
             ("files.file_bytes_max", self.files.file_bytes_max),
@@ -335,6 +343,10 @@ mod tests {
         refused(&[("AGENTRY_RUNS__LEAES_MS", "2000")]);
         refused(&[("AGENTRY_AUTH", "none"), ("AGENTRY_LISTEN", "0.0.0.0:80")]);
         refused(&[("AGENTRY_AUTH", "sometimes")]);
+        refused(&[
+            ("AGENTRY_OUTBOUND__LOOPBACK_TARGETS_ALLOWED", "true"),
+            ("AGENTRY_LISTEN", "0.0.0.0:80"),
+        ]);
         refused(&[("AGENTRY_STORE__WRITES_WAITING_MAX", "0")]);
         refused(&[("AGENTRY_PROVIDERS__X__KEY", "no url")]);
     }
