@@ -14,6 +14,8 @@ named! {
         Run = "run",
         /// Deletes what belonged to something that is gone.
         Purge = "purge",
+        /// Delivers to the webhook of its id what waits for it.
+        Webhook = "webhook",
     }
 }
 

@@ -11,7 +11,7 @@ use reqwest::Url;
 use tokio::time::Instant;
 
 use crate::failure::Failure;
-use crate::guard::{Guard, GuardedResolver, Lookup, SystemLookup};
+use crate::guard::{Guard, GuardedResolver, Lookup, Refused, SystemLookup};
 use crate::options::Options;
 use crate::reply::{Limits, Reply};
 
@@ -69,6 +69,12 @@ impl Client {
         let resolver = Arc::new(GuardedResolver { guard, lookup });
         let guarded = || builder(options).dns_resolver(Arc::clone(&resolver));
         Self::build(options, Some(guard), guarded)
+    }
+
+    /// Whether this client would call a URL, as far as that can be said before its
+    /// name is looked up.
+    pub fn check(&self, url: &Url) -> Result<(), Refused> {
+        self.guard.map_or(Ok(()), |guard| guard.check(url))
     }
 
     fn build(
@@ -129,9 +135,7 @@ impl Client {
     async fn send(&self, call: PostJson) -> Result<reqwest::Response, Failure> {
         // The connector takes a host that is an address as it is, and asks no
         // resolver; so this is the check of those.
-        if let Some(guard) = self.guard {
-            guard.check(&call.url).map_err(Failure::Refused)?;
-        }
+        self.check(&call.url).map_err(Failure::Refused)?;
         self.http
             .post(call.url)
             .headers(call.headers)
