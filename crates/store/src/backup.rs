@@ -39,6 +39,8 @@ const STAGED_NAME: &str = "restore.tmp";
 const KEYS_APART_SINCE: i64 = 9;
 /// The installation's key, which is not in the database.
 const OWNER_KEY_NAME: &str = "owner.key";
+/// The key of its sealed secrets, which is not either.
+const SEALING_KEY_NAME: &str = "sealing.key";
 const ASIDE_PREFIX: &str = "before-restore-";
 
 /// What a backup says of itself.
@@ -433,8 +435,8 @@ fn set_aside(
     std::fs::create_dir(&aside)?;
     for path in there {
         let Some(name) = path.file_name() else { continue };
-        // The key goes on opening what it opens.
-        if !(has_key && name == OWNER_KEY_NAME) {
+        // The keys go on opening what they open.
+        if !(has_key && (name == OWNER_KEY_NAME || name == SEALING_KEY_NAME)) {
             std::fs::rename(&path, aside.join(name))?;
         }
     }
