@@ -25,7 +25,7 @@ statements! {
     WEBHOOK_ROOM = "select 1 where (select count(*) from webhook where org = $1) <= $2";
     WEBHOOK_ENABLED = "select id, version, created_at, updated_at, shape, document from webhook \
         where org = $1 and enabled = 1 order by id";
-    scan WEBHOOK_ANY = "select 1 from webhook where enabled = 1 limit 1";
+    scan WEBHOOK_ANY = "select enabled from webhook where enabled = 1 limit 1";
     // As far back as somebody may have to be told of something.
     scan WEBHOOK_BEHIND = "select coalesce(min(cursor), 0) from webhook_feed";
     FEED_INSERT = "insert into webhook_feed (org, id, cursor, wanted, asked, secret) \
@@ -81,7 +81,7 @@ statements! {
         finished_at = $2 where org = $3 and webhook = $4 and state = 'waiting' and asked = 0";
     DELIVERY_ASK = "update webhook_delivery set asked = 1, state = 'waiting', next_at = $1, \
         finished_at = null where org = $2 and webhook = $3 and id = $4 and state <> 'waiting'";
-    DELIVERY_FOUND = "select 1 from webhook_delivery where org = $1 and webhook = $2 and id = $3";
+    DELIVERY_FOUND = "select attempts from webhook_delivery where org = $1 and webhook = $2 and id = $3";
     DELIVERY_ROOM = "select 1 where (select count(*) from webhook_delivery where org = $1 \
         and webhook = $2 and state = 'waiting' and asked = 1) <= $3";
     DELIVERY_LIST_ASC = "select id, seq, event_type, state, attempts, status, error, body, \
