@@ -14,6 +14,7 @@ mod live;
 mod memories;
 mod orgs;
 mod plans;
+mod progress;
 mod purges;
 mod recall;
 mod resources;

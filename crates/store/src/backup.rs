@@ -119,6 +119,20 @@ pub struct Backup {
 }
 
 impl Store {
+    /// How far the backup is that is being made: bytes of the copy so far, and of
+    /// the database. None when none is made.
+    pub fn backup_progress(&self) -> Option<(u64, u64)> {
+        let data = self.sqlite_data()?;
+        let database = std::fs::metadata(data.join(FILE_NAME)).ok()?.len();
+        let copies = std::fs::read_dir(data).ok()?.filter_map(|entry| {
+            let entry = entry.ok()?;
+            let name = entry.file_name();
+            name.to_str()?.starts_with(COPY_PREFIX).then(|| entry.metadata().ok())?
+        });
+        let copied = copies.map(|copy| copy.len()).max()?;
+        Some((copied.min(database), database))
+    }
+
     /// Copies the whole database as it is at one moment. Reads and writes go on;
     /// the copy needs as much room in the data directory as the database.
     pub async fn backup(&self, made_at: Timestamp) -> Result<Backup> {
