@@ -128,7 +128,7 @@ impl Guard {
             name.strip_suffix(*domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
         let is_loopback = is_in(&LOOPBACK_NAME) && !self.loopback_allowed;
-        if name.is_empty() || is_loopback || NAMES_REFUSED.iter().any(|domain| is_in(domain)) {
+        if name.is_empty() || is_loopback || NAMES_REFUSED.iter().any(is_in) {
             return Err(Refused::Name);
         }
         Ok(())

@@ -101,7 +101,8 @@ fn loopback_allowed() -> Options {
 /// `127.0.0.1`, which is where a connection to `0.0.0.0` arrives.
 async fn allowed_and_canary() -> (Counted, Counted) {
     loop {
-        let allowed = Counted::listen((Ipv6Addr::LOCALHOST, 0).into(), ok()).await.unwrap();
+        let allowed =
+            Counted::listen((Ipv6Addr::LOCALHOST, 0).into(), ok()).await.expect("it listens");
         let beside = (Ipv4Addr::LOCALHOST, allowed.address.port()).into();
         if let Ok(canary) = Counted::listen(beside, ok()).await {
             return (allowed, canary);

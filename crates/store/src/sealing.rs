@@ -3,7 +3,7 @@
 use agentry_domain::OrgId;
 
 use crate::sql::statements;
-use crate::value::values;
+use crate::value::{Columns, values};
 use crate::write::Write;
 use crate::{Result, Store};
 
@@ -22,7 +22,7 @@ const SYSTEM: OrgId = OrgId::from_bytes([0; 16]);
 impl Store {
     /// The mark of the key that secrets are sealed with; none as long as nothing is.
     pub async fn sealing_mark(&self) -> Result<Option<Vec<u8>>> {
-        self.point(&SEALING_GET, values![], |row| row.bytes()).await
+        self.point(&SEALING_GET, values![], read_mark).await
     }
 
     /// Stores the mark, unless something is sealed with another key; the one that
@@ -31,6 +31,10 @@ impl Store {
         let mut write = Write::new(SYSTEM);
         write.add(&SEALING_SET, values![mark.to_vec()]);
         self.write(write).await?;
-        self.point(&SEALING_SEEN, values![], |row| row.bytes()).await
+        self.point(&SEALING_SEEN, values![], read_mark).await
     }
+}
+
+fn read_mark(row: &mut Columns<'_>) -> Result<Vec<u8>> {
+    row.bytes()
 }
