@@ -354,7 +354,7 @@ impl Engine {
     fn save_delivery(&self, write: &mut Write, round: &mut Round, delivery: &WebhookDelivery) {
         write.job_held(&round.job);
         write.webhook_delivery_save(round.webhook, delivery);
-        if round.saved % PRUNE_EVERY == 0 {
+        if round.saved.is_multiple_of(PRUNE_EVERY) {
             let kept_max = self.0.options.webhooks.deliveries_kept_max;
             write.webhook_deliveries_prune(round.webhook, kept_max);
         }

@@ -147,7 +147,7 @@ impl Engine {
             let mut fitting =
                 entries.iter().filter(|entry| filter.fits(entry)).map(|entry| entry.seq);
             if let Some(first) = fitting.next() {
-                let last = fitting.last().unwrap_or(first);
+                let last = fitting.next_back().unwrap_or(first);
                 write.webhook_wake(webhook.id, first - 1, last, now);
                 wakes = true;
             }
