@@ -5,6 +5,7 @@ mod backup;
 mod event_metrics;
 mod local;
 mod owner;
+mod sealing;
 mod serve;
 mod settings;
 mod store_metrics;

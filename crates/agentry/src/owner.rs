@@ -54,7 +54,9 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Option<String>> {
     Ok((!secret.is_empty()).then(|| secret.to_owned()))
 }
 
-fn keep(path: &Path, secret: &str) -> std::io::Result<()> {
+/// Writes a secret so that only the user who serves may read it, and that it is on
+/// disk.
+pub(crate) fn keep(path: &Path, secret: &str) -> std::io::Result<()> {
     let mut file =
         OpenOptions::new().create(true).write(true).truncate(true).mode(FILE_MODE).open(path)?;
     file.write_all(secret.as_bytes())?;

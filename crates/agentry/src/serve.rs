@@ -22,6 +22,7 @@ use tracing_subscriber::EnvFilter;
 use crate::event_metrics;
 use crate::local::Announced;
 use crate::owner;
+use crate::sealing;
 use crate::settings::{Auth, LogFormat, Settings};
 use crate::store_metrics;
 
@@ -77,6 +78,7 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
             .context("opening the store")?,
     );
     let outbound = agentry_outbound::Client::new(&settings.outbound)?;
+    let webhook_client = agentry_outbound::Client::guarded(&settings.webhook_outbound())?;
     let providers = agentry_llm::Options { providers: settings.providers.clone() };
     let entropy = Arc::new(SystemEntropy::default());
     let stop = Stop::new();
@@ -90,12 +92,14 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
     let engine = Engine::new(Parts {
         store: Arc::clone(&store),
         models: Models::new(&providers, outbound)?,
+        webhook_client,
         clock: Arc::new(SystemClock),
         entropy: entropy.clone(),
         tasks: tasks.clone(),
         options: settings.engine_options(),
     });
     owner::ensure(&engine, &settings.data).await?;
+    sealing::ensure(&engine, &settings).await?;
     engine.start_workers().await?;
 
     let metrics = Metrics::new();

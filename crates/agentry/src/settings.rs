@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agentry_engine::SealingKey;
 use agentry_gateway::{EdgeOptions, ServeOptions};
 use agentry_llm::ProviderOptions;
 use anyhow::Context as _;
@@ -42,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) listen: SocketAddr,
     pub(crate) data: PathBuf,
     pub(crate) database: Option<String>,
+    #[serde(default, deserialize_with = "sealing_key")]
+    pub(crate) sealing_key: Option<SealingKey>,
     pub(crate) auth: Auth,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
@@ -51,6 +54,7 @@ pub(crate) struct Settings {
     pub(crate) retention: Retention,
     pub(crate) store: Store,
     pub(crate) events: Events,
+    pub(crate) webhooks: Webhooks,
     pub(crate) outbound: agentry_outbound::Options,
     pub(crate) providers: BTreeMap<String, ProviderOptions>,
 }
@@ -112,6 +116,25 @@ pub(crate) struct Events {
     retention_entries_max: u64,
 }
 
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Webhooks {
+    org_webhooks_max: u32,
+    timeout_ms: u64,
+    attempts_max: u32,
+    backoff_min_ms: u64,
+    backoff_max_ms: u64,
+    deliveries_kept_max: u32,
+    delivering_max: usize,
+}
+
+/// Reads the sealing key; what it says is in no message.
+fn sealing_key<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<SealingKey>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };
+    let key = SealingKey::parse(&text);
+    key.map(Some).ok_or_else(|| serde::de::Error::custom("must be 32 bytes in base-64"))
+}
+
 /// What the flags say; what they do not say comes from elsewhere.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Flags {
@@ -120,6 +143,11 @@ pub(crate) struct Flags {
     pub(crate) database: Option<String>,
     pub(crate) auth: Option<Auth>,
 }
+
+/// Bytes of a webhook's answer that are read at most.
+const WEBHOOK_ANSWER_BYTES_MAX: u64 = 64 * 1_024;
+/// Unused connections that are kept for each host that webhooks are at.
+const WEBHOOK_IDLE_CONNECTIONS_MAX: usize = 2;
 
 /// The first part of a setting's name in the environment.
 const ENVIRONMENT_PREFIX: &str = "AGENTRY";
@@ -144,7 +172,7 @@ impl Settings {
             .clone()
             .into_table()?
             .into_keys()
-            .chain(["database".to_owned()])
+            .chain(["database".to_owned(), "sealing_key".to_owned()])
             .map(|key| format!("{ENVIRONMENT_PREFIX}_{}", key.to_ascii_uppercase()))
             .collect();
         // Other programs' variables may begin with AGENTRY_ too (a client's key,
@@ -196,6 +224,14 @@ impl Settings {
             "auth = \"none\" is for a loopback address only, not for {}",
             self.listen
         );
+        // Who reaches this server from elsewhere must not reach what listens on
+        // this machine alone.
+        anyhow::ensure!(
+            !self.outbound.loopback_targets_allowed || self.listen.ip().is_loopback(),
+            "outbound.loopback_targets_allowed is for a server on a loopback address only, not \
+             for {}",
+            self.listen
+        );
         let positive = [
             ("http.body_bytes_max", self.http.body_bytes_max),
             ("files.file_bytes_max", self.files.file_bytes_max),
@@ -205,6 +241,9 @@ impl Settings {
             ("http.subscriptions_max", self.http.subscriptions_max),
             ("events.ring_bytes_max", self.events.ring_bytes_max),
             ("runs.executing_max", self.runs.executing_max),
+            ("webhooks.delivering_max", self.webhooks.delivering_max),
+            ("webhooks.attempts_max", self.webhooks.attempts_max as usize),
+            ("webhooks.deliveries_kept_max", self.webhooks.deliveries_kept_max as usize),
             ("store.writes_waiting_max", self.store.writes_waiting_max),
             ("store.postgres_readers_max", self.store.postgres_readers_max),
             ("store.postgres_writers_max", self.store.postgres_writers_max),
@@ -242,6 +281,29 @@ impl Settings {
                 session_files_max: self.files.session_files_max,
             },
             retention: self.retention(),
+            webhooks: self.webhook_limits(),
+        }
+    }
+
+    fn webhook_limits(&self) -> agentry_engine::WebhookLimits {
+        agentry_engine::WebhookLimits {
+            org_webhooks_max: self.webhooks.org_webhooks_max,
+            timeout: Duration::from_millis(self.webhooks.timeout_ms),
+            attempts_max: self.webhooks.attempts_max,
+            backoff_min: Duration::from_millis(self.webhooks.backoff_min_ms),
+            backoff_max: Duration::from_millis(self.webhooks.backoff_max_ms),
+            deliveries_kept_max: self.webhooks.deliveries_kept_max,
+            delivering_max: self.webhooks.delivering_max,
+        }
+    }
+
+    /// How webhooks are called. Their answers mean nothing beside the status, and
+    /// no more of them is read than lets a connection be used again.
+    pub(crate) fn webhook_outbound(&self) -> agentry_outbound::Options {
+        agentry_outbound::Options {
+            response_bytes_max: WEBHOOK_ANSWER_BYTES_MAX,
+            idle_connections_per_host_max: WEBHOOK_IDLE_CONNECTIONS_MAX,
+            ..self.outbound.clone()
         }
     }
 
@@ -306,6 +368,8 @@ mod tests {
         assert_eq!(settings.events_options(), agentry_events::Options::default());
         assert_eq!(settings.serve_options(), ServeOptions::default());
         assert_eq!(settings.retention(), agentry_engine::Retention::default());
+        assert_eq!(settings.webhook_limits(), agentry_engine::WebhookLimits::default());
+        assert_eq!(settings.sealing_key, None);
         assert!(settings.providers.is_empty());
         assert_eq!(settings.database, None);
     }
@@ -335,7 +399,12 @@ mod tests {
         refused(&[("AGENTRY_RUNS__LEAES_MS", "2000")]);
         refused(&[("AGENTRY_AUTH", "none"), ("AGENTRY_LISTEN", "0.0.0.0:80")]);
         refused(&[("AGENTRY_AUTH", "sometimes")]);
+        refused(&[
+            ("AGENTRY_OUTBOUND__LOOPBACK_TARGETS_ALLOWED", "true"),
+            ("AGENTRY_LISTEN", "0.0.0.0:80"),
+        ]);
         refused(&[("AGENTRY_STORE__WRITES_WAITING_MAX", "0")]);
         refused(&[("AGENTRY_PROVIDERS__X__KEY", "no url")]);
+        refused(&[("AGENTRY_SEALING_KEY", "too short")]);
     }
 }

@@ -41,6 +41,7 @@ pages! {
     AmbiguousName => "ambiguous_name",
     QuotaExceeded => "quota_exceeded",
     PreconditionFailed => "precondition_failed",
+    SealingKeyMissing => "sealing_key_missing",
     SessionQueueFull => "session_queue_full",
     Overloaded => "overloaded",
     ShuttingDown => "shutting_down",

@@ -191,6 +191,20 @@ impl<S: Send + Sync, T: FromStr> FromRequestParts<S> for PathId<T> {
     }
 }
 
+/// Two ids in the path: of a thing, and of what belongs to it.
+#[derive(Clone, Copy, Debug)]
+pub struct PathIds<A, B>(pub A, pub B);
+
+impl<S: Send + Sync, A: FromStr, B: FromStr> FromRequestParts<S> for PathIds<A, B> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let found = Path::<(String, String)>::from_request_parts(parts, state).await.ok();
+        let ids = found.and_then(|Path((a, b))| Some(Self(a.parse().ok()?, b.parse().ok()?)));
+        ids.ok_or_else(|| Failure::from(Error::not_found("path", parts.uri.path())))
+    }
+}
+
 /// A name or an id in the path.
 #[derive(Clone, Debug)]
 pub struct PathName(pub String);

@@ -35,6 +35,7 @@ pub mod tasks;
 #[cfg(test)]
 mod tests;
 pub mod users;
+pub mod webhooks;
 
 use agentry_domain::ports::Entropy;
 use agentry_domain::{Error, Result};
@@ -166,5 +167,15 @@ fn operations() -> Operations<ApiState> {
         .with(op!(EventsRead, Stream, events_socket::event_socket_filtered))
         .with(op!(EventsRead, Request, events::event_status))
         .with(op!(EventsRead, Request, events::ticket_create))
+        .with(op!(WebhooksWrite, Request, webhooks::webhook_create))
+        .with(op!(WebhooksRead, Request, webhooks::webhook_list))
+        .with(op!(WebhooksRead, Request, webhooks::webhook_get))
+        .with(op!(WebhooksWrite, Request, webhooks::webhook_update))
+        .with(op!(WebhooksWrite, Request, webhooks::webhook_delete))
+        .with(op!(WebhooksWrite, Request, webhooks::webhook_rotate))
+        .with(op!(WebhooksWrite, Request, webhooks::webhook_ping))
+        .with(op!(WebhooksWrite, Request, webhooks::webhook_replay))
+        .with(op!(WebhooksRead, Request, webhooks::webhook_delivery_list))
+        .with(op!(WebhooksWrite, Request, webhooks::webhook_delivery_retry))
         .with(op!(Administer, Run, backup::backup_create))
 }

@@ -29,6 +29,7 @@ const TAGS: &[(&str, &str)] = &[
     ("runs", "One message handled by one agent."),
     ("users", "The people and programs that the callers' products serve."),
     ("events", "What happens, as it happens, and from any place in the log."),
+    ("webhooks", "URLs that hear of events, signed and in order."),
     ("goals", "What is to be reached, and the goals that it is made of."),
     ("plans", "The steps by which a goal is to be reached."),
     ("tasks", "Pieces of work, and which of them wait for which."),
@@ -202,8 +203,10 @@ pub fn complete(document: &mut OpenApi, rules: &[Rule]) {
 }
 
 /// POSTs that take no `Idempotency-Key`: a ticket is a secret for a few seconds,
-/// which is not kept so that it could be told again, and a search changes nothing.
-const NOT_ONCE: [&str; 2] = ["/api/v1/events/tickets", "/api/v1/memories/search"];
+/// which is not kept so that it could be told again, a search changes nothing, and a
+/// replay that begins twice begins at the same place.
+const NOT_ONCE: [&str; 3] =
+    ["/api/v1/events/tickets", "/api/v1/memories/search", "/api/v1/webhooks/{id}/replay"];
 
 /// Every POST with a body takes an `Idempotency-Key`, and says when an answer is that of an
 /// earlier request.

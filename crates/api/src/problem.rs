@@ -153,9 +153,11 @@ pub const fn status(code: Code) -> StatusCode {
         | Code::QuotaExceeded => StatusCode::CONFLICT,
         Code::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         Code::SessionQueueFull | Code::ModelRateLimited => StatusCode::TOO_MANY_REQUESTS,
-        Code::Overloaded | Code::ShuttingDown | Code::StorageUnavailable | Code::RunInterrupted => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        Code::Overloaded
+        | Code::ShuttingDown
+        | Code::StorageUnavailable
+        | Code::SealingKeyMissing
+        | Code::RunInterrupted => StatusCode::SERVICE_UNAVAILABLE,
         Code::DeadlineExceeded | Code::ModelTimeout | Code::RunTimedOut => {
             StatusCode::GATEWAY_TIMEOUT
         }

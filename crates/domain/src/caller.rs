@@ -76,6 +76,7 @@ impl Permission {
             EntityKind::Goal | EntityKind::Plan | EntityKind::Task => Self::GoalsRead,
             EntityKind::Org => Self::OrgsRead,
             EntityKind::Webhook => Self::WebhooksRead,
+            EntityKind::Job => Self::Administer,
         }
     }
 

@@ -65,8 +65,8 @@ codes! {
     AlreadyExists = "already_exists", "The value is already taken";
     /// A name means several things; the ids are listed.
     AmbiguousName = "ambiguous_name", "The name is ambiguous";
-    /// A session's files would take more than they may.
-    QuotaExceeded = "quota_exceeded", "There is no room left for this session's files";
+    /// There would be more of something than there may be.
+    QuotaExceeded = "quota_exceeded", "There is no room left for this";
     /// `If-Match` did not match.
     PreconditionFailed = "precondition_failed", "The resource has changed";
     /// The session already has `session_queue_runs_max` waiting runs.
@@ -81,6 +81,8 @@ codes! {
     StorageFull = "storage_full", "There is no space left to store this";
     /// The storage answers with errors.
     StorageUnavailable = "storage_unavailable", "The storage is not available";
+    /// The key that secrets are sealed with is not there, or another one is.
+    SealingKeyMissing = "sealing_key_missing", "The key that secrets are sealed with is missing";
     /// A model that no configured provider offers.
     ModelUnknown = "model_unknown", "The model is not known";
     /// The provider could not be reached.
@@ -139,6 +141,7 @@ impl Code {
             | Code::AmbiguousName
             | Code::QuotaExceeded
             | Code::PreconditionFailed
+            | Code::SealingKeyMissing
             | Code::ModelUnknown
             | Code::ModelUnauthorized
             | Code::ModelRejected

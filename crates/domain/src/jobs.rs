@@ -14,6 +14,8 @@ named! {
         Run = "run",
         /// Deletes what belonged to something that is gone.
         Purge = "purge",
+        /// Delivers to the webhook of its id what waits for it.
+        Webhook = "webhook",
     }
 }
 
@@ -62,6 +64,10 @@ pub struct PurgeRest {
     pub user_ids: Vec<String>,
     /// A session that is gone, and whose messages and runs are not yet.
     pub emptying: Option<SessionId>,
+    /// How much there was to delete when it began: sessions and memories of a user,
+    /// or messages of a session. None before it was counted.
+    #[serde(default)]
+    pub total: Option<u64>,
 }
 
 /// How much a purge deleted.

@@ -27,6 +27,7 @@ pub mod tasks;
 pub mod text;
 pub mod time;
 pub mod users;
+pub mod webhooks;
 
 pub use caller::{Caller, Permission, Role, Scopes};
 pub use error::{Code, Error, Fault, Result};

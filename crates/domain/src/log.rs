@@ -78,6 +78,8 @@ entity_kinds! {
     File = "file",
     /// A webhook.
     Webhook = "webhook",
+    /// A job that people look at.
+    Job = "job",
 }
 
 /// An entry as a writer appends it; its place in the order is given by the store.

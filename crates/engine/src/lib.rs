@@ -14,18 +14,21 @@ mod live;
 mod memories;
 mod orgs;
 mod plans;
+mod progress;
 mod purges;
 mod recall;
 mod resources;
 mod retention;
 mod runs;
+mod sealing;
 mod sessions;
 mod tasks;
 mod tickets;
 mod users;
+mod webhooks;
 mod workers;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use agentry_domain::background::Tasks;
@@ -40,7 +43,7 @@ use tokio::sync::{Notify, Semaphore};
 pub use agentry_store::backup::Backup;
 pub use agentry_store::{
     AgentFilter, GoalFilter, KeyFilter, MemoryFilter, MemorySought, OrgFilter, PlanFilter,
-    RunFilter, SessionFilter, Table, TaskFilter, UserFilter,
+    RunFilter, SessionFilter, Table, TaskFilter, UserFilter, WebhookFilter,
 };
 pub use files::FilePut;
 pub use goals::GoalTree;
@@ -49,8 +52,10 @@ pub use live::{RunEvent, RunEvents, RunHandle};
 pub use memories::MemoryHit;
 pub use retention::Retention;
 pub use runs::{AgentRef, RunNew, SessionRef};
+pub use sealing::SealingKey;
 pub use sessions::MessageNew;
 pub use tickets::{TICKET_LIFETIME_MAX, TicketMade};
+pub use webhooks::{SECRET_BEFORE_SIGNS_FOR, WebhookLimits, WebhookMade};
 
 /// The bounds of the use cases.
 #[derive(Clone, Debug)]
@@ -65,6 +70,8 @@ pub struct Options {
     pub files: FileLimits,
     /// How long things are kept.
     pub retention: Retention,
+    /// The bounds of webhooks.
+    pub webhooks: WebhookLimits,
 }
 
 impl Default for Options {
@@ -75,6 +82,7 @@ impl Default for Options {
             lease: Duration::from_secs(15),
             files: FileLimits::default(),
             retention: Retention::default(),
+            webhooks: WebhookLimits::default(),
         }
     }
 }
@@ -85,6 +93,8 @@ pub struct Parts {
     pub store: Arc<Store>,
     /// The model providers.
     pub models: Models,
+    /// Calls webhooks; a guarded one.
+    pub webhook_client: agentry_outbound::Client,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// Makes ids and secrets.
@@ -114,6 +124,12 @@ struct Inner {
     /// A job may have become claimable.
     claimable: Notify,
     callers: keys::Callers,
+    sealing_key: OnceLock<SealingKey>,
+    webhook_client: agentry_outbound::Client,
+    /// Places for deliveries to webhooks in this process.
+    delivering: webhooks::DeliveryPlaces,
+    /// A webhook was made or changed here.
+    webhooks_changed: Notify,
 }
 
 impl Engine {
@@ -122,6 +138,7 @@ impl Engine {
         let worker = parts.entropy.uuid(parts.clock.now());
         Self(Arc::new(Inner {
             places: Arc::new(Semaphore::new(parts.options.runs_executing_max)),
+            delivering: Arc::new(Semaphore::new(parts.options.webhooks.delivering_max)),
             store: parts.store,
             models: parts.models,
             clock: parts.clock,
@@ -133,6 +150,9 @@ impl Engine {
             held: held::HeldJobs::default(),
             claimable: Notify::new(),
             callers: keys::Callers::default(),
+            sealing_key: OnceLock::new(),
+            webhook_client: parts.webhook_client,
+            webhooks_changed: Notify::new(),
         }))
     }
 

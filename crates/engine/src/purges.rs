@@ -12,14 +12,16 @@ use std::time::Duration;
 use agentry_domain::jobs::{AdminJob, JobKind, JobState, PurgeRest, Purged};
 use agentry_domain::log::EntityKind;
 use agentry_domain::memories::MemoryBody;
+use agentry_domain::sessions::SessionBody;
 use agentry_domain::users::UserBody;
 use agentry_domain::{
     Caller, Code, Error, JobId, MessageId, Order, OrgId, Page, PageRequest, Result, RunId,
-    SessionId, UserId,
+    SessionId, Timestamp, UserId,
 };
-use agentry_store::{ClaimedJob, MemoryFilter, OldRun, OldSession, Write};
+use agentry_store::{ClaimedJob, MemoryFilter, OldRun, OldSession, SessionFilter, Write};
 
 use crate::guarded::until_unchanged;
+use crate::progress::{PROGRESS_EVERY, Told, of_purge};
 use crate::users::delete_user;
 use crate::{Engine, entry, version_data};
 
@@ -37,6 +39,8 @@ struct Purge {
     job: ClaimedJob,
     record: AdminJob,
     rest: PurgeRest,
+    /// When it was last told in this round how far it is.
+    told_at: Option<Timestamp>,
 }
 
 impl Engine {
@@ -53,13 +57,15 @@ impl Engine {
             let user_ids = was.aliases(id).into_iter().map(|alias| alias.text).collect();
             let job = purge_of(JobId::from_uuid(self.uuid(now)), now, |record| {
                 record.user = Some(id);
-                record.rest = Some(PurgeRest { user_ids, emptying: None });
+                record.rest = Some(PurgeRest { user_ids, ..PurgeRest::default() });
                 record.result.users = 1;
             });
             let mut write = Write::new(caller.org);
             delete_user(&mut write, &was, if_match);
             let (kind, data) = (EntityKind::User, version_data(was.version));
             write.log(entry(caller, now, kind.deleted(), kind, id.to_bytes(), data));
+            let (kind, data) = (EntityKind::Job, r#"{"kind":"purge"}"#.to_owned());
+            write.log(entry(caller, now, kind.created(), kind, job.id.to_bytes(), data));
             purge_insert(&mut write, &job);
             self.0.store.write(write).await?;
             Ok(job)
@@ -98,7 +104,7 @@ impl Engine {
                 &mut write,
                 &purge_of(JobId::from_uuid(self.uuid(now)), now, |record| {
                     let emptying = Some(session.id);
-                    record.rest = Some(PurgeRest { user_ids: Vec::new(), emptying });
+                    record.rest = Some(PurgeRest { emptying, ..PurgeRest::default() });
                     record.result.sessions = 1;
                 }),
             );
@@ -144,7 +150,10 @@ impl Engine {
         let record = self.0.store.admin_job_get(job.org, job.id).await?;
         let record = record.ok_or_else(|| Error::internal("a purge without its record"))?;
         let rest = record.rest.clone().unwrap_or_default();
-        let mut purge = Purge { job, record, rest };
+        let mut purge = Purge { job, record, rest, told_at: None };
+        if purge.rest.total.is_none() {
+            purge.rest.total = Some(self.purge_total(&purge).await?);
+        }
         if let Some(session) = purge.rest.emptying {
             self.purge_contents(&mut purge, session).await?;
         }
@@ -341,13 +350,39 @@ impl Engine {
         result.files += went.files;
         result.documents += went.documents;
         write.admin_job_save(&record);
+        let now = self.now();
+        let tells = purge.told_at.is_none_or(|at| now.since(at) >= PROGRESS_EVERY);
+        if tells {
+            write.log(of_purge(&record, rest.total).entry(Told::Progress, now));
+        }
         self.0.store.write(write).await?;
         (purge.record, purge.rest) = (record, rest);
+        if tells {
+            purge.told_at = Some(now);
+        }
         Ok(())
     }
 
+    /// How much there is to delete; of a user with very much, at least so much.
+    async fn purge_total(&self, purge: &Purge) -> Result<u64> {
+        let (org, store) = (purge.job.org, &self.0.store);
+        let page = PageRequest { limit: 1, ..PageRequest::default() };
+        if let Some(session) = purge.rest.emptying {
+            return Ok(store.message_list(org, session, &page).await?.total);
+        }
+        let mut total = 0;
+        for user_id in &purge.rest.user_ids {
+            let user_id = Some(user_id.clone());
+            let sessions = SessionFilter { user_id: user_id.clone(), ..SessionFilter::default() };
+            total += store.resource_list::<SessionBody>(org, &sessions, &page).await?.total;
+            let memories = MemoryFilter { user_id, ..MemoryFilter::default() };
+            total += store.resource_list::<MemoryBody>(org, &memories, &page).await?.total;
+        }
+        Ok(total)
+    }
+
     async fn purge_end(&self, purge: Purge) -> Result<()> {
-        let Purge { job, mut record, .. } = purge;
+        let Purge { job, mut record, rest, .. } = purge;
         let now = self.now();
         record.state = JobState::Succeeded;
         // What the user was called is not kept either.
@@ -358,6 +393,7 @@ impl Engine {
         let mut write = Write::new(job.org);
         write.job_end(&job);
         write.admin_job_save(&record);
+        write.log(of_purge(&record, rest.total).entry(Told::Finished, now));
         self.0.store.write(write).await?;
         Ok(())
     }

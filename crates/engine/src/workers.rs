@@ -41,6 +41,8 @@ impl Engine {
         self.0.tasks.spawn(async move { engine.forget_requests().await });
         let engine = self.clone();
         self.0.tasks.spawn(async move { engine.retain().await });
+        let engine = self.clone();
+        self.0.tasks.spawn(async move { engine.feed_webhooks().await });
         if !self.0.store.is_sqlite() {
             let engine = self.clone();
             self.0.tasks.spawn(async move { engine.look_elsewhere().await });
@@ -89,6 +91,11 @@ impl Engine {
                 match job.kind {
                     JobKind::Run => engine.carry_out_claimed(job).await,
                     JobKind::Purge => engine.purge_claimed(job).await,
+                    JobKind::Webhook => {
+                        // Runs wait for no receiver: these have places of their own.
+                        drop(permit);
+                        return engine.webhook_claimed(job).await;
+                    }
                 }
                 drop(permit);
             });

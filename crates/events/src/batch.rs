@@ -110,6 +110,13 @@ impl Batch {
     }
 }
 
+/// The JSON of one entry, as every client gets it.
+pub fn event_json(entry: &LoggedEntry) -> String {
+    let mut text = String::with_capacity(EVENT_BYTES_USUAL);
+    write_event(&mut text, entry);
+    text
+}
+
 /// A batch is bounded far below 4 GiB by the page that it was made of.
 fn offset(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use agentry_domain::Caller;
-use agentry_domain::log::EntityKind;
+use agentry_domain::log::{EntityKind, LoggedEntry};
 
 use crate::batch::{Batch, Entry};
 
@@ -28,6 +28,18 @@ impl Filter {
     /// Nothing, until another filter comes.
     pub fn nothing() -> Self {
         Self { nothing: true, ..Self::default() }
+    }
+
+    /// Whether an entry of the log fits every list.
+    pub fn fits(&self, entry: &LoggedEntry) -> bool {
+        !self.nothing
+            && self.entity_types.as_ref().is_none_or(|kinds| {
+                EntityKind::parse(&entry.entity).is_some_and(|kind| kinds.contains(&kind))
+            })
+            && self.entity_ids.as_ref().is_none_or(|ids| ids.contains(&entry.id))
+            && self.event_types.as_ref().is_none_or(|types| {
+                types.iter().any(|wanted| matches(wanted.as_bytes(), entry.kind.as_bytes()))
+            })
     }
 }
 

@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-pub use batch::{Batch, Entry};
+pub use batch::{Batch, Entry, event_json};
 pub use filter::{FILTER_ITEMS_MAX, Filter};
 pub use subscription::{Delivery, Start, Subscription, WhenLate};
 

@@ -168,7 +168,9 @@ impl Subscription {
         loop {
             let delivery = match self.next {
                 Some(number) => self.live(number).await,
-                None => self.catch_up().await?,
+                // On the heap, while it lasts: what it takes would be held by every
+                // listener, of whom most are live.
+                None => Box::pin(self.catch_up()).await?,
             };
             if let Some(delivery) = delivery {
                 return Ok(delivery);

@@ -203,7 +203,11 @@ impl Takeover {
         match downcast::<TokioIo<Socket>>(upgraded) {
             Ok(parts) => {
                 let stream = parts.io.into_inner().into_stream();
-                serve(WebSocket::new(stream, parts.read_buf.to_vec()).await).await;
+                let read = parts.read_buf.to_vec();
+                // However little is in it, it holds all that HTTP read into.
+                drop(parts.read_buf);
+                let socket = WebSocket::new(stream, read).await;
+                serve(socket).await;
             }
             Err(_) => tracing::error!("an upgraded connection is not one of our own"),
         }

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::guard::{Refused, refused_in};
+
 /// Why there is no complete answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -39,6 +41,9 @@ pub enum Failure {
     /// The connection broke, or what came over it is not HTTP.
     #[error("the connection broke before the answer was complete")]
     Broken(#[source] Cause),
+    /// The target is not one that may be called; nothing was sent.
+    #[error("refused: {0}")]
+    Refused(Refused),
     /// The request cannot be sent as it is, or the client cannot be made.
     #[error("the request cannot be made")]
     Invalid(#[source] Cause),
@@ -52,6 +57,9 @@ impl Failure {
     /// may carry credentials in its query.
     pub(crate) fn from_reqwest(error: reqwest::Error, connect_timeout: Duration) -> Self {
         let error = error.without_url();
+        if let Some(refused) = refused_in(&error) {
+            return Self::Refused(refused);
+        }
         if error.is_builder() {
             Self::Invalid(error.into())
         } else if error.is_connect() && error.is_timeout() {

@@ -4,11 +4,13 @@
 //! had an effect is never sent twice. What an answer means is left to callers.
 
 mod failure;
+pub mod guard;
 mod options;
 mod post;
 mod reply;
 
 pub use failure::{Cause, Failure};
+pub use guard::{Guard, Refused};
 pub use options::Options;
 pub use post::{Client, PostJson};
 pub use reply::Reply;

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::guard::Guard;
+
 /// How long calls may wait and how large answers may become.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -20,6 +22,8 @@ pub struct Options {
     pub idle_connections_per_host_max: usize,
     /// How long an unused connection is kept.
     pub idle_connection_ms: u64,
+    /// Whether guarded calls may go to this machine's own loopback addresses.
+    pub loopback_targets_allowed: bool,
 }
 
 impl Default for Options {
@@ -33,11 +37,17 @@ impl Default for Options {
             // Longer than bursts are apart, shorter than most servers and the
             // load balancers before them keep a silent connection.
             idle_connection_ms: 30_000,
+            loopback_targets_allowed: false,
         }
     }
 }
 
 impl Options {
+    /// Which targets guarded calls may go to.
+    pub fn guard(&self) -> Guard {
+        Guard { loopback_allowed: self.loopback_targets_allowed }
+    }
+
     pub(crate) fn connect_timeout(&self) -> Duration {
         Duration::from_millis(self.connect_timeout_ms)
     }

@@ -1,6 +1,8 @@
 //! Sending: one pool of connections, no redirects, no decompression, no
-//! proxies from the environment, one repeat of a call that never connected.
+//! proxies from the environment, one repeat of a call that never connected. A
+//! guarded client sends to public addresses only ([`crate::guard`]).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +11,7 @@ use reqwest::Url;
 use tokio::time::Instant;
 
 use crate::failure::Failure;
+use crate::guard::{Guard, GuardedResolver, Lookup, Refused, SystemLookup};
 use crate::options::Options;
 use crate::reply::{Limits, Reply};
 
@@ -21,6 +24,9 @@ const CONNECT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 pub struct Client {
     http: reqwest::Client,
     options: Options,
+    /// Which targets are allowed; none when whoever configured this
+    /// installation named them.
+    guard: Option<Guard>,
 }
 
 /// A JSON document to send, and how long its answer may take.
@@ -43,11 +49,43 @@ pub struct PostJson {
 impl Client {
     /// Makes the client and its pool. Without root certificates on the machine
     /// it works for plain HTTP, and every TLS call fails to connect.
+    ///
+    /// It calls whatever it is told to: it is for targets that the installation's
+    /// owner configured. For those that came through the API there is
+    /// [`Client::guarded`].
     pub fn new(options: &Options) -> Result<Self, Failure> {
-        let http = match builder(options).build() {
+        Self::build(options, None, || builder(options))
+    }
+
+    /// Makes a client that calls public addresses only, and this machine's own
+    /// if the options allow it.
+    pub fn guarded(options: &Options) -> Result<Self, Failure> {
+        Self::guarded_with(options, Arc::new(SystemLookup))
+    }
+
+    /// The same, with another way to look names up.
+    pub fn guarded_with(options: &Options, lookup: Arc<dyn Lookup>) -> Result<Self, Failure> {
+        let guard = options.guard();
+        let resolver = Arc::new(GuardedResolver { guard, lookup });
+        let guarded = || builder(options).dns_resolver(Arc::clone(&resolver));
+        Self::build(options, Some(guard), guarded)
+    }
+
+    /// Whether this client would call a URL, as far as that can be said before its
+    /// name is looked up.
+    pub fn check(&self, url: &Url) -> Result<(), Refused> {
+        self.guard.map_or(Ok(()), |guard| guard.check(url))
+    }
+
+    fn build(
+        options: &Options,
+        guard: Option<Guard>,
+        builder: impl Fn() -> reqwest::ClientBuilder,
+    ) -> Result<Self, Failure> {
+        let http = match builder().build() {
             Ok(http) => http,
             Err(error) => {
-                let http = builder(options)
+                let http = builder()
                     .tls_certs_only([])
                     .build()
                     .map_err(|error| Failure::Invalid(error.into()))?;
@@ -58,7 +96,7 @@ impl Client {
                 http
             }
         };
-        Ok(Self { http, options: options.clone() })
+        Ok(Self { http, options: options.clone(), guard })
     }
 
     /// Sends the document and waits for the answer's status and headers.
@@ -95,6 +133,9 @@ impl Client {
     }
 
     async fn send(&self, call: PostJson) -> Result<reqwest::Response, Failure> {
+        // The connector takes a host that is an address as it is, and asks no
+        // resolver; so this is the check of those.
+        self.check(&call.url).map_err(Failure::Refused)?;
         self.http
             .post(call.url)
             .headers(call.headers)

@@ -39,6 +39,8 @@ const STAGED_NAME: &str = "restore.tmp";
 const KEYS_APART_SINCE: i64 = 9;
 /// The installation's key, which is not in the database.
 const OWNER_KEY_NAME: &str = "owner.key";
+/// The key of its sealed secrets, which is not either.
+const SEALING_KEY_NAME: &str = "sealing.key";
 const ASIDE_PREFIX: &str = "before-restore-";
 
 /// What a backup says of itself.
@@ -117,6 +119,20 @@ pub struct Backup {
 }
 
 impl Store {
+    /// How far the backup is that is being made: bytes of the copy so far, and of
+    /// the database. None when none is made.
+    pub fn backup_progress(&self) -> Option<(u64, u64)> {
+        let data = self.sqlite_data()?;
+        let database = std::fs::metadata(data.join(FILE_NAME)).ok()?.len();
+        let copies = std::fs::read_dir(data).ok()?.filter_map(|entry| {
+            let entry = entry.ok()?;
+            let name = entry.file_name();
+            name.to_str()?.starts_with(COPY_PREFIX).then(|| entry.metadata().ok())?
+        });
+        let copied = copies.map(|copy| copy.len()).max()?;
+        Some((copied.min(database), database))
+    }
+
     /// Copies the whole database as it is at one moment. Reads and writes go on;
     /// the copy needs as much room in the data directory as the database.
     pub async fn backup(&self, made_at: Timestamp) -> Result<Backup> {
@@ -433,8 +449,8 @@ fn set_aside(
     std::fs::create_dir(&aside)?;
     for path in there {
         let Some(name) = path.file_name() else { continue };
-        // The key goes on opening what it opens.
-        if !(has_key && name == OWNER_KEY_NAME) {
+        // The keys go on opening what they open.
+        if !(has_key && (name == OWNER_KEY_NAME || name == SEALING_KEY_NAME)) {
             std::fs::rename(&path, aside.join(name))?;
         }
     }

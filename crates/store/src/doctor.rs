@@ -97,6 +97,19 @@ const RULES: &[Rule] = &[
          where k.org = s.org and k.id = s.id))",
     ),
     rule(
+        "every webhook has its place in the log, and every place its webhook",
+        "select (select count(*) from webhook w where not exists (select 1 from webhook_feed f \
+         where f.org = w.org and f.id = w.id)) + (select count(*) from webhook_feed f \
+         where not exists (select 1 from webhook w where w.org = f.org and w.id = f.id))",
+    ),
+    rule(
+        "every delivery, and every job that delivers, has its webhook",
+        "select (select count(*) from webhook_delivery d where not exists (select 1 \
+         from webhook w where w.org = d.org and w.id = d.webhook)) + (select count(*) from job j \
+         where j.kind = 'webhook' and not exists (select 1 from webhook w \
+         where w.org = j.org and w.id = j.id))",
+    ),
+    rule(
         "runs are counted",
         "select count(*) from org o where (select coalesce(sum(n), 0) from c \
          where c.org = o.id and c.kind = 'runs') \

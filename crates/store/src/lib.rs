@@ -30,6 +30,7 @@ mod postgres;
 mod purges;
 pub mod resources;
 pub mod runs;
+mod sealing;
 pub mod sessions;
 mod sql;
 mod sqlite;
@@ -38,6 +39,7 @@ pub mod text;
 mod tickets;
 pub mod users;
 pub mod value;
+mod webhooks;
 mod write;
 
 use std::fs::File;
@@ -64,6 +66,7 @@ pub use tasks::TaskFilter;
 pub use text::{Hit, Mark, Scope, Sought};
 pub use tickets::Ticket;
 pub use users::UserFilter;
+pub use webhooks::{FeedMove, WEBHOOK_FOLLOWER, WebhookFilter};
 pub use write::{Urgency, Write, Written};
 
 use sql::Sql;

@@ -13,6 +13,7 @@ use agentry_domain::plans::PlanBody;
 use agentry_domain::sessions::SessionBody;
 use agentry_domain::tasks::TaskBody;
 use agentry_domain::users::UserBody;
+use agentry_domain::webhooks::WebhookBody;
 
 use crate::resources::{Statements, Table as _};
 
@@ -93,11 +94,13 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
         crate::purges::STATEMENTS,
         crate::orgs::STATEMENTS,
         crate::runs::STATEMENTS,
+        crate::sealing::STATEMENTS,
         crate::sessions::STATEMENTS,
         crate::tasks::STATEMENTS,
         crate::text::STATEMENTS,
         crate::users::STATEMENTS,
         crate::tickets::STATEMENTS,
+        crate::webhooks::STATEMENTS,
     ]
     .into_iter()
     .flatten()
@@ -123,5 +126,6 @@ fn resources() -> Vec<&'static Statements> {
         SessionBody::statements(),
         TaskBody::statements(),
         UserBody::statements(),
+        WebhookBody::statements(),
     ]
 }

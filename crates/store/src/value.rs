@@ -204,6 +204,10 @@ impl<'a> Columns<'a> {
         self.take()
     }
 
+    pub(crate) fn opt_bytes(&mut self) -> Read<Option<Vec<u8>>> {
+        self.take()
+    }
+
     pub(crate) fn opt_id(&mut self) -> Read<Option<[u8; 16]>> {
         let index = self.next;
         self.next += 1;

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::on_both_engines;
 use crate::server::{Engine, Server};
+use crate::webhooks::SEALING_KEY;
 
 on_both_engines! {
     whatever_is_wrong_is_said_by_a_documented_code,
@@ -465,7 +466,8 @@ fn fault(operation: &Operation, case: &Case, heard: &Heard) -> Option<String> {
 }
 
 async fn whatever_is_wrong_is_said_by_a_documented_code(engine: Engine) {
-    let server = Server::start_with(engine, &[("AGENTRY_LOG", "error")]).await;
+    let settings = [("AGENTRY_LOG", "error"), ("AGENTRY_SEALING_KEY", SEALING_KEY)];
+    let server = Server::start_with(engine, &settings).await;
     let (status, document) = server.get("/openapi.json").await;
     assert_eq!(status, StatusCode::OK);
     let document = Document(document);

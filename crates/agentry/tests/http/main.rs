@@ -18,6 +18,7 @@ mod memories;
 mod openai;
 mod plans;
 mod purges;
+mod receiver;
 mod retention;
 mod rfc6455;
 mod runs;
@@ -26,6 +27,7 @@ mod sessions;
 mod socket;
 mod tasks;
 mod users;
+mod webhooks;
 
 /// Makes a test of an async function for each engine.
 macro_rules! on_both_engines {

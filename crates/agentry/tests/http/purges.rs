@@ -7,11 +7,13 @@ use serde_json::{Value, json};
 
 use crate::on_both_engines;
 use crate::server::{Engine, Home, Process, Server, answer, wait_until};
+use crate::socket::Socket;
 
 on_both_engines! {
     all_that_was_the_users_goes_and_nothing_else,
     a_purge_survives_kills,
     a_run_under_way_is_waited_for,
+    how_far_it_is_is_heard,
 }
 
 const RUN: &str = "/api/v1/agent/simple/run";
@@ -216,4 +218,62 @@ async fn answer_of(
 ) -> (StatusCode, Value) {
     let response = sent.await.unwrap().unwrap();
     (response.status(), response.json().await.unwrap())
+}
+
+async fn how_far_it_is_is_heard(engine: Engine) {
+    let server = Server::start(engine).await;
+    let member = json!({"name": "member", "role": "member"});
+    let (_, member) = server.post("/api/v1/keys", member).await;
+    for name in ["a", "b", "c"] {
+        say(&server, json!({"message": "Hello.", "user_id": "ann", "session_name": name})).await;
+    }
+    let mut socket = Socket::open(&server, "/ws/events?entity_types=job").await;
+    let job = purge(&server, "ann").await;
+    let mut heard = Vec::new();
+    while heard.last().is_none_or(|event: &Value| event["event_type"] != "job.finished") {
+        let event = socket.json().await;
+        assert_eq!((&event["entity_type"], &event["entity_id"]), (&json!("job"), &job["id"]));
+        heard.push(event);
+    }
+    let [first, between @ .., last] = heard.as_slice() else { panic!("{heard:?}") };
+    assert_eq!(
+        (&first["event_type"], &first["data"]),
+        (&json!("job.created"), &json!({"kind": "purge"}))
+    );
+    assert!(!between.is_empty());
+    let mut done = 0;
+    for event in between {
+        assert_eq!(
+            (&event["event_type"], &event["data"]["total"]),
+            (&json!("job.progress"), &json!(3))
+        );
+        let now = event["data"]["done"].as_u64().unwrap();
+        assert!((done..=3).contains(&now), "{event}");
+        done = now;
+    }
+    assert_eq!(last["data"], json!({"kind": "purge", "done": 3, "total": 3}));
+    if engine == Engine::Sqlite {
+        let backup = server.request(Method::POST, "/api/v1/admin/backup").send().await.unwrap();
+        assert_eq!(backup.status(), StatusCode::OK);
+        drop(backup);
+        let mut event = socket.json().await;
+        while event["event_type"] == "job.progress" {
+            event = socket.json().await;
+        }
+        let data = &event["data"];
+        assert_eq!(
+            (&event["event_type"], &data["kind"]),
+            (&json!("job.finished"), &json!("backup"))
+        );
+        assert!(data["done"].as_u64().unwrap() > 0 && data["done"] == data["total"]);
+    }
+    // Whoever may not look at jobs hears nothing of them.
+    let url = format!("{}/ws/events?entity_types=job", server.url);
+    let member = member["secret"].as_str().unwrap();
+    let refused = server.client.get(url).header("x-api-key", member);
+    let refused = refused.header("connection", "upgrade").header("upgrade", "websocket");
+    let refused = refused
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", crate::socket::KEY);
+    assert_eq!(answer(refused).await.0, StatusCode::FORBIDDEN);
 }

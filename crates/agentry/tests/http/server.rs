@@ -55,6 +55,16 @@ impl Home {
         command
     }
 
+    /// What a command needs to work on this home.
+    pub(crate) fn arguments(&self, command: &str) -> Vec<String> {
+        let data = self.data.path().to_string_lossy().into_owned();
+        let mut arguments = vec![command.to_owned(), "--data".to_owned(), data];
+        if let Some(database) = &self.database {
+            arguments.extend(["--database".to_owned(), database.url().to_owned()]);
+        }
+        arguments
+    }
+
     pub(crate) fn key(&self) -> String {
         let path: &Path = self.data.path();
         std::fs::read_to_string(path.join("owner.key")).unwrap().trim().to_owned()

@@ -41,7 +41,7 @@ pub(super) fn of_transport(endpoint: &Endpoint, failure: Failure) -> Error {
             Code::ModelBadResponse,
             format!("the connection to the provider {name:?} broke before the answer was complete"),
         ),
-        Failure::Invalid(_) => return Error::internal(failure),
+        Failure::Refused(_) | Failure::Invalid(_) => return Error::internal(failure),
     };
     Error::new(code, detail).caused_by(failure)
 }
