@@ -29,6 +29,8 @@ pub mod plans;
 mod postgres;
 mod purges;
 pub mod resources;
+mod run_changes;
+mod run_chunks;
 pub mod runs;
 mod sealing;
 pub mod sessions;
@@ -47,7 +49,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agentry_domain::Code;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, watch};
 
 pub use agents::AgentFilter;
 pub use error::StoreError;
@@ -60,6 +62,8 @@ pub use orgs::OrgFilter;
 pub use plans::PlanFilter;
 pub use purges::{Contents, OldRun, OldSession};
 pub use resources::Table;
+pub use run_changes::RunsChanged;
+pub use run_chunks::{RunChunk, RunProgress};
 pub use runs::RunFilter;
 pub use sessions::SessionFilter;
 pub use tasks::TaskFilter;
@@ -227,6 +231,16 @@ impl Store {
         match &self.engine {
             Engine::Sqlite(engine) => engine.log_changed(),
             Engine::Postgres(engine) => engine.log_changed(),
+        }
+    }
+
+    /// Says which runs other processes, or this one, have begun, added text to or
+    /// ended. A hint, soon after the commit. None when no other process shares the
+    /// store, and there is nothing to be told.
+    pub fn runs_changed(&self) -> Option<broadcast::Receiver<RunsChanged>> {
+        match &self.engine {
+            Engine::Sqlite(_) => None,
+            Engine::Postgres(engine) => Some(engine.runs_changed()),
         }
     }
 

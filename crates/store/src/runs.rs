@@ -156,6 +156,7 @@ impl Write {
             ],
         )
         .expect_one(over(run.id));
+        self.run_changed(run.id);
     }
 
     /// Stores how a run ended.
@@ -176,6 +177,7 @@ impl Write {
             ],
         )
         .expect_one(over(run.id));
+        self.run_changed(run.id);
     }
 
     pub(crate) fn run_delete_session(&mut self, session: SessionId) {

@@ -93,6 +93,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
         crate::messages::STATEMENTS,
         crate::purges::STATEMENTS,
         crate::orgs::STATEMENTS,
+        crate::run_chunks::STATEMENTS,
         crate::runs::STATEMENTS,
         crate::sealing::STATEMENTS,
         crate::sessions::STATEMENTS,

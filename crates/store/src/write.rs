@@ -3,7 +3,7 @@
 //! whole or not at all, and no code of the caller runs inside the transaction.
 
 use agentry_domain::log::LogEntry;
-use agentry_domain::{Error, OrgId};
+use agentry_domain::{Error, OrgId, RunId};
 
 use crate::sql::Sql;
 use crate::value::Value;
@@ -80,6 +80,8 @@ pub struct Write {
     pub(crate) log: Vec<LogEntry>,
     pub(crate) counts: Vec<(CounterKey, i64)>,
     pub(crate) urgency: Urgency,
+    /// The run that whoever follows it, in any process, should look at again.
+    pub(crate) run_changed: Option<RunId>,
     /// The row that other writes may want at the same time: a lane, a session,
     /// an agent. PostgreSQL applies the writes of a group in this order, so that
     /// two groups do not wait for each other in a circle.
@@ -96,6 +98,7 @@ impl Write {
             log: Vec::with_capacity(2),
             counts: Vec::with_capacity(2),
             urgency: Urgency::Interactive,
+            run_changed: None,
             contended: [0; 16],
         }
     }
@@ -139,6 +142,11 @@ impl Write {
 
     pub(crate) fn count(&mut self, kind: &'static str, key: &[u8], delta: i64) {
         self.counts.push((CounterKey { org: self.org, kind, key: key.to_vec() }, delta));
+    }
+
+    /// Says that a run was begun, goes on or has ended.
+    pub(crate) fn run_changed(&mut self, run: RunId) {
+        self.run_changed = Some(run);
     }
 
     /// Says which row others may want too; the first one counts.

@@ -16,6 +16,7 @@ use tokio_postgres::Notification;
 
 use crate::counters::{COUNTER_ENDED_DELETE, COUNTER_FOLD};
 use crate::log::{LOG_HEAD, LOG_SEQUENCE};
+use crate::run_changes::RunSignal;
 use crate::sql::{Sql, statements};
 use crate::{Result, StoreError};
 
@@ -34,6 +35,8 @@ const LOCK: i64 = 0x6167_656e_7472_7901;
 const CHANNEL_LOG: &str = "agentry_log";
 /// Other processes say here that they wrote something.
 const CHANNEL_PENDING: &str = "agentry_pending";
+/// Every process says here which runs it began, added text to or ended.
+const CHANNEL_RUNS: &str = "agentry_runs";
 /// Entries that are numbered in one transaction.
 const SEQUENCE_MAX: i64 = 2_000;
 /// Changes that are folded in one transaction.
@@ -59,6 +62,8 @@ pub(super) struct Signal {
     /// This process wrote something that the holder may not know of.
     wrote: AtomicBool,
     head: watch::Sender<i64>,
+    /// Runs that were changed here, to be told, and those that were told.
+    pub(super) runs: RunSignal,
 }
 
 impl Signal {
@@ -68,6 +73,7 @@ impl Signal {
             holds: AtomicBool::new(false),
             wrote: AtomicBool::new(false),
             head: watch::Sender::new(0),
+            runs: RunSignal::new(),
         }
     }
 
@@ -94,6 +100,8 @@ impl Signal {
             if let Ok(seq) = notification.payload().parse() {
                 self.advance(seq);
             }
+        } else if notification.channel() == CHANNEL_RUNS {
+            self.runs.hear(notification.payload());
         } else if self.holds.load(Ordering::Relaxed) {
             self.wake.notify_one();
         }
@@ -135,8 +143,12 @@ impl Keeper {
         let signal = Arc::clone(&self.signal);
         let client = self.target.connect(Purpose::Keep, move |heard| signal.hear(heard)).await?;
         let link = Link::prepare(client, OWN.iter().copied()).await?;
-        let listen = format!("listen {CHANNEL_LOG}; listen {CHANNEL_PENDING}");
+        let listen = format!(
+            "listen {CHANNEL_LOG}; listen {CHANNEL_PENDING}; listen {CHANNEL_RUNS}"
+        );
         link.client.batch_execute(&listen).await?;
+        // What was told while this process did not listen.
+        self.signal.runs.missed();
         self.signal.advance(first(&one(&link, &LOG_HEAD, &[]).await?)?);
         let mut holder: Option<Holder> = None;
         loop {
@@ -147,8 +159,20 @@ impl Keeper {
                 Some(holder) => self.round(&link, holder).await?,
                 None => self.follow(&link).await?,
             }
+            tell_runs(&link, &self.signal.runs).await?;
             tokio::time::sleep(GATHER).await;
-            let _ = tokio::time::timeout(POLL, self.signal.wake.notified()).await;
+            let look = Instant::now() + POLL;
+            loop {
+                tokio::select! {
+                    () = self.signal.wake.notified() => break,
+                    () = tokio::time::sleep_until(look) => break,
+                    // Text of runs is told without a round: the log has nothing of it.
+                    () = self.signal.runs.told() => {
+                        tell_runs(&link, &self.signal.runs).await?;
+                        tokio::time::sleep(GATHER).await;
+                    }
+                }
+            }
         }
     }
 
@@ -237,6 +261,14 @@ fn first(ran: &Ran) -> Result<i64> {
 
 fn nothing() -> StoreError {
     StoreError::Bug("the keeper's statement returned nothing".to_owned())
+}
+
+/// Tells the other processes which runs were changed here since the last time.
+async fn tell_runs(link: &Link, runs: &RunSignal) -> Result<()> {
+    for payload in runs.take() {
+        notify(link, CHANNEL_RUNS, &payload).await?;
+    }
+    Ok(())
 }
 
 async fn notify(link: &Link, channel: &str, payload: &str) -> Result<()> {

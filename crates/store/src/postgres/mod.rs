@@ -21,8 +21,9 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
+use crate::run_changes::RunsChanged;
 use crate::sql::Sql;
 use crate::value::Value;
 use crate::write::{Write, Written};
@@ -101,6 +102,10 @@ impl Engine {
 
     pub(crate) fn log_changed(&self) -> watch::Receiver<i64> {
         self.signal.head()
+    }
+
+    pub(crate) fn runs_changed(&self) -> broadcast::Receiver<RunsChanged> {
+        self.signal.runs.heard()
     }
 
     pub(crate) fn activity(&self) -> Activity {

@@ -131,6 +131,9 @@ impl Writer {
                 let mut news = false;
                 for (waiting, written) in group.zip(written) {
                     news |= !waiting.write.log.is_empty() || !waiting.write.counts.is_empty();
+                    if let Some(run) = waiting.write.run_changed {
+                        self.signal.runs.tell(run);
+                    }
                     let _ = waiting.answer.send(Ok(written));
                 }
                 if news {
