@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use agentry_domain::runs::{GivenMessage, Run, RunRequest, RunStatus};
 use agentry_domain::sessions::MessageRole;
 use agentry_domain::{Code, Done, Error, Fault, Result};
-use agentry_engine::{AgentRef, RunEvent, RunHandle, RunNew, SessionRef};
+use agentry_engine::{AgentRef, RunEvent, RunHandle, RunNew, RunNews, SessionRef};
 use agentry_gateway::{Authenticated, RequestContext};
 use axum::extract::State;
 use axum::response::Response;
@@ -25,14 +25,12 @@ use crate::fields::kinds::{EXTERNAL_ID_CHARS_MAX, Integer, Kind, MergePatch, Num
 use crate::fields::{Fields, FromFields, NOT_SUPPORTED_YET, Purpose};
 use crate::messages::CONTENT_CHARS_MAX;
 use crate::problem::{self, OpenAiError};
-use crate::run_stream::{Rest, Sent, event, sse};
+use crate::run_stream::{X_RUN_ID, began_again, event, sse};
 use crate::runs::session_by_id;
 use crate::state::ApiState;
 
 /// Names the session of a completion, both ways.
 const X_SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
-/// Names the run that a completion is.
-const X_RUN_ID: HeaderName = HeaderName::from_static("x-run-id");
 const MESSAGES_MAX: usize = 1_000;
 const MODEL_CHARS_MAX: usize = 300;
 const LABEL_CHARS_MAX: usize = 200;
@@ -550,18 +548,27 @@ fn stream(
     include_usage: bool,
     context: &RequestContext,
 ) -> Response {
-    let mut writer = Writer {
+    let writer = Writer {
         id: completion_id(&handle.run),
         created: created(&handle.run),
         model,
         include_usage,
         request_id: context.request_id.as_str().to_owned(),
-        sent: Sent::default(),
+        sent_some: false,
+        failed: false,
     };
     let delta = ChatDelta { role: Some("assistant"), content: Some("") };
     let first = writer.chunk(delta, None);
-    let chunks = handle.events.flat_map(move |event| stream::iter(writer.write(event)));
-    sse(stream::iter([first]).chain(chunks).map(Ok))
+    // OpenAI's clients do not come back for the rest.
+    let state = (handle.events.that_catch_up(), writer);
+    let chunks = stream::unfold(state, |(mut events, mut writer)| async move {
+        if writer.failed {
+            return None;
+        }
+        let chunks = writer.write(events.next().await?);
+        Some((stream::iter(chunks), (events, writer)))
+    });
+    sse(stream::iter([first]).chain(chunks.flatten()).map(Ok))
 }
 
 struct Writer {
@@ -570,36 +577,40 @@ struct Writer {
     model: String,
     include_usage: bool,
     request_id: String,
-    sent: Sent,
+    /// Whether a piece of the reply was sent.
+    sent_some: bool,
+    /// Whether the client was told of a failure, which is the end for it.
+    failed: bool,
 }
 
 impl Writer {
-    fn write(&mut self, event_of_run: Result<RunEvent>) -> Vec<Event> {
-        match event_of_run {
-            // What was missed comes with the end.
-            Ok(RunEvent::Started { .. } | RunEvent::Lagged) => Vec::new(),
+    fn write(&mut self, news: Result<RunNews>) -> Vec<Event> {
+        match news.map(|news| news.event) {
             Ok(RunEvent::Delta(text)) => {
-                self.sent.add(&text);
+                self.sent_some = true;
                 vec![self.text(&text)]
             }
             Ok(RunEvent::Finished(run)) => match self.end(&run) {
                 Ok(events) => events,
                 Err(error) => vec![self.failed(&error)],
             },
+            Ok(RunEvent::Reset) if self.sent_some => vec![self.failed(&began_again())],
+            Ok(RunEvent::Expired) => {
+                vec![self.failed(&Error::new(Code::NotFound, "the run was deleted"))]
+            }
+            Ok(
+                RunEvent::Started { .. }
+                | RunEvent::Reset
+                | RunEvent::Completed(_)
+                | RunEvent::Reconnect,
+            ) => Vec::new(),
             Err(error) => vec![self.failed(&error)],
         }
     }
 
     fn end(&self, run: &Run) -> Result<Vec<Event>> {
-        let mut events = Vec::new();
-        match self.sent.rest(reply(run)?) {
-            Rest::Nothing => {}
-            Rest::More(rest) => events.push(self.text(rest)),
-            Rest::Different => {
-                return Err(Error::internal("the pieces are not the reply's beginning"));
-            }
-        }
-        events.push(self.chunk(ChatDelta::default(), Some("stop")));
+        reply(run)?;
+        let mut events = vec![self.chunk(ChatDelta::default(), Some("stop"))];
         if self.include_usage {
             events.push(self.event(Vec::new(), Some(ChatUsage::of(run))));
         }
@@ -628,8 +639,9 @@ impl Writer {
         event(None, &chunk)
     }
 
-    fn failed(&self, error: &Error) -> Event {
+    fn failed(&mut self, error: &Error) -> Event {
         problem::log(error, &self.request_id);
+        self.failed = true;
         event(None, &OpenAiError::new(error))
     }
 }

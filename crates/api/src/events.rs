@@ -14,7 +14,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -22,12 +22,10 @@ use uuid::Uuid;
 use crate::answer::{Handled, json};
 use crate::extract::{Json, Query};
 use crate::fields::{Fields, FromFields};
-use crate::run_stream::{HEARTBEAT, X_ACCEL_BUFFERING};
+use crate::run_stream::{HEARTBEAT, LAST_EVENT_ID, X_ACCEL_BUFFERING};
 use crate::state::ApiState;
 use crate::{body_schema, query_parameters};
 
-/// Where a client of server-sent events resumes.
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Characters of a list in the query.
 const LIST_CHARS_MAX: usize = 4_096;
 /// Characters of an event's type, as a filter names it.

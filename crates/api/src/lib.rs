@@ -41,7 +41,7 @@ use agentry_domain::ports::Entropy;
 use agentry_domain::{Error, Result};
 use agentry_engine::Engine;
 use agentry_events::Events;
-use agentry_gateway::{Alias, App, Edge, Metrics, Operations, Readiness, op};
+use agentry_gateway::{Alias, App, Edge, Metrics, Operations, Readiness, Stop, op};
 use bytes::Bytes;
 
 pub use problem::render;
@@ -54,20 +54,27 @@ pub struct Api {
     events: Events,
     metrics: Metrics,
     readiness: Readiness,
+    stop: Stop,
 }
 
 impl Api {
     /// The surfaces of these use cases; `/metrics` and `/ready` show the others.
-    pub fn new(engine: Engine, events: Events, metrics: Metrics, readiness: Readiness) -> Self {
-        Self { engine, events, metrics, readiness }
+    pub fn new(
+        engine: Engine,
+        events: Events,
+        metrics: Metrics,
+        readiness: Readiness,
+        stop: Stop,
+    ) -> Self {
+        Self { engine, events, metrics, readiness, stop }
     }
 
     /// The whole HTTP application. The edge must render errors with [`render`].
     pub fn behind(self, edge: Edge, entropy: &dyn Entropy) -> App {
-        let Self { engine, events, metrics, readiness } = self;
+        let Self { engine, events, metrics, readiness, stop } = self;
         let operations = operations();
         let document = document(&operations).map(Bytes::from).map_err(|error| error.chain());
-        let state = ApiState::new(Inner { engine, events, metrics, readiness, document });
+        let state = ApiState::new(Inner { engine, events, metrics, readiness, stop, document });
         let (router, _document, table) = operations.finish(state, &edge.metrics);
         edge.around(router, table, ALIASES, entropy)
     }
@@ -136,6 +143,7 @@ fn operations() -> Operations<ApiState> {
         .with(op!(RunsWrite, Run, runs::run_create_by_name))
         .with(op!(RunsRead, Request, runs::run_list))
         .with(op!(RunsRead, Request, runs::run_get))
+        .with(op!(RunsRead, Stream, run_stream::run_event_stream))
         .with(op!(UsersWrite, Request, users::user_create))
         .with(op!(UsersRead, Request, users::user_list))
         .with(op!(UsersRead, Request, users::user_get))

@@ -1,31 +1,48 @@
-//! A run as server-sent events: `run.started`, `message.delta`,
-//! `message.completed`, `run.finished`, and `error` when the stream itself
-//! fails. A comment every few seconds keeps proxies from closing a silent one.
+//! A run as server-sent events, in one way for all: a run that is started with
+//! `stream`, one that is followed later, one that is over. Each event has the place
+//! behind it as its id, with which a client goes on after a break. A comment
+//! every few seconds keeps proxies from closing a silent stream.
 
 use std::convert::Infallible;
 use std::time::Duration;
 
-use agentry_domain::{Result, RunId, SessionId};
-use agentry_engine::{RunEvent, RunHandle};
-use agentry_gateway::RequestContext;
+use agentry_domain::{Caller, Code, Error, Fault, Result, RunId, SessionId};
+use agentry_engine::{RunCursor, RunEvent, RunEvents, RunNews};
+use agentry_gateway::{Authenticated, Failure, RequestContext};
+use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures::{Stream, StreamExt as _, stream};
-use http::{HeaderName, HeaderValue};
+use futures::{Stream, stream};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
+use crate::answer::{Handled, put};
+use crate::extract::{PathId, Query};
+use crate::fields::{Fields, FromFields};
+use crate::openapi::NotFound;
 use crate::problem::{self, Problem};
+use crate::query_parameters;
 use crate::runs::RunAnswer;
+use crate::state::ApiState;
 
 /// How often a silent stream says that it lives.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Tells a proxy in front not to hold events back.
 pub(crate) const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// Where a client of server-sent events resumes.
+pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Names the run of a stream or a completion.
+pub(crate) const X_RUN_ID: HeaderName = HeaderName::from_static("x-run-id");
+/// How soon a client comes back that was told to.
+const RETRY: Duration = Duration::from_millis(500);
+/// Characters of an event's id at most.
+const CURSOR_CHARS_MAX: usize = 48;
 
 #[derive(Serialize)]
 struct Started {
     run_id: RunId,
     session_id: SessionId,
+    attempt: i64,
 }
 
 #[derive(Serialize)]
@@ -34,20 +51,129 @@ struct Text<'a> {
 }
 
 #[derive(Serialize)]
-struct Reset {
+struct Place {
     attempt: i64,
     offset: u64,
 }
 
-/// Answers with a run's events.
-pub fn answer(handle: RunHandle, context: &RequestContext) -> Response {
-    let mut writer = Writer {
-        attempt: handle.run.attempt,
-        request_id: context.request_id.as_str().to_owned(),
-        sent: Sent::default(),
+#[derive(Serialize)]
+struct Reconnect {
+    after: String,
+}
+
+#[derive(Serialize)]
+struct Expired {
+    run_id: RunId,
+}
+
+/// From where a run's events are told.
+pub struct RunEventQuery {
+    after: Option<String>,
+}
+
+query_parameters!(RunEventQuery);
+
+impl FromFields for RunEventQuery {
+    fn read(fields: &mut Fields) -> Self {
+        let after = fields
+            .text("after", 1..=CURSOR_CHARS_MAX)
+            .about("The id of the last event that one has; without it, from the start.")
+            .optional();
+        if after.as_ref().is_some_and(|after| after.parse::<RunCursor>().is_err()) {
+            fields.fault("after", "malformed", NO_EVENT_ID);
+        }
+        Self { after }
+    }
+}
+
+const NO_EVENT_ID: &str = "must be the id of one of the run's events";
+
+/// Follow a run as server-sent events
+///
+/// From its start, or after the event named by `Last-Event-ID`, whether the run goes on, in this
+/// process or another, or is over: the same events as those of a run that is started with `stream`.
+/// Each has the place behind it as its `id`: `ATTEMPT-OFFSET`, the offset in bytes of UTF-8 of
+/// the reply. `run.started` {run_id, session_id, attempt}, `message.delta` {text},
+/// `message.completed` {text}, `run.finished` (the run). `reset` {attempt, offset} voids the text
+/// from the offset on: the run began again, or text was lost with its process. `reconnect` {after}
+/// ends the stream of a client that is too slow, or whose server stops: come back with the
+/// id. `expired` {run_id}: the run was deleted. `error` (a problem): the stream failed.
+/// 204 when nothing comes after that event.
+#[utoipa::path(
+    get,
+    path = "/api/v1/runs/{id}/events",
+    tag = "runs",
+    params(
+        ("id" = String, Path, description = "The run's id.", format = "uuid"),
+        RunEventQuery,
+        ("Last-Event-ID" = Option<String>, Header, description = "Comes before `after`."),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "The events.",
+            body = String,
+            content_type = "text/event-stream",
+        ),
+        (status = 204, description = "The run is over, and that was its last event."),
+        (status = 404, response = NotFound),
+    ),
+)]
+pub async fn run_event_stream(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    PathId(id): PathId<RunId>,
+    Query(RunEventQuery { after }): Query<RunEventQuery>,
+    context: RequestContext,
+    headers: HeaderMap,
+) -> Handled {
+    let after = match last_event_id(&headers)? {
+        Some(after) => Some(after),
+        None => after.and_then(|after| after.parse().ok()),
     };
-    let events = handle.events.flat_map(move |event| stream::iter(writer.write(event)));
-    sse(events.map(Ok))
+    match state.engine.run_events(&caller, id, after).await? {
+        Some(events) => Ok(answer(events, id, &state, &caller, &context)),
+        None => Ok(StatusCode::NO_CONTENT.into_response()),
+    }
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<RunCursor>, Failure> {
+    let Some(id) = headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty()) else { return Ok(None) };
+    match id.to_str().ok().and_then(|id| id.parse().ok()) {
+        Some(after) => Ok(Some(after)),
+        None => {
+            let fault = Fault::new("header:Last-Event-ID", "malformed", NO_EVENT_ID);
+            Err(Error::invalid(vec![fault]).into())
+        }
+    }
+}
+
+/// Answers with a run's events.
+pub fn answer(
+    events: RunEvents,
+    run: RunId,
+    state: &ApiState,
+    caller: &Caller,
+    context: &RequestContext,
+) -> Response {
+    let writer = Writer { run, request_id: context.request_id.as_str().to_owned() };
+    let following = (events, writer, state.events.watch(caller), state.stop.parting());
+    let events = stream::unfold(following, |(mut events, writer, key, parting)| async move {
+        let news = tokio::select! {
+            biased;
+            () = key.revoked() => return None,
+            news = events.next() => news?,
+            () = parting.cancelled() => Ok(events.reconnect()?),
+        };
+        let event = match news {
+            Ok(news) => writer.write(&news),
+            Err(error) => writer.failed(&error),
+        };
+        Some((Ok(event), (events, writer, key, parting)))
+    });
+    let mut response = sse(events);
+    put(&mut response, X_RUN_ID, &run.to_string());
+    response
 }
 
 /// Answers with a stream of events.
@@ -65,99 +191,53 @@ pub fn event(name: Option<&str>, data: &impl Serialize) -> Event {
     event.data(serde_json::to_string(data).unwrap_or_default())
 }
 
-/// What of a reply was sent in pieces.
-#[derive(Debug, Default)]
-pub struct Sent(String);
-
-/// What is still to be sent when the whole reply is known.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Rest<'a> {
-    /// Nothing.
-    Nothing,
-    /// This: the reader was too slow for the pieces, or there were none.
-    More(&'a str),
-    /// The pieces are not the reply's beginning.
-    Different,
-}
-
-impl Sent {
-    /// Another piece was sent.
-    pub fn add(&mut self, piece: &str) {
-        self.0.push_str(piece);
-    }
-
-    /// What of the whole reply is missing.
-    pub fn rest<'a>(&self, reply: &'a str) -> Rest<'a> {
-        match reply.strip_prefix(&self.0) {
-            Some("") => Rest::Nothing,
-            Some(rest) => Rest::More(rest),
-            None => Rest::Different,
-        }
-    }
-}
-
+/// Writes a run's events.
 struct Writer {
-    attempt: i64,
+    run: RunId,
     request_id: String,
-    sent: Sent,
 }
 
 impl Writer {
-    fn write(&mut self, event_of_run: Result<RunEvent>) -> Vec<Event> {
-        match event_of_run {
-            Ok(RunEvent::Started { run, session }) => {
-                let started = Started { run_id: run, session_id: session };
-                vec![event(Some("run.started"), &started)]
+    fn write(&self, RunNews { cursor, event: news }: &RunNews) -> Event {
+        let event = match news {
+            RunEvent::Started { run, session } => {
+                let attempt = cursor.attempt;
+                event(
+                    Some("run.started"),
+                    &Started { run_id: *run, session_id: *session, attempt },
+                )
             }
-            Ok(RunEvent::Delta(text)) => {
-                self.sent.add(&text);
-                vec![event(Some("message.delta"), &Text { text: &text })]
+            RunEvent::Delta(text) => event(Some("message.delta"), &Text { text }),
+            RunEvent::Reset => {
+                let RunCursor { attempt, offset, .. } = *cursor;
+                event(Some("reset"), &Place { attempt, offset })
             }
-            // What was missed comes with the end.
-            Ok(RunEvent::Lagged) => Vec::new(),
-            Ok(RunEvent::Finished(run)) => {
-                let mut events = Vec::new();
-                if let Some(reply) = &run.reply {
-                    match self.sent.rest(reply) {
-                        Rest::Nothing => {}
-                        Rest::More(rest) => {
-                            events.push(event(Some("message.delta"), &Text { text: rest }));
-                        }
-                        Rest::Different => {
-                            let reset = Reset { attempt: self.attempt, offset: 0 };
-                            events.push(event(Some("reset"), &reset));
-                        }
-                    }
-                    events.push(event(Some("message.completed"), &Text { text: reply }));
-                }
-                match RunAnswer::new(&run) {
-                    Ok(answer) => events.push(event(Some("run.finished"), &answer)),
-                    Err(error) => events.push(self.failed(&error)),
-                }
-                events
+            RunEvent::Completed(run) => {
+                let text = run.reply.as_deref().unwrap_or_default();
+                event(Some("message.completed"), &Text { text })
             }
-            Err(error) => vec![self.failed(&error)],
-        }
+            RunEvent::Finished(run) => match RunAnswer::new(run) {
+                Ok(answer) => event(Some("run.finished"), &answer),
+                Err(error) => self.failed(&error),
+            },
+            RunEvent::Reconnect => {
+                event(Some("reconnect"), &Reconnect { after: cursor.to_string() }).retry(RETRY)
+            }
+            RunEvent::Expired => event(Some("expired"), &Expired { run_id: self.run }),
+        };
+        event.id(cursor.to_string())
     }
 
-    fn failed(&self, error: &agentry_domain::Error) -> Event {
+    fn failed(&self, error: &Error) -> Event {
         problem::log(error, &self.request_id);
         event(Some("error"), &Problem::new(error, &self.request_id))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_slow_reader_missed_is_sent_with_the_end() {
-        let mut sent = Sent::default();
-        assert_eq!(sent.rest("whole"), Rest::More("whole"));
-        sent.add("wh");
-        sent.add("o");
-        assert_eq!(sent.rest("whole"), Rest::More("le"));
-        assert_eq!(sent.rest("who"), Rest::Nothing);
-        assert_eq!(sent.rest("other"), Rest::Different);
-    }
+/// The error of a stream whose client cannot be told to forget what it has.
+pub fn began_again() -> Error {
+    Error::new(
+        Code::RunInterrupted,
+        "the run began again in the middle of its reply; the run's own answer has all of it",
+    )
 }

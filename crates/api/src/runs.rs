@@ -419,10 +419,8 @@ pub(crate) fn session_by_id(text: &str) -> Result<SessionRef> {
 /// Start a run of an agent
 ///
 /// 200 when it has ended, also when the model failed: then `success` is false
-/// and `error` says how. With `stream` the answer is a stream of events:
-/// `run.started` {run_id, session_id}, `message.delta` {text}, `message.completed` {text},
-/// `run.finished` (the run) and, if the stream fails, `error` (a problem). A `reset`
-/// {attempt, offset} voids the deltas from the offset on.
+/// and `error` says how. With `stream` the answer is the stream of the run's events, see
+/// `/api/v1/runs/{id}/events`, where it can be taken up again after a break.
 #[utoipa::path(
     post,
     path = "/api/v1/agents/{id}/runs",
@@ -499,7 +497,9 @@ async fn start(
     };
     let Done { value: handle, replayed } = state.engine.run_start(caller, once, new).await?;
     if body.stream {
-        return Ok(replay(run_stream::answer(handle, context), replayed));
+        let run = handle.run.id;
+        let answer = run_stream::answer(handle.events, run, state, caller, context);
+        return Ok(replay(answer, replayed));
     }
     let run = handle.finished().await?;
     Ok(replay(json(StatusCode::OK, &RunAnswer::new(&run)?)?, replayed))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use agentry_engine::Engine;
 use agentry_events::Events;
-use agentry_gateway::{Metrics, Readiness};
+use agentry_gateway::{Metrics, Readiness, Stop};
 use bytes::Bytes;
 
 /// Shared by every handler; cheap to clone.
@@ -21,6 +21,8 @@ pub struct Inner {
     pub metrics: Metrics,
     /// Whether the server should be sent requests.
     pub readiness: Readiness,
+    /// When the server stops.
+    pub stop: Stop,
     /// The OpenAPI document as JSON, or why there is none.
     pub document: Result<Bytes, String>,
 }

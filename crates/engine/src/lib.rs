@@ -19,6 +19,7 @@ mod purges;
 mod recall;
 mod resources;
 mod retention;
+mod run_events;
 mod runs;
 mod sealing;
 mod sessions;
@@ -48,9 +49,9 @@ pub use agentry_store::{
 pub use files::FilePut;
 pub use goals::GoalTree;
 pub use keys::KeyMade;
-pub use live::{RunEvent, RunEvents, RunHandle};
 pub use memories::MemoryHit;
 pub use retention::Retention;
+pub use run_events::{RunCursor, RunEvent, RunEvents, RunHandle, RunNews, Told};
 pub use runs::{AgentRef, RunNew, SessionRef};
 pub use sealing::SealingKey;
 pub use sessions::MessageNew;

@@ -1,231 +1,377 @@
-//! What a run tells whoever waits for it in this process. The listener is a
-//! hint: the run's end is in the store, and whoever missed it reads it there.
+//! Runs as this process sees them while somebody here carries them out, follows
+//! them or waits for them. A [`LiveRun`] is filled from one of two sides: by the
+//! task that carries the run out here, or, when that is another process's or
+//! nobody's, out of the store (`runs::follow`). Whoever reads it does not know
+//! which. It is a hint: the run's end and its text are in the store, and what is
+//! no longer here is read there.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use agentry_domain::runs::Run;
 use agentry_domain::{Code, Error, OrgId, Result, RunId, SessionId};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, watch};
 
-/// Pieces of a reply that wait for a slow reader; when more come, it is told
-/// that it lagged and gets the whole reply at the end.
-pub(crate) const RUN_EVENTS_WAITING_MAX: usize = 1_024;
+/// Bytes of a run's newest text that are kept in memory for those who follow it.
+/// What the store does not have yet stays beyond that.
+pub(crate) const RING_BYTES_MAX: usize = 256 * 1_024;
 
-/// Something that happened in a run.
-#[derive(Clone, Debug)]
-pub enum RunEvent {
-    /// It was begun.
-    Started {
-        /// The run.
-        run: RunId,
-        /// Its session.
-        session: SessionId,
-    },
-    /// A piece of the reply.
-    Delta(Arc<str>),
-    /// The reader was too slow and missed pieces; the end has the whole reply.
-    Lagged,
-    /// It ended; the run has the whole reply.
-    Finished(Box<Run>),
-}
+type Runs = Mutex<HashMap<RunId, Weak<LiveRun>>>;
 
-/// The executing side of a listener.
-pub(crate) struct Speaker {
-    events: mpsc::Sender<RunEvent>,
-    finished: oneshot::Sender<Outcome>,
-    lagged: bool,
-}
-
-/// How a run ended, and whether the listener missed pieces of it.
-struct Outcome {
-    run: Result<Run>,
-    lagged: bool,
-}
-
-/// A run's events, as they happen, and then its end. Of a run that was begun
-/// the first one is [`RunEvent::Started`].
-pub struct RunEvents {
-    events: mpsc::Receiver<RunEvent>,
-    finished: Option<oneshot::Receiver<Outcome>>,
-    /// The beginning, for whoever came later.
-    begun: Option<RunEvent>,
-    has_begun: bool,
-    /// The end, while other news goes before it.
-    held: Option<Result<Run>>,
-}
-
-/// A run that was accepted, and what comes of it.
-pub struct RunHandle {
-    /// The run as it was accepted.
-    pub run: Run,
-    /// What happens in it.
-    pub events: RunEvents,
-}
-
-/// A connected pair.
-pub(crate) fn listener() -> (Speaker, RunEvents) {
-    let (events, events_of) = mpsc::channel(RUN_EVENTS_WAITING_MAX);
-    let (finished, finished_of) = oneshot::channel();
-    (
-        Speaker { events, finished, lagged: false },
-        RunEvents {
-            events: events_of,
-            finished: Some(finished_of),
-            begun: None,
-            has_begun: false,
-            held: None,
-        },
-    )
-}
-
-impl RunEvents {
-    /// The same events, for a listener of a run that may have begun before.
-    pub(crate) fn of(mut self, run: &Run) -> Self {
-        self.begun = started(run);
-        self
-    }
-}
-
-fn started(run: &Run) -> Option<RunEvent> {
-    run.started_at.map(|_| RunEvent::Started { run: run.id, session: run.session })
-}
-
-impl Speaker {
-    pub(crate) fn say(&mut self, event: RunEvent) {
-        if self.lagged {
-            return;
-        }
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.events.try_send(event) {
-            self.lagged = true;
-        }
-    }
-
-    /// Tells how it ended. The listener may have gone; the store has it all.
-    pub(crate) fn finish(self, run: Result<Run>) {
-        let _ = self.finished.send(Outcome { run, lagged: self.lagged });
-    }
-
-    /// Whether anyone still listens.
-    pub(crate) fn is_heard(&self) -> bool {
-        !self.finished.is_closed()
-    }
-}
-
-impl RunHandle {
-    /// Waits for the end of the run, whatever its outcome. An error says that
-    /// the outcome could not be stored.
-    pub async fn finished(self) -> Result<Run> {
-        // Nobody reads the pieces; without a receiver they cost nothing.
-        drop(self.events.events);
-        match self.events.finished {
-            Some(finished) => finished.await.map_or_else(|_| Err(stopped()), |outcome| outcome.run),
-            None => Err(stopped()),
-        }
-    }
-}
-
-impl futures::Stream for RunEvents {
-    type Item = Result<RunEvent>;
-
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Self::Item>> {
-        if let Some(begun) = self.begun.take() {
-            self.has_begun = true;
-            return Poll::Ready(Some(Ok(begun)));
-        }
-        match self.events.poll_recv(context) {
-            Poll::Ready(Some(event)) => {
-                self.has_begun |= matches!(event, RunEvent::Started { .. });
-                return Poll::Ready(Some(Ok(event)));
-            }
-            Poll::Ready(None) => {}
-            Poll::Pending => return Poll::Pending,
-        }
-        if let Some(run) = self.held.take() {
-            return Poll::Ready(Some(run.map(|run| RunEvent::Finished(Box::new(run)))));
-        }
-        let Some(finished) = &mut self.finished else { return Poll::Ready(None) };
-        let outcome = std::task::ready!(std::pin::Pin::new(finished).poll(context));
-        self.finished = None;
-        let Outcome { run, lagged } =
-            outcome.unwrap_or_else(|_| Outcome { run: Err(stopped()), lagged: false });
-        if lagged {
-            self.held = Some(run);
-            return Poll::Ready(Some(Ok(RunEvent::Lagged)));
-        }
-        if let Some(begun) = run.as_ref().ok().filter(|_| !self.has_begun).and_then(started) {
-            self.held = Some(run);
-            return Poll::Ready(Some(Ok(begun)));
-        }
-        Poll::Ready(Some(run.map(|run| RunEvent::Finished(Box::new(run)))))
-    }
-}
-
-fn stopped() -> Error {
-    Error::new(Code::ShuttingDown, "the server stopped; the run goes on when it starts again")
-}
-
-/// Who waits for runs that this process does not carry out at the moment.
+/// The live runs of this process.
 #[derive(Default)]
 pub(crate) struct Live {
-    /// Listeners of runs that wait in their session's queue.
-    queued: Mutex<HashMap<RunId, (OrgId, Speaker)>>,
-    /// Requests that came again while their run goes on, here or elsewhere.
-    attached: Mutex<HashMap<RunId, (OrgId, Vec<Speaker>)>>,
+    runs: Arc<Runs>,
+}
+
+/// A run that somebody here has to do with; it is forgotten with the last of them.
+pub(crate) struct LiveRun {
+    pub(crate) org: OrgId,
+    pub(crate) id: RunId,
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+    /// Wakes whoever fills it out of the store.
+    pub(crate) hint: Arc<Notify>,
+    /// Somebody wants more than the end.
+    text_wanted: AtomicBool,
+    runs: Weak<Runs>,
+}
+
+/// What is known of a run.
+#[derive(Default)]
+pub(crate) struct State {
+    /// This process carries it out now.
+    pub(crate) here: bool,
+    /// A task fills it out of the store.
+    followed: bool,
+    /// The attempt that the text is of; 0 when none is known.
+    pub(crate) attempt: i64,
+    pub(crate) session: Option<SessionId>,
+    pub(crate) text: Ring,
+    pub(crate) end: Option<Arc<Run>>,
+    /// There is no such run any more.
+    pub(crate) gone: bool,
+    /// How often something failed that those who wait should hear of, and what
+    /// it was the last time.
+    pub(crate) troubles: u64,
+    trouble: Option<(Code, String)>,
+}
+
+/// The newest text of an attempt.
+#[derive(Default)]
+pub(crate) struct Ring {
+    /// Where in the attempt's text it begins, in bytes.
+    base: u64,
+    text: String,
+    /// So much of the attempt's text is in the store.
+    stored: u64,
+}
+
+impl Ring {
+    pub(crate) fn base(&self) -> u64 {
+        self.base
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.base + self.text.len() as u64
+    }
+
+    /// The text from a place on; none when that is not in the ring.
+    pub(crate) fn from(&self, offset: u64) -> Option<(&str, usize)> {
+        let at = usize::try_from(offset.checked_sub(self.base)?).ok()?;
+        (at <= self.text.len()).then_some((self.text.as_str(), at))
+    }
+
+    fn push(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.shrink();
+    }
+
+    fn stored(&mut self, stored: u64) {
+        self.stored = self.stored.max(stored);
+        self.shrink();
+    }
+
+    /// Drops the oldest of what the store has; only when there is twice too much,
+    /// so that what stays is not moved with every piece.
+    fn shrink(&mut self) {
+        if self.text.len() <= 2 * RING_BYTES_MAX {
+            return;
+        }
+        let stored = usize::try_from(self.stored.saturating_sub(self.base)).unwrap_or(usize::MAX);
+        let goes = (self.text.len() - RING_BYTES_MAX).min(stored);
+        let goes = self.text.floor_char_boundary(goes);
+        self.text.drain(..goes);
+        self.base += goes as u64;
+    }
+}
+
+impl State {
+    /// What went wrong since somebody looked last.
+    pub(crate) fn trouble_since(&self, seen: u64) -> Option<Error> {
+        let (code, detail) = self.trouble.as_ref().filter(|_| self.troubles > seen)?;
+        Some(Error::new(*code, detail.clone()))
+    }
+
+    fn begin(&mut self, attempt: i64, session: SessionId) {
+        if self.attempt != attempt {
+            self.attempt = attempt;
+            self.text = Ring::default();
+        }
+        self.session = Some(session);
+    }
 }
 
 impl Live {
-    pub(crate) fn register(&self, org: OrgId, run: RunId, speaker: Speaker) {
-        self.queued.lock().insert(run, (org, speaker));
-    }
-
-    pub(crate) fn take(&self, run: RunId) -> Option<Speaker> {
-        self.queued.lock().remove(&run).map(|(_, speaker)| speaker)
-    }
-
-    /// Another listener of a run: it hears of the end.
-    pub(crate) fn attach(&self, org: OrgId, run: RunId, speaker: Speaker) {
-        let mut attached = self.attached.lock();
-        let speakers = &mut attached.entry(run).or_insert_with(|| (org, Vec::new())).1;
-        // Whoever asks again and again goes away in between.
-        speakers.retain(Speaker::is_heard);
-        speakers.push(speaker);
-    }
-
-    /// Forgets listeners of a run that went away.
-    pub(crate) fn detach_unheard(&self, run: RunId) {
-        let mut attached = self.attached.lock();
-        if let Some((_, speakers)) = attached.get_mut(&run) {
-            speakers.retain(Speaker::is_heard);
-            if speakers.is_empty() {
-                attached.remove(&run);
-            }
+    /// The live run of this id, which must be one of the organisation's.
+    pub(crate) fn open(&self, org: OrgId, id: RunId) -> Arc<LiveRun> {
+        let mut runs = self.runs.lock();
+        if let Some(live) = runs.get(&id).and_then(Weak::upgrade) {
+            return live;
         }
+        let live = Arc::new(LiveRun {
+            org,
+            id,
+            state: Mutex::default(),
+            changed: watch::Sender::new(()),
+            hint: Arc::default(),
+            text_wanted: AtomicBool::new(false),
+            runs: Arc::downgrade(&self.runs),
+        });
+        runs.insert(id, Arc::downgrade(&live));
+        live
+    }
+
+    /// The executing side of a run.
+    pub(crate) fn speaker(&self, org: OrgId, id: RunId) -> Speaker {
+        Speaker { live: self.open(org, id), finished: false }
     }
 
     /// Tells everyone who waits that a run has ended and is stored.
     pub(crate) fn ended(&self, run: &Run) {
-        let attached = self.attached.lock().remove(&run.id).map(|(_, speakers)| speakers);
-        for speaker in self.take(run.id).into_iter().chain(attached.into_iter().flatten()) {
-            speaker.finish(Ok(run.clone()));
+        let live = self.runs.lock().get(&run.id).and_then(Weak::upgrade);
+        if let Some(live) = live {
+            live.ended(Arc::new(run.clone()));
         }
     }
 
-    /// The runs that someone still waits for; the others are forgotten.
-    pub(crate) fn waiting(&self) -> Vec<(OrgId, RunId)> {
-        let mut queued = self.queued.lock();
-        queued.retain(|_, (_, speaker)| speaker.is_heard());
-        let mut attached = self.attached.lock();
-        attached.retain(|_, (_, speakers)| {
-            speakers.retain(Speaker::is_heard);
-            !speakers.is_empty()
+    /// A run may have gone on in another process.
+    pub(crate) fn hint(&self, id: RunId) {
+        // The last owner of a live run takes the lock when it goes, so that one
+        // that is owned here must not go under the lock.
+        let live = self.runs.lock().get(&id).and_then(Weak::upgrade);
+        if let Some(live) = live {
+            live.hint.notify_one();
+        }
+    }
+
+    /// Any run may have gone on in another process.
+    pub(crate) fn hint_all(&self) {
+        let all: Vec<_> = self.runs.lock().values().filter_map(Weak::upgrade).collect();
+        for live in all {
+            live.hint.notify_one();
+        }
+    }
+}
+
+impl LiveRun {
+    /// Told of each change.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.lock())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock());
+        self.changed.send_replace(());
+    }
+
+    /// From now on its text is wanted and not only its end.
+    pub(crate) fn want_text(&self) {
+        if !self.text_wanted.swap(true, Ordering::AcqRel) {
+            self.hint.notify_one();
+        }
+    }
+
+    pub(crate) fn is_text_wanted(&self) -> bool {
+        self.text_wanted.load(Ordering::Acquire)
+    }
+
+    /// The right and the duty to fill it out of the store; nobody has it while it
+    /// is carried out here.
+    pub(crate) fn begin_following(&self) -> bool {
+        let mut state = self.state.lock();
+        let free = !state.here && !state.followed && state.end.is_none() && !state.gone;
+        state.followed |= free;
+        free
+    }
+
+    /// Whether it still has to be filled out of the store; when not, the duty is over.
+    pub(crate) fn goes_on_following(&self) -> bool {
+        let mut state = self.state.lock();
+        state.followed = !state.here && state.end.is_none() && !state.gone;
+        state.followed
+    }
+
+    /// The store says that this attempt was begun: where its text is read on.
+    pub(crate) fn begun_elsewhere(&self, attempt: i64, session: SessionId) -> Option<u64> {
+        let mut from = None;
+        self.change(|state| {
+            if !state.here && attempt >= state.attempt {
+                state.begin(attempt, session);
+                from = Some(state.text.end());
+            }
         });
-        let queued = queued.iter().map(|(run, (org, _))| (*org, *run));
-        queued.chain(attached.iter().map(|(run, (org, _))| (*org, *run))).collect()
+        from
+    }
+
+    /// Text of an attempt out of the store; what is here already is dropped.
+    pub(crate) fn append_stored(&self, attempt: i64, offset: u64, text: &str) {
+        self.change(|state| {
+            if state.here || state.attempt != attempt {
+                return;
+            }
+            let known = state.text.end().saturating_sub(offset);
+            if let Some(new) = usize::try_from(known).ok().and_then(|known| text.get(known..))
+                && offset <= state.text.end()
+            {
+                state.text.push(new);
+            }
+            state.text.stored(offset + text.len() as u64);
+        });
+    }
+
+    pub(crate) fn ended(&self, run: Arc<Run>) {
+        self.change(|state| {
+            state.end = Some(run);
+            state.here = false;
+        });
+    }
+
+    pub(crate) fn gone(&self) {
+        self.change(|state| state.gone = true);
+    }
+}
+
+impl Drop for LiveRun {
+    fn drop(&mut self) {
+        if let Some(runs) = self.runs.upgrade() {
+            let mut runs = runs.lock();
+            // Another one may have its place by now.
+            if runs.get(&self.id).is_some_and(|live| std::ptr::eq(live.as_ptr(), self)) {
+                runs.remove(&self.id);
+            }
+        }
+        // Whoever fills it finds that nobody wants it any more.
+        self.hint.notify_one();
+    }
+}
+
+/// The executing side of a run.
+pub(crate) struct Speaker {
+    live: Arc<LiveRun>,
+    finished: bool,
+}
+
+impl Speaker {
+    /// The run is carried out here from now on.
+    pub(crate) fn begin(&self, run: &Run) {
+        self.live.change(|state| {
+            state.here = true;
+            state.begin(run.attempt, run.session);
+        });
+    }
+
+    /// A piece of the reply.
+    pub(crate) fn text(&self, text: &str) {
+        self.live.change(|state| state.text.push(text));
+    }
+
+    /// So much of the text is in the store.
+    pub(crate) fn stored(&self, stored: u64) {
+        // Nobody waits for this.
+        self.live.state.lock().text.stored(stored);
+    }
+
+    /// Tells how it ended; of an error, that its end could not be stored yet.
+    pub(crate) fn finish(mut self, run: Result<Run>) {
+        match run {
+            Ok(run) => {
+                self.finished = true;
+                self.live.ended(Arc::new(run));
+            }
+            // Another process has the run now, and it goes on there.
+            Err(error) if error.code == Code::Conflict => {}
+            Err(error) => self.live.change(|state| {
+                state.troubles += 1;
+                state.trouble = Some((error.code, error.detail.into_owned()));
+            }),
+        }
+    }
+}
+
+impl Drop for Speaker {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Whoever waits looks for another way to hear of the run.
+            self.live.change(|state| state.here = false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_keeps_what_is_new_and_what_is_not_stored() {
+        let mut ring = Ring::default();
+        let piece = "äb".repeat(RING_BYTES_MAX / 3);
+        for _ in 0..4 {
+            ring.push(&piece);
+        }
+        assert_eq!(ring.base(), 0, "nothing of it is stored");
+        let end = ring.end();
+        ring.stored(end - 1_001);
+        assert_eq!(ring.end(), end);
+        assert!(ring.text.len() <= RING_BYTES_MAX + 1);
+        assert_eq!(ring.from(ring.base() - 1), None);
+        assert_eq!(ring.from(end).map(|(text, at)| text.len() - at), Some(0));
+        assert_eq!(ring.from(end + 1), None);
+    }
+
+    #[test]
+    fn a_live_run_is_forgotten_with_its_last_owner() {
+        let live = Live::default();
+        let (org, id) = (OrgId::from_bytes([1; 16]), RunId::from_bytes([2; 16]));
+        let one = live.open(org, id);
+        let two = live.open(org, id);
+        assert!(Arc::ptr_eq(&one, &two));
+        drop(one);
+        assert_eq!(live.runs.lock().len(), 1);
+        drop(two);
+        assert_eq!(live.runs.lock().len(), 0);
+    }
+
+    #[test]
+    fn text_out_of_the_store_is_added_once() {
+        let live = Live::default();
+        let run = live.open(OrgId::from_bytes([1; 16]), RunId::from_bytes([2; 16]));
+        let session = SessionId::from_bytes([3; 16]);
+        assert_eq!(run.begun_elsewhere(1, session), Some(0));
+        run.append_stored(1, 0, "abc");
+        run.append_stored(1, 1, "bcde");
+        run.append_stored(1, 9, "a gap");
+        run.append_stored(2, 0, "of another attempt");
+        let text = || run.look(|state| state.text.from(0).map(|(text, _)| text.to_owned()));
+        assert_eq!(text().as_deref(), Some("abcde"));
+        assert_eq!(run.begun_elsewhere(2, session), Some(0));
+        assert_eq!(text().as_deref(), Some(""));
+        assert_eq!(run.begun_elsewhere(1, session), None, "an attempt does not come back");
     }
 }

@@ -7,6 +7,8 @@
 //! the run begins, which is before the model is called.
 
 mod carry_out;
+mod follow;
+mod recorder;
 
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ use agentry_store::{ClaimedJob, RunFilter, Write};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::held::Held;
-use crate::live::{RunEvents, RunHandle, listener};
+use crate::run_events::{RunEvents, RunHandle};
 use crate::sessions::{scope, store_message};
 use crate::users::{UserNamed, user_ensure};
 use crate::{Engine, entry, version_data};
@@ -133,21 +135,12 @@ impl Engine {
 
     /// Waits for a run that was accepted before.
     async fn run_attach(&self, caller: &Caller, id: RunId) -> Result<Done<RunHandle>> {
-        let (speaker, events) = listener();
-        // Listens before it looks, so that no end can come in between.
-        self.0.live.attach(caller.org, id, speaker);
-        let run = match self.run_get(caller, id).await {
-            Ok(run) => run,
-            Err(error) => {
-                drop(events);
-                self.0.live.detach_unheard(id);
-                return Err(error);
-            }
-        };
+        let run = self.run_get(caller, id).await?;
+        let events = self.run_listen(caller, id, None);
         if run.status.is_final() {
             self.0.live.ended(&run);
         }
-        Ok(Done { value: RunHandle { events: events.of(&run), run }, replayed: true })
+        Ok(Done { value: RunHandle { events, run }, replayed: true })
     }
 
     async fn accept(
@@ -168,7 +161,9 @@ impl Engine {
                 let _ = accepted.send(Ok(Done::now(RunHandle { run, events })));
             }
             Ok(Stored::Begun { run, agent, job, held }) => {
-                let (speaker, events) = listener();
+                let speaker = self.0.live.speaker(caller.org, run.id);
+                speaker.begin(&run);
+                let events = self.run_listen(&caller, run.id, None);
                 let handle = RunHandle { run: run.clone(), events };
                 let _ = accepted.send(Ok(Done::now(handle)));
                 self.carry_out(caller, job, run, Some(agent), Some(speaker)).await;
@@ -414,19 +409,12 @@ impl Engine {
         write.run_insert(run);
         write.log(run_entry(caller, run.created_at, "run.created", run));
         // Listens before the write, so that no end can come in between.
-        let (speaker, events) = listener();
-        self.0.live.register(caller.org, run.id, speaker);
+        let events = self.run_listen(caller, run.id, None);
         let noted = (run.id.to_bytes(), RUN_ANSWER);
         match self.write_once(caller, once, write, noted, run.created_at).await {
             Ok(None) => Ok(Accepted::Now(events)),
-            Ok(Some(before)) => {
-                self.0.live.take(run.id);
-                Ok(Accepted::Before(RunId::from_bytes(before.id)))
-            }
-            Err(error) => {
-                self.0.live.take(run.id);
-                Err(error)
-            }
+            Ok(Some(before)) => Ok(Accepted::Before(RunId::from_bytes(before.id))),
+            Err(error) => Err(error),
         }
     }
 }

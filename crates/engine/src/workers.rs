@@ -1,5 +1,5 @@
 //! The workers: they claim runs and other jobs that wait, keep this process's lease,
-//! and tell listeners about runs that another process carried out.
+//! and hear from other processes which runs went on there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +14,6 @@ use crate::Engine;
 const CLAIMED_AT_ONCE_MAX: usize = 64;
 /// How long until jobs are looked for without a hint that there are some.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// How often runs that wait here and may end elsewhere are looked up. Only with
-/// a store that several processes share.
-const LOOK_ELSEWHERE: Duration = Duration::from_millis(200);
 
 impl Engine {
     /// Takes over what an earlier process left, and starts the workers; they
@@ -43,9 +40,9 @@ impl Engine {
         self.0.tasks.spawn(async move { engine.retain().await });
         let engine = self.clone();
         self.0.tasks.spawn(async move { engine.feed_webhooks().await });
-        if !self.0.store.is_sqlite() {
+        if let Some(changes) = self.0.store.runs_changed() {
             let engine = self.clone();
-            self.0.tasks.spawn(async move { engine.look_elsewhere().await });
+            self.0.tasks.spawn(async move { engine.hear_of_runs(changes).await });
         }
         Ok(())
     }
@@ -129,28 +126,6 @@ impl Engine {
             self.0.claimable.notify_one();
         }
         Ok(())
-    }
-
-    async fn look_elsewhere(&self) {
-        let stopping = self.0.tasks.stopping().clone();
-        loop {
-            tokio::select! {
-                () = stopping.cancelled() => return,
-                () = tokio::time::sleep(LOOK_ELSEWHERE) => {}
-            }
-            for (org, id) in self.0.live.waiting() {
-                match self.0.store.run_get(org, id).await {
-                    Ok(Some(run)) if run.status.is_final() => {
-                        self.0.live.ended(&run);
-                    }
-                    Ok(_) => {}
-                    Err(error) => {
-                        let error = agentry_domain::Error::from(error);
-                        tracing::warn!(error = %error.chain(), "a waiting run could not be read");
-                    }
-                }
-            }
-        }
     }
 
     /// Says that this process stops, so that what it has claimed need not wait

@@ -37,6 +37,23 @@ pub(crate) struct Watch {
     pub(crate) ended: CancellationToken,
 }
 
+/// The key of a stream that is no subscription.
+pub struct KeyWatch(Watch);
+
+impl KeyWatch {
+    pub(crate) fn new(inner: &Arc<Inner>, caller: &Caller) -> Self {
+        Self(Watch::new(Arc::clone(inner), caller))
+    }
+
+    /// Waits until the key is no longer valid. Once the server stops nobody looks.
+    pub async fn revoked(&self) {
+        self.0.ended.cancelled().await;
+        if self.0.inner.closing.is_cancelled() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 impl Keys {
     pub(crate) fn new(closing: CancellationToken) -> Self {
         Self { closing, open: Mutex::default(), look: Notify::new() }

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use batch::{Batch, Entry, event_json};
 pub use filter::{FILTER_ITEMS_MAX, Filter};
+pub use keys::KeyWatch;
 pub use subscription::{Delivery, Start, Subscription, WhenLate};
 
 use keys::Keys;
@@ -176,6 +177,11 @@ impl Events {
             lagged: lagged.load(Ordering::Relaxed),
             encoded: encoded.load(Ordering::Relaxed),
         }
+    }
+
+    /// Watches the key of another stream of a caller's.
+    pub fn watch(&self, caller: &Caller) -> KeyWatch {
+        KeyWatch::new(&self.0, caller)
     }
 
     /// Looks at once, instead of within a second, whether the keys of open

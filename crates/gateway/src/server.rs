@@ -76,6 +76,7 @@ impl Default for ServeOptions {
 #[derive(Clone, Debug, Default)]
 pub struct Stop {
     drain: CancellationToken,
+    part: CancellationToken,
     close: CancellationToken,
 }
 
@@ -93,12 +94,19 @@ impl Stop {
     /// Closes everything at once.
     pub fn now(&self) {
         self.drain.cancel();
+        self.part.cancel();
         self.close.cancel();
     }
 
     /// Cancelled when the server begins to stop, for whatever goes on until then.
     pub fn closing(&self) -> CancellationToken {
         self.drain.child_token()
+    }
+
+    /// Cancelled soon before connections that have not finished are closed, for
+    /// streams whose clients can be told to come back.
+    pub fn parting(&self) -> CancellationToken {
+        self.part.child_token()
     }
 
     /// Waits until the server begins to stop.
@@ -234,9 +242,14 @@ impl Server {
     /// Waits for the open connections, by force at the end of the bound.
     async fn finish(&self, places: &Semaphore, options: &ServeOptions) {
         let all = u32::try_from(options.connections_max).unwrap_or(u32::MAX);
+        let drain_max = async {
+            tokio::time::sleep(options.drain_max * 3 / 4).await;
+            self.stop.part.cancel();
+            tokio::time::sleep(options.drain_max / 4).await;
+        };
         let drained = tokio::select! {
             _ = places.acquire_many(all) => true,
-            () = tokio::time::sleep(options.drain_max) => false,
+            () = drain_max => false,
             () = self.stop.close.cancelled() => false,
         };
         if drained {

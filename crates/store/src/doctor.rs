@@ -70,6 +70,11 @@ const RULES: &[Rule] = &[
          <> case when r.finished_at is null then 1 else 0 end",
     ),
     rule(
+        "text of runs is kept apart only until they end",
+        "select count(*) from run_chunk c where not exists (select 1 from run r \
+         where r.org = c.org and r.id = c.run and r.finished_at is null)",
+    ),
+    rule(
         "every lane has its jobs, and counts them",
         "select count(*) from lane l where l.depth = 0 or l.depth <> \
          (select count(*) from job j where j.org = l.org and j.lane = l.id)",

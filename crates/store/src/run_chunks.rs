@@ -13,7 +13,8 @@ use crate::{ClaimedJob, Result, Store, StoreError};
 
 statements! {
     RUN_CHUNK_INSERT = "insert into run_chunk (org, run, attempt, byte_offset, text) \
-        values ($1, $2, $3, $4, $5)";
+        values ($1, $2, $3, $4, $5) on conflict (org, run, attempt, byte_offset) \
+        do update set text = excluded.text";
     RUN_CHUNK_DELETE = "delete from run_chunk where org = $1 and run = $2";
     // From the chunk on that holds the offset.
     RUN_CHUNK_READ = "select byte_offset, text from run_chunk where org = $1 and run = $2 \
@@ -44,7 +45,8 @@ pub struct RunProgress {
 }
 
 impl Write {
-    /// Stores a piece of a run's text, if its job is still this process's.
+    /// Stores a piece of a run's text, if its job is still this process's. A piece
+    /// that may have been stored before is stored again, with what came to it.
     pub fn run_chunk_append(&mut self, job: &ClaimedJob, chunk: RunChunk) {
         self.job_held(job);
         let run = RunId::from_bytes(job.id.to_bytes());

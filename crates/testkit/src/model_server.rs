@@ -22,7 +22,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::behaviour::error_body;
@@ -54,6 +54,8 @@ struct Shared {
     state: Mutex<Scripted>,
     counts: watch::Sender<Counts>,
     gate_open: watch::Sender<bool>,
+    /// Writes that behaviours with `stepped` may make.
+    steps: Semaphore,
     stopping: CancellationToken,
 }
 
@@ -63,6 +65,7 @@ struct Scripted {
     default: Behaviour,
     key: Option<String>,
     received: Vec<Received>,
+    said: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -83,6 +86,7 @@ impl ModelServer {
             state: Mutex::default(),
             counts: watch::Sender::new(Counts::default()),
             gate_open: watch::Sender::new(true),
+            steps: Semaphore::new(0),
             stopping: tasks.stopping().clone(),
         });
         let router = Router::new()
@@ -140,6 +144,16 @@ impl ModelServer {
     /// Opens the gate.
     pub fn release(&self) {
         self.shared.gate_open.send_replace(true);
+    }
+
+    /// Lets behaviours with `stepped` write so many pieces more, all together.
+    pub fn step(&self, writes: usize) {
+        self.shared.steps.add_permits(writes);
+    }
+
+    /// The texts that it set out to say so far.
+    pub fn said(&self) -> Vec<String> {
+        self.shared.state.lock().said.clone()
     }
 
     /// Waits until so many requests have come, counted from the start.
@@ -250,6 +264,7 @@ async fn answer(
     let text = match &behaviour.answer {
         Answer::Text(text) => text.clone(),
         Answer::Echo => last_content(request),
+        Answer::Numbered => format!("{number}: {}", last_content(request)),
         Answer::Raw { content_type, writes } => {
             let (content_type, writes) = (content_type.clone(), writes.clone());
             return paced(&content_type, writes, behaviour, present);
@@ -263,6 +278,7 @@ async fn answer(
             return StatusCode::SERVICE_UNAVAILABLE.into_response();
         }
     };
+    present.shared.state.lock().said.push(text.clone());
     let about = wire::About {
         id: format!("chatcmpl-{number}"),
         created_seconds: SystemClock.now().micros() / 1_000_000,
@@ -355,6 +371,9 @@ async fn next_write(mut writing: Writing) -> Result<Option<(Bytes, Writing)>, &'
     if *written > 0 {
         present.shared.pause(behaviour.write_delay).await;
     }
+    if behaviour.stepped {
+        present.shared.take_step().await;
+    }
     *written += 1;
     Ok(Some((bytes, writing)))
 }
@@ -368,6 +387,15 @@ impl Shared {
         let _held = Held::new(self);
         tokio::select! {
             _ = gate.wait_for(|open| *open) => {}
+            () = self.stopping.cancelled() => {}
+        }
+    }
+
+    async fn take_step(&self) {
+        tokio::select! {
+            step = self.steps.acquire() => {
+                step.expect("the steps are never closed").forget();
+            }
             () = self.stopping.cancelled() => {}
         }
     }

@@ -67,6 +67,19 @@ impl Database {
     pub async fn execute(&self, sql: &str) -> Result<(), Error> {
         execute(&self.url, sql).await
     }
+
+    /// What a statement says that counts something.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses the statement.
+    pub async fn number(&self, sql: &str) -> Result<i64, Error> {
+        let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await?;
+        let (row, _) = tokio::join!(
+            async move { client.query_one(sql, &[]).await },
+            connection
+        );
+        row?.try_get(0)
+    }
 }
 
 impl Drop for Database {

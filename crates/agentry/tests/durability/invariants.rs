@@ -53,6 +53,22 @@ const CHECKS: &[(&str, &str)] = &[
          <> case when r.finished_at is null then 1 else 0 end",
     ),
     (
+        "a chunk of a run that has ended, or is not there",
+        "select count(*) from run_chunk c where not exists (select 1 from run r \
+         where r.org = c.org and r.id = c.run and r.finished_at is null)",
+    ),
+    (
+        "a chunk of an attempt that was not begun",
+        "select count(*) from run_chunk c join run r on r.org = c.org and r.id = c.run \
+         where c.attempt < 1 or c.attempt > r.attempt",
+    ),
+    (
+        "text of a run with a gap or a double",
+        "select count(*) from run_chunk c where c.byte_offset <> (select coalesce(sum(\
+         octet_length(b.text)), 0) from run_chunk b where b.org = c.org and b.run = c.run \
+         and b.attempt = c.attempt and b.byte_offset < c.byte_offset)",
+    ),
+    (
         "a job without its run",
         "select count(*) from job j where not exists \
          (select 1 from run r where r.org = j.org and r.id = j.id)",

@@ -21,6 +21,8 @@ mod purges;
 mod receiver;
 mod retention;
 mod rfc6455;
+mod run_reader;
+mod run_streams;
 mod runs;
 mod server;
 mod sessions;

@@ -45,6 +45,19 @@ impl Home {
         }
     }
 
+    /// What a statement says that counts something, beside whoever serves it.
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        match &self.database {
+            Some(database) => database.number(sql).await.unwrap(),
+            None => {
+                let path = self.data.path().join("agentry.db");
+                let connection = rusqlite::Connection::open(path).unwrap();
+                connection.busy_timeout(agentry_testkit::WAIT_MAX).unwrap();
+                connection.query_row(sql, [], |row| row.get(0)).unwrap()
+            }
+        }
+    }
+
     /// The command that serves this home on a free port.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_agentry"));

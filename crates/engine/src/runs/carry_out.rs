@@ -13,9 +13,10 @@ use agentry_store::{ClaimedJob, MemorySought, Write};
 use futures::StreamExt as _;
 use tokio::time::Instant;
 
+use super::recorder::Recorder;
 use super::{run_entry, store_input, timeout};
 use crate::Engine;
-use crate::live::{RunEvent, Speaker};
+use crate::live::Speaker;
 use crate::recall::Recall;
 use crate::sessions::{scope, store_message};
 
@@ -40,6 +41,24 @@ struct Outcome {
     error: Option<Error>,
     /// Whether the text only repeats memory.
     quotes: bool,
+    /// Whether chunks of the text may be in the store.
+    chunked: bool,
+}
+
+/// What becomes of what was said, beside the message.
+#[derive(Clone, Copy, Default)]
+struct Kept {
+    /// Recall is to find the reply.
+    remember: bool,
+    /// Chunks of it may be in the store.
+    chunked: bool,
+}
+
+/// Where what a model says goes.
+struct Said<'a> {
+    job: &'a ClaimedJob,
+    speaker: Option<&'a Speaker>,
+    outcome: &'a mut Outcome,
 }
 
 impl Engine {
@@ -47,7 +66,7 @@ impl Engine {
     pub(crate) async fn carry_out_claimed(&self, job: ClaimedJob) {
         let _held = self.0.held.hold(job.id);
         let id = RunId::from_bytes(job.id.to_bytes());
-        let speaker = self.0.live.take(id);
+        let speaker = Some(self.0.live.speaker(job.org, id));
         // The store's rows name no key; the entries of the log that follow are
         // the server's own doing.
         let caller = Caller { org: job.org, ..self.anyone() };
@@ -56,7 +75,9 @@ impl Engine {
             match self.begin_claimed(&caller, &job, id).await {
                 Ok((run, agent)) if run.status.is_final() => {
                     drop(agent);
-                    return self.store_outcome(&caller, &job, run, None, false, speaker).await;
+                    return self
+                        .store_outcome(&caller, &job, run, None, Kept::default(), speaker)
+                        .await;
                 }
                 Ok((run, agent)) => {
                     return self.carry_out(caller, job, run, agent, speaker).await;
@@ -142,10 +163,10 @@ impl Engine {
         job: ClaimedJob,
         mut run: Run,
         agent: Option<Agent>,
-        mut speaker: Option<Speaker>,
+        speaker: Option<Speaker>,
     ) {
-        if let Some(speaker) = &mut speaker {
-            speaker.say(RunEvent::Started { run: run.id, session: run.session });
+        if let Some(speaker) = &speaker {
+            speaker.begin(&run);
         }
         let deadline = Instant::now() + timeout(&run.request);
         let mut outcome = Outcome::default();
@@ -153,8 +174,8 @@ impl Engine {
         let ended = match &agent {
             None => Ok(Err(Error::not_found("agent", run.agent))),
             Some(agent) => {
-                let answer =
-                    self.answer(&caller, agent, &run, deadline, &mut speaker, &mut outcome);
+                let said = Said { job: &job, speaker: speaker.as_ref(), outcome: &mut outcome };
+                let answer = self.answer(&caller, agent, &run, deadline, said);
                 tokio::time::timeout_at(deadline, answer).await
             }
         };
@@ -186,7 +207,8 @@ impl Engine {
             }
         }
         let reply = run.reply.is_some().then(|| self.message_id(self.now(), run.message));
-        self.store_outcome(&caller, &job, run, reply, remember && !outcome.quotes, speaker).await;
+        let kept = Kept { remember: remember && !outcome.quotes, chunked: outcome.chunked };
+        self.store_outcome(&caller, &job, run, reply, kept, speaker).await;
     }
 
     async fn answer(
@@ -195,20 +217,20 @@ impl Engine {
         agent: &Agent,
         run: &Run,
         deadline: Instant,
-        speaker: &mut Option<Speaker>,
-        outcome: &mut Outcome,
+        Said { job, speaker, outcome }: Said<'_>,
     ) -> Result<()> {
         let model = self.0.models.resolve(run.request.model.as_ref().unwrap_or(&agent.model))?;
         outcome.quotes = model.quotes();
         let request = self.model_request_read(caller, agent, run, deadline, &model).await?;
         let mut events = model.respond(request).await?;
-        while let Some(event) = events.next().await {
+        let mut recorder = Recorder::new(&self.0.store, job, speaker, &mut outcome.chunked);
+        while let Some(event) = recorder.beside(events.next()).await? {
             match event? {
                 ModelEvent::Delta(text) => {
+                    // No text of ours has it, and PostgreSQL stores none.
+                    let text = text.replace('\0', "\u{fffd}");
                     outcome.text.push_str(&text);
-                    if let Some(speaker) = speaker {
-                        speaker.say(RunEvent::Delta(text.into()));
-                    }
+                    recorder.say(&text);
                 }
                 ModelEvent::Usage(usage) => outcome.usage = usage,
                 ModelEvent::Finished(_) => {}
@@ -309,21 +331,21 @@ impl Engine {
         job: &ClaimedJob,
         mut run: Run,
         reply: Option<MessageId>,
-        remember: bool,
+        kept: Kept,
         mut speaker: Option<Speaker>,
     ) {
         run.finished_at = Some(self.now());
         let mut wait = STORE_AGAIN_FIRST;
         loop {
-            let (write, promoted) = finishing_write(caller, job, &run, reply, remember);
+            let (write, promoted) = finishing_write(caller, job, &run, reply, kept);
             match self.0.store.write(write).await.map_err(Error::from) {
                 Ok(written) => {
                     if written.promoted(promoted) {
                         self.0.claimable.notify_one();
                     }
-                    self.0.live.ended(&run);
-                    if let Some(speaker) = speaker {
-                        speaker.finish(Ok(run));
+                    match speaker {
+                        Some(speaker) => speaker.finish(Ok(run)),
+                        None => self.0.live.ended(&run),
                     }
                     return;
                 }
@@ -351,12 +373,16 @@ fn finishing_write(
     job: &ClaimedJob,
     run: &Run,
     reply: Option<MessageId>,
-    remember: bool,
+    kept: Kept,
 ) -> (Write, usize) {
     let at = run.finished_at.unwrap_or(run.created_at);
     let mut write = Write::new(caller.org);
     let promoted = write.job_end(job);
     write.run_finish(run);
+    // Those of an earlier attempt are another process's, who knows of how many.
+    if kept.chunked || job.attempts > 1 {
+        write.run_chunks_delete(run.id);
+    }
     if let (Some(id), Some(content)) = (reply, &run.reply) {
         let message = Message {
             id,
@@ -368,7 +394,7 @@ fn finishing_write(
             created_at: at,
         };
         let scope = scope(caller, run.user_id.as_deref(), run.session);
-        store_message(&mut write, caller, &message, remember.then_some(scope));
+        store_message(&mut write, caller, &message, kept.remember.then_some(scope));
     }
     write.log(run_entry(caller, at, "run.finished", run));
     (write, promoted)

@@ -27,6 +27,8 @@ pub struct Behaviour {
     /// Wait at the gate before this piece of the body, counted from 0, as
     /// `ModelServer::hold` says.
     pub hold_before_write: Option<usize>,
+    /// Wait before each piece of the body until `ModelServer::step` allows it.
+    pub stepped: bool,
     /// How the body ends.
     pub end: End,
 }
@@ -38,6 +40,8 @@ pub enum Answer {
     Text(String),
     /// The content of the request's last message.
     Echo,
+    /// The same behind the number of the request, so that no two answers agree.
+    Numbered,
     /// A status with headers and a body of the given media type.
     Status {
         /// The status.
@@ -117,6 +121,7 @@ impl Behaviour {
             first_byte_delay: Duration::ZERO,
             write_delay: Duration::ZERO,
             hold_before_write: None,
+            stepped: false,
             end: End::Complete,
         }
     }
