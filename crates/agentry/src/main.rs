@@ -9,6 +9,7 @@ mod sealing;
 mod serve;
 mod settings;
 mod store_metrics;
+mod task_metrics;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

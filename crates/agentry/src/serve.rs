@@ -24,7 +24,7 @@ use crate::local::Announced;
 use crate::owner;
 use crate::sealing;
 use crate::settings::{Auth, LogFormat, Settings};
-use crate::store_metrics;
+use crate::{store_metrics, task_metrics};
 
 /// How long background tasks may take to end, once the last connection closed.
 const TASKS_END_WITHIN: Duration = Duration::from_secs(10);
@@ -105,6 +105,7 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     store_metrics::register(&metrics, Arc::clone(&store));
     event_metrics::register(&metrics, events.clone());
+    task_metrics::register(&metrics, tasks.clone());
     let readiness = Readiness::new();
     watch_storage(&engine, &readiness, &tasks);
 

@@ -24,6 +24,11 @@ impl Tasks {
         tokio::spawn(self.tracker.track_future(future))
     }
 
+    /// How many go on.
+    pub fn count(&self) -> usize {
+        self.tracker.len()
+    }
+
     /// Cancelled when the process begins to stop.
     pub fn stopping(&self) -> &CancellationToken {
         &self.stopping

@@ -4,8 +4,8 @@
 //! connection, the process or the machine went away.
 //!
 //! A reader holds one event and a place. Who is slower than the model falls
-//! behind what is kept in memory and, as it asked, is told to come back or gets
-//! what it missed out of the store; nobody else waits for it.
+//! behind what is kept in memory and gets what it missed out of the store; who is
+//! far behind is told to come back. Nobody else waits for it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,6 +22,9 @@ use crate::live::{LiveRun, State};
 
 /// Bytes of text in one event at most.
 const DELTA_BYTES_MAX: usize = 64 * 1_024;
+/// How far a reader that had everything may fall behind before it is told to come
+/// back, in bytes.
+const BEHIND_BYTES_MAX: u64 = 1_024 * 1_024;
 /// Chunks that a reader takes out of the store at once.
 const CHUNKS_AT_ONCE_MAX: u32 = 16;
 /// How long a reader who is ahead of what is stored waits for the text to reach
@@ -130,7 +133,7 @@ pub struct RunNews {
     pub event: RunEvent,
 }
 
-/// What a reader gets that is too slow for what is kept in memory.
+/// What a reader gets that is far behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WhenSlow {
     /// The news that it has to come back.
@@ -179,8 +182,8 @@ enum Look {
     Over,
     /// Nothing yet.
     Wait,
-    /// What comes next is no longer in memory.
-    Behind,
+    /// What comes next is no longer in memory; so much has come meanwhile.
+    Behind(u64),
     /// It has had more than is known; the text ends there.
     Ahead(RunCursor, bool),
 }
@@ -229,10 +232,14 @@ impl RunEvents {
                 }
                 Look::Over => self.over = true,
                 Look::Wait => self.wait().await,
-                Look::Behind if self.caught_up && self.when_slow == WhenSlow::Tell => {
+                Look::Behind(bytes)
+                    if bytes > BEHIND_BYTES_MAX
+                        && self.caught_up
+                        && self.when_slow == WhenSlow::Tell =>
+                {
                     return self.reconnect().map(Ok);
                 }
-                Look::Behind => match self.catch_up().await {
+                Look::Behind(_) => match self.catch_up().await {
                     Ok(Some(news)) => return Some(Ok(self.tell(news))),
                     // The run's end is on its way to us.
                     Ok(None) => drop(tokio::time::timeout(BEHIND_PAUSE, self.wait()).await),
@@ -331,7 +338,7 @@ impl RunEvents {
             }
             Some((text, at)) => piece(attempt, state.text.base(), text, at),
             None if cursor.offset > end => Look::Ahead(RunCursor::text(attempt, end), state.here),
-            None => Look::Behind,
+            None => Look::Behind(end - cursor.offset),
         }
     }
 

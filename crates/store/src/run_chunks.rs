@@ -55,10 +55,16 @@ impl Write {
         self.run_changed(run);
     }
 
+    /// Says that the run that this write ends never had a chunk, and spares it the
+    /// statement that would delete them.
+    pub fn run_without_chunks(&mut self) {
+        self.without_chunks = true;
+    }
+
     /// Deletes the chunks of a run that ends with this write. It belongs behind
     /// the guard of the run's job: what was stored under the same fence is seen
     /// then, and nothing is stored afterwards.
-    pub fn run_chunks_delete(&mut self, run: RunId) {
+    pub(crate) fn run_chunks_delete(&mut self, run: RunId) {
         self.add(&RUN_CHUNK_DELETE, values![self.org, run]);
     }
 }

@@ -177,6 +177,9 @@ impl Write {
             ],
         )
         .expect_one(over(run.id));
+        if run.attempt > 0 && !self.without_chunks {
+            self.run_chunks_delete(run.id);
+        }
         self.run_changed(run.id);
     }
 

@@ -80,6 +80,8 @@ pub struct Write {
     pub(crate) log: Vec<LogEntry>,
     pub(crate) counts: Vec<(CounterKey, i64)>,
     pub(crate) urgency: Urgency,
+    /// The run that it ends has no text in chunks.
+    pub(crate) without_chunks: bool,
     /// The run that whoever follows it, in any process, should look at again.
     pub(crate) run_changed: Option<RunId>,
     /// The row that other writes may want at the same time: a lane, a session,
@@ -98,6 +100,7 @@ impl Write {
             log: Vec::with_capacity(2),
             counts: Vec::with_capacity(2),
             urgency: Urgency::Interactive,
+            without_chunks: false,
             run_changed: None,
             contended: [0; 16],
         }

@@ -23,6 +23,7 @@ mod retention;
 mod rfc6455;
 mod run_reader;
 mod run_streams;
+mod run_streams_crowd;
 mod runs;
 mod server;
 mod sessions;

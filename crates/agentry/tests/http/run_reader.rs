@@ -20,13 +20,15 @@ pub(crate) struct Told {
 pub(crate) struct RunStream {
     response: Response,
     read: Vec<u8>,
+    /// So far no event ends in what was read.
+    looked: usize,
 }
 
 impl RunStream {
     pub(crate) fn of(response: Response) -> Self {
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Self { response, read: Vec::new() }
+        Self { response, read: Vec::new(), looked: 0 }
     }
 
     /// The next event or comment; none at the end, however the stream ends.
@@ -37,10 +39,13 @@ impl RunStream {
 
     async fn next_now(&mut self) -> Option<Told> {
         loop {
-            if let Some(end) = self.read.windows(2).position(|bytes| bytes == b"\n\n") {
-                let event: Vec<u8> = self.read.drain(..end + 2).collect();
+            let ends = self.read[self.looked..].windows(2).position(|bytes| bytes == b"\n\n");
+            if let Some(end) = ends {
+                let event: Vec<u8> = self.read.drain(..self.looked + end + 2).collect();
+                self.looked = 0;
                 return Some(parse(std::str::from_utf8(&event).unwrap()));
             }
+            self.looked = self.read.len().saturating_sub(1);
             self.read.extend_from_slice(&self.response.chunk().await.ok()??);
         }
     }

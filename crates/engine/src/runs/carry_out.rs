@@ -378,11 +378,11 @@ fn finishing_write(
     let at = run.finished_at.unwrap_or(run.created_at);
     let mut write = Write::new(caller.org);
     let promoted = write.job_end(job);
-    write.run_finish(run);
-    // Those of an earlier attempt are another process's, who knows of how many.
-    if kept.chunked || job.attempts > 1 {
-        write.run_chunks_delete(run.id);
+    // An earlier attempt may have left some.
+    if !kept.chunked && job.attempts == 1 {
+        write.run_without_chunks();
     }
+    write.run_finish(run);
     if let (Some(id), Some(content)) = (reply, &run.reply) {
         let message = Message {
             id,

@@ -18,6 +18,7 @@ mod make;
 mod postgres_sessions;
 mod postgres_tls;
 mod resources;
+mod run_chunks;
 mod statements;
 mod text;
 mod users;
@@ -58,6 +59,8 @@ on_both_engines! {
     lists::filters_select_and_count,
     lists::a_filtered_total_is_capped,
     lists::counters_equal_a_recount,
+    run_chunks::text_of_a_run_is_kept_until_its_end,
+    run_chunks::runs_that_go_on_are_told,
     lanes::a_lane_is_first_in_first_out,
     lanes::a_full_and_an_idle_lane_are_told_apart,
     lanes::no_job_is_claimed_twice,
