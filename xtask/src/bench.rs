@@ -17,6 +17,7 @@ pub mod load;
 pub mod procfs;
 pub mod realtime;
 pub mod report;
+pub mod runs;
 pub mod targets;
 
 use std::collections::BTreeMap;

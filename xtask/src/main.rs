@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use xtask::bench::{Options, bench, generators, realtime};
+use xtask::bench::{Options, bench, generators, realtime, runs};
 use xtask::powercut::{Journal, Operation, Replay, Unsynced};
 use xtask::surroundings::{Surroundings, cargo_soak, cargo_test};
 use xtask::{shims, workspace};
@@ -103,6 +103,22 @@ enum Task {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Measures what a run costs over calling its model directly: time, rate, time to
+    /// the first token, commits and bytes.
+    BenchRuns {
+        /// The cargo profile of server and mock; final figures come from `release`.
+        #[arg(long, default_value = "release")]
+        profile: String,
+        /// Take the programs as they were built before.
+        #[arg(long)]
+        built: bool,
+        /// Slices of each kind.
+        #[arg(long, default_value_t = 6)]
+        rounds: usize,
+        /// Where the results go, as JSON.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Holds connections for `bench-realtime`, which starts it.
     #[command(hide = true)]
     Listen {
@@ -177,6 +193,12 @@ fn main() -> Result<ExitCode> {
             let report = realtime::bench(&options)?;
             let out =
                 out.unwrap_or_else(|| workspace::root().join("bench/results/local/realtime.json"));
+            write_results(&report, &report.table(), &out)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::BenchRuns { profile, built, rounds, out } => {
+            let report = runs::bench(&runs::Options { profile, built, rounds })?;
+            let out = out.unwrap_or_else(|| runs::out(&workspace::root()));
             write_results(&report, &report.table(), &out)?;
             Ok(ExitCode::SUCCESS)
         }

@@ -109,13 +109,8 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
     let readiness = Readiness::new();
     watch_storage(&engine, &readiness, &tasks);
 
-    let api = Api::new(
-        engine.clone(),
-        events.clone(),
-        metrics.clone(),
-        readiness.clone(),
-        stop.clone(),
-    );
+    let api =
+        Api::new(engine.clone(), events.clone(), metrics.clone(), readiness.clone(), stop.clone());
     let (mode, authenticate): (_, Arc<dyn Authenticate>) = match settings.auth {
         Auth::Keys => (AccessMode::Keys, Arc::new(engine.clone())),
         Auth::None => (AccessMode::Loopback, Arc::new(Anyone(engine.anyone()))),

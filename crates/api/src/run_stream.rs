@@ -202,10 +202,7 @@ impl Writer {
         let event = match news {
             RunEvent::Started { run, session } => {
                 let attempt = cursor.attempt;
-                event(
-                    Some("run.started"),
-                    &Started { run_id: *run, session_id: *session, attempt },
-                )
+                event(Some("run.started"), &Started { run_id: *run, session_id: *session, attempt })
             }
             RunEvent::Delta(text) => event(Some("message.delta"), &Text { text }),
             RunEvent::Reset => {

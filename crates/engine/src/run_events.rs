@@ -358,9 +358,7 @@ impl RunEvents {
             // followed it sees all of it that is still here.
             let rest = state.text.from(cursor.offset).filter(|_| state.attempt == attempt);
             return match rest {
-                Some((text, at)) if at < text.len() => {
-                    piece(attempt, state.text.base(), text, at)
-                }
+                Some((text, at)) if at < text.len() => piece(attempt, state.text.base(), text, at),
                 _ => self.end(run, cursor),
             };
         };
@@ -445,7 +443,18 @@ mod tests {
         for text in ["1-0", "3-57", "2-57-1", "1-9223372036854775807-2"] {
             assert_eq!(text.parse::<RunCursor>().map(|cursor| cursor.to_string()), Ok(text.into()));
         }
-        for text in ["", "1", "1-", "-1-2", "1-2-3", "1-2-1-1", "1-+2", "a-b", "1-2-", "1-99999999999999999999"] {
+        for text in [
+            "",
+            "1",
+            "1-",
+            "-1-2",
+            "1-2-3",
+            "1-2-1-1",
+            "1-+2",
+            "a-b",
+            "1-2-",
+            "1-99999999999999999999",
+        ] {
             assert_eq!(text.parse::<RunCursor>(), Err(NoCursor), "{text}");
         }
     }

@@ -74,10 +74,7 @@ impl Database {
     /// When the database cannot be reached or refuses the statement.
     pub async fn number(&self, sql: &str) -> Result<i64, Error> {
         let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await?;
-        let (row, _) = tokio::join!(
-            async move { client.query_one(sql, &[]).await },
-            connection
-        );
+        let (row, _) = tokio::join!(async move { client.query_one(sql, &[]).await }, connection);
         row?.try_get(0)
     }
 }

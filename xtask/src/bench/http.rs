@@ -10,6 +10,24 @@ use serde_json::Value;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
+/// The body of an answer that ends with its connection or its length.
+///
+/// # Errors
+/// When the server cannot be reached, or its status is not 2xx.
+pub fn get(address: &str, path: &str, key: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: {address}\r\nx-api-key: {key}\r\nconnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a body")?;
+    ensure!(head.contains(" 200 "), "GET {path} answered {head}");
+    Ok(body.to_owned())
+}
+
 /// Sends a JSON body and gives the JSON answer.
 ///
 /// # Errors

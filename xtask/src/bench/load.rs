@@ -36,6 +36,8 @@ pub struct Request {
     pub path: &'static str,
     /// A JSON body, when there is one.
     pub body: Option<&'static str>,
+    /// Whether the answer is a streamed completion whose tokens are timed.
+    pub tokens: bool,
 }
 
 /// What is asked, over and over.
@@ -53,8 +55,12 @@ impl Requests {
     /// A scenario of one step for each request; JSON is YAML.
     fn scenario(&self, connections: u32) -> Result<Value> {
         let mut mix = serde_json::Map::new();
-        for (nth, Request { weight, method, path, body }) in self.mix.iter().enumerate() {
-            let mut step = json!({ (*method): path });
+        for (nth, Request { weight, method, path, body, tokens }) in self.mix.iter().enumerate() {
+            let mut step = if *tokens {
+                json!({"sse": path, "tokens": "openai"})
+            } else {
+                json!({ (*method): path })
+            };
             if let Some(body) = body {
                 step["json"] = serde_json::from_str(body)?;
             }
@@ -94,6 +100,8 @@ pub struct Outcome {
     pub generator_cpu: Duration,
     /// How long those that succeeded took, in nanoseconds.
     pub latencies: Histogram<u64>,
+    /// How long the first token of those that are streamed took, in nanoseconds.
+    pub first_tokens: Histogram<u64>,
 }
 
 impl Outcome {
@@ -109,6 +117,7 @@ impl Outcome {
             failed: 0,
             generator_cpu: Duration::ZERO,
             latencies: Histogram::new(SIGNIFICANT_DIGITS)?,
+            first_tokens: Histogram::new(SIGNIFICANT_DIGITS)?,
         })
     }
 
@@ -128,12 +137,19 @@ impl Outcome {
         self.failed += other.failed;
         self.generator_cpu += other.generator_cpu;
         self.latencies.add(&other.latencies)?;
+        self.first_tokens.add(&other.first_tokens)?;
         Ok(())
     }
 
     /// The latency, in microseconds, that this share of requests did not exceed.
     pub fn percentile_micros(&self, share: f64) -> u64 {
         self.latencies.value_at_quantile(share) / 1000
+    }
+
+    /// The time to the first token, in microseconds, that this share of streams did
+    /// not exceed.
+    pub fn first_token_micros(&self, share: f64) -> u64 {
+        self.first_tokens.value_at_quantile(share) / 1000
     }
 
     /// From the text of a run file (`crates/lab/schema/run.schema.json`).
@@ -157,6 +173,9 @@ impl Outcome {
                         outcome.requests += part.count;
                         if part.ok {
                             outcome.latencies.add(decode(&part.response)?)?;
+                            if let Some(stream) = part.stream {
+                                outcome.first_tokens.add(decode(&stream.first_token)?)?;
+                            }
                         }
                     }
                 }
@@ -195,6 +214,13 @@ struct Part {
     ok: bool,
     count: u64,
     response: String,
+    #[serde(default)]
+    stream: Option<Streamed>,
+}
+
+#[derive(Deserialize)]
+struct Streamed {
+    first_token: String,
 }
 
 #[derive(Deserialize)]
@@ -322,8 +348,9 @@ mod tests {
     #[test]
     fn requests_become_a_scenario() {
         let path = "/a/${pick(ids)}";
-        let post = Request { weight: 6, method: "post", path, body: Some(r#"{"a":1}"#) };
-        let get = Request { weight: 1, method: "get", path: "/b", body: None };
+        let post =
+            Request { weight: 6, method: "post", path, body: Some(r#"{"a":1}"#), tokens: false };
+        let get = Request { weight: 1, method: "get", path: "/b", body: None, tokens: false };
         let requests = Requests {
             key: Some("ak_1".to_owned()),
             mix: vec![post, get],

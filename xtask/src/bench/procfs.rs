@@ -65,6 +65,16 @@ pub fn used_by_ended_children(clock: CpuClock) -> Result<Duration> {
     Ok(clock.tick * ticks)
 }
 
+/// The bytes that a process has had written to its disk.
+///
+/// # Errors
+/// When there is no such process, or it is somebody else's.
+pub fn written_bytes(pid: u32) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/io"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("write_bytes:"));
+    Ok(line.context("no write_bytes")?.trim().parse()?)
+}
+
 /// The resident memory of a process, in bytes.
 ///
 /// # Errors

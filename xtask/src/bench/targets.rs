@@ -181,8 +181,9 @@ impl Target {
 
     /// The requests of a kind of work.
     pub fn requests(&self, work: Work) -> Requests {
-        let get = |path: &'static str| Request { weight: 1, method: "get", path, body: None };
-        let post = |path, body| Request { weight: 1, method: "post", path, body: Some(body) };
+        let request = |method, path, body| Request { weight: 1, method, path, body, tokens: false };
+        let get = |path: &'static str| request("get", path, None);
+        let post = |path, body| request("post", path, Some(body));
         let summaries = get("/api/v1/agent/list");
         let sessions = get("/api/v1/sessions?limit=20");
         let run = post("/api/v1/agent/simple/run", RUN);

@@ -68,6 +68,8 @@ fn parse(text: &str) -> Told {
             Some(("", comment)) => told.comment = comment.to_owned(),
             Some(("id", id)) => told.id = id.to_owned(),
             Some(("event", name)) => told.name = name.to_owned(),
+            // OpenAI's last one is no JSON.
+            Some(("data", "[DONE]")) => told.data = Value::from("[DONE]"),
             Some(("data", data)) => told.data = serde_json::from_str(data).unwrap(),
             _ => {}
         }

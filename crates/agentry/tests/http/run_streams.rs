@@ -119,11 +119,8 @@ async fn a_run_is_taken_up_again_at_every_place(engine: Engine) {
     // It is over, and told again from any place, which comes from the message.
     for offset in 0..=TEXT.len() {
         let boundary = TEXT.floor_char_boundary(offset);
-        let mut again = Reader {
-            text: TEXT[..boundary].to_owned(),
-            attempt: 1,
-            ..Reader::default()
-        };
+        let mut again =
+            Reader { text: TEXT[..boundary].to_owned(), attempt: 1, ..Reader::default() };
         let path = format!("/api/v1/runs/{run}/events?after=1-{offset}");
         let response = process.request(Method::GET, &path).send().await.unwrap();
         again.read_to_end(&mut RunStream::of(response)).await;
@@ -135,7 +132,8 @@ async fn a_run_is_taken_up_again_at_every_place(engine: Engine) {
     whole.follow(&process, &run).await;
     assert_eq!((whole.text.as_str(), &whole.names[..]), (TEXT, &reader.names[..]));
     // What comes behind the text is told once too.
-    let mut end = Reader { after: Some(format!("1-{}-1", TEXT.len())), attempt: 1, ..reader.clone() };
+    let mut end =
+        Reader { after: Some(format!("1-{}-1", TEXT.len())), attempt: 1, ..reader.clone() };
     end.names.clear();
     end.follow(&process, &run).await;
     assert_eq!(end.names, ["run.finished"]);
@@ -177,11 +175,7 @@ async fn a_reader_comes_back_after_a_break(engine: Engine) {
 async fn a_run_that_is_killed_begins_again_for_its_readers(engine: Engine) {
     let model = ModelServer::start().await;
     let chunking = Chunking { token_chars: 1, ..Chunking::default() };
-    model.by_default(Behaviour {
-        chunking,
-        stepped: true,
-        ..Behaviour::new(Answer::Numbered)
-    });
+    model.by_default(Behaviour { chunking, stepped: true, ..Behaviour::new(Answer::Numbered) });
     let home = Home::new(engine).await;
     let lease = [("AGENTRY_RUNS__LEASE_MS", "1000")];
     let process = start(&home, &model, &lease);
@@ -202,7 +196,10 @@ async fn a_run_that_is_killed_begins_again_for_its_readers(engine: Engine) {
     tokio::join!(reader.follow(&process, &run), second.follow(&process, &run));
     for reader in [&reader, &second] {
         assert_eq!(reader.text, "2: tell me more");
-        assert_eq!((reader.attempt, reader.finished.as_ref().unwrap()["attempt"].as_i64()), (2, Some(2)));
+        assert_eq!(
+            (reader.attempt, reader.finished.as_ref().unwrap()["attempt"].as_i64()),
+            (2, Some(2))
+        );
     }
     assert_eq!(reader.resets, 1);
     assert_eq!(stored_bytes(&home).await, 0);
@@ -358,7 +355,8 @@ async fn what_ends_at_once_is_stored_with_its_end_alone(engine: Engine) {
     let writes = || async {
         let metrics = process.request(Method::GET, "/metrics").send().await.unwrap();
         let text = metrics.text().await.unwrap();
-        let line = text.lines().find(|line| line.starts_with("agentry_store_writes_total ")).unwrap();
+        let line =
+            text.lines().find(|line| line.starts_with("agentry_store_writes_total ")).unwrap();
         line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as i64
     };
     let before = writes().await;
@@ -522,11 +520,7 @@ async fn another_process_tells_the_same() {
 async fn a_run_moves_to_another_process_with_its_readers() {
     let model = ModelServer::start().await;
     let chunking = Chunking { token_chars: 1, ..Chunking::default() };
-    model.by_default(Behaviour {
-        chunking,
-        stepped: true,
-        ..Behaviour::new(Answer::Numbered)
-    });
+    model.by_default(Behaviour { chunking, stepped: true, ..Behaviour::new(Answer::Numbered) });
     let home = Home::new(Engine::Postgres).await;
     let lease = [("AGENTRY_RUNS__LEASE_MS", "1000")];
     let [here, there] = [start(&home, &model, &lease), start(&home, &model, &lease)];

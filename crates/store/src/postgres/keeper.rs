@@ -143,9 +143,8 @@ impl Keeper {
         let signal = Arc::clone(&self.signal);
         let client = self.target.connect(Purpose::Keep, move |heard| signal.hear(heard)).await?;
         let link = Link::prepare(client, OWN.iter().copied()).await?;
-        let listen = format!(
-            "listen {CHANNEL_LOG}; listen {CHANNEL_PENDING}; listen {CHANNEL_RUNS}"
-        );
+        let listen =
+            format!("listen {CHANNEL_LOG}; listen {CHANNEL_PENDING}; listen {CHANNEL_RUNS}");
         link.client.batch_execute(&listen).await?;
         // What was told while this process did not listen.
         self.signal.runs.missed();
