@@ -91,7 +91,7 @@ struct Place {
 /// A run that is on disk.
 enum Stored {
     /// This process has begun it.
-    Begun { run: Run, agent: Agent, job: ClaimedJob, held: Held },
+    Begun { run: Run, agent: Box<Agent>, job: ClaimedJob, held: Held },
     /// It waits in its session's queue.
     Queued { run: Run, events: RunEvents },
     /// The same request was accepted before, as this run.
@@ -166,7 +166,7 @@ impl Engine {
                 let events = self.run_listen(&caller, run.id, None);
                 let handle = RunHandle { run: run.clone(), events };
                 let _ = accepted.send(Ok(Done::now(handle)));
-                self.carry_out(caller, job, run, Some(agent), Some(speaker)).await;
+                self.carry_out(caller, job, run, Some(*agent), Some(speaker)).await;
                 drop(held);
             }
         }
@@ -200,7 +200,9 @@ impl Engine {
             };
             let held = self.0.held.hold(JobId::from_bytes(run.id.to_bytes()));
             match self.begin_now(caller, once, &agent, &place, &user.unknown, &run).await {
-                Ok(Accepted::Now(job)) => return Ok(Stored::Begun { run, agent, job, held }),
+                Ok(Accepted::Now(job)) => {
+                    return Ok(Stored::Begun { run, agent: Box::new(agent), job, held });
+                }
                 Ok(Accepted::Before(id)) => return Ok(Stored::Before(id)),
                 // Another one made the session of this name, or the user, first.
                 Err(error) if error.code == Code::AlreadyExists => continue,

@@ -213,7 +213,7 @@ async fn soak_many_streams_survive_drops_and_a_kill(engine: Engine) {
         })
         .await;
         let after = size(process).await;
-        println!(
+        eprintln!(
             "{engine:?}: {runs} runs, {breaks} breaks, {resets} resets; descriptors, tasks, memory: \
              {before:?} before, {after:?} after"
         );
