@@ -32,6 +32,8 @@ pub(crate) struct LiveRun {
     pub(crate) id: RunId,
     state: Mutex<State>,
     changed: watch::Sender<()>,
+    /// The same but for text, for those who wait for the end alone.
+    turned: watch::Sender<()>,
     /// Wakes whoever fills it out of the store.
     pub(crate) hint: Arc<Notify>,
     /// Somebody wants more than the end.
@@ -136,6 +138,7 @@ impl Live {
             id,
             state: Mutex::default(),
             changed: watch::Sender::new(()),
+            turned: watch::Sender::new(()),
             hint: Arc::default(),
             text_wanted: AtomicBool::new(false),
             runs: Arc::downgrade(&self.runs),
@@ -182,11 +185,21 @@ impl LiveRun {
         self.changed.subscribe()
     }
 
+    /// Told of each change but text.
+    pub(crate) fn turns(&self) -> watch::Receiver<()> {
+        self.turned.subscribe()
+    }
+
     pub(crate) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.state.lock())
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
+        self.change_text(change);
+        self.turned.send_replace(());
+    }
+
+    fn change_text(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state.lock());
         self.changed.send_replace(());
     }
@@ -232,7 +245,7 @@ impl LiveRun {
 
     /// Text of an attempt out of the store; what is here already is dropped.
     pub(crate) fn append_stored(&self, attempt: i64, offset: u64, text: &str) {
-        self.change(|state| {
+        self.change_text(|state| {
             if state.here || state.attempt != attempt {
                 return;
             }
@@ -289,7 +302,7 @@ impl Speaker {
 
     /// A piece of the reply.
     pub(crate) fn text(&self, text: &str) {
-        self.live.change(|state| state.text.push(text));
+        self.live.change_text(|state| state.text.push(text));
     }
 
     /// So much of the text is in the store.

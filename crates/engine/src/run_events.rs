@@ -278,10 +278,11 @@ impl RunEvents {
     }
 
     /// Waits for the end of the run alone.
-    async fn finished(mut self) -> Result<Run> {
+    async fn finished(self) -> Result<Run> {
         let stopping = self.engine.0.tasks.stopping().clone();
+        let mut turned = self.live.turns();
         loop {
-            self.changed.mark_unchanged();
+            turned.mark_unchanged();
             let ended = self.live.look(|state| match &state.end {
                 Some(run) => Some(Ok(Arc::clone(run))),
                 None if state.gone => Some(Err(Error::not_found("run", self.live.id))),
@@ -290,8 +291,10 @@ impl RunEvents {
             if let Some(ended) = ended {
                 return ended.map(Arc::unwrap_or_clone);
             }
+            self.engine.run_follow(&self.live);
             tokio::select! {
-                () = self.wait() => {}
+                // The sender is in the live run that we hold, so this cannot fail.
+                _ = turned.changed() => {}
                 () = stopping.cancelled() => return Err(stopped()),
             }
         }
