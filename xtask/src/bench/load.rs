@@ -49,6 +49,8 @@ pub struct Requests {
     pub mix: Vec<Request>,
     /// What the paths pick from.
     pub ids: Vec<String>,
+    /// How long a slice measures.
+    pub slice: Duration,
 }
 
 impl Requests {
@@ -70,7 +72,7 @@ impl Requests {
             "mix": mix,
             "profiles": {"slice": {
                 "closed": {"users": connections},
-                "for": format!("{}ms", (WARMUP + SLICE).as_millis()),
+                "for": format!("{}ms", (WARMUP + self.slice).as_millis()),
                 "warmup": format!("{}ms", WARMUP.as_millis()),
             }},
             "watch": {"pid": "none"},
@@ -355,6 +357,7 @@ mod tests {
             key: Some("ak_1".to_owned()),
             mix: vec![post, get],
             ids: vec!["x".to_owned()],
+            slice: SLICE,
         };
         let scenario = requests.scenario(50).unwrap();
         let mix = &scenario["mix"];

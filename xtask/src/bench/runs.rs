@@ -37,6 +37,8 @@ const MODELS: [(&str, &str, &str); 2] = [
         r#"{"model":"after50","messages":[{"role":"user","content":"hello"}],"stream":true}"#,
     ),
 ];
+/// Long beside the runs that are cut off at its end, whose writes are counted too.
+const SLICE: Duration = Duration::from_secs(3);
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hello"}]}"#;
 const CHAT_STREAM: &str =
@@ -254,6 +256,7 @@ impl Bench<'_> {
             key: key.map(str::to_owned),
             mix: vec![request],
             ids: vec![self.agent.to_owned()],
+            slice: SLICE,
         };
         let key = Some(self.server.key.as_str());
         let (mock, server) = (&self.model.address, &self.server.address);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::bench::http;
-use crate::bench::load::{Request, Requests};
+use crate::bench::load::{Request, Requests, SLICE};
 use crate::guarded::{Guarded, Preload, Spec};
 use crate::postgres::{Cluster, free_port};
 use crate::python;
@@ -205,7 +205,7 @@ impl Target {
             }
         };
         let ids = if work == Work::Read { self.ids.clone() } else { Vec::new() };
-        Requests { key: self.key.clone(), mix, ids }
+        Requests { key: self.key.clone(), mix, ids, slice: SLICE }
     }
 }
 
