@@ -2,6 +2,7 @@
 
 mod protocols;
 mod recording;
+mod reports;
 mod sockets;
 mod targets;
 mod writes;

@@ -94,6 +94,12 @@ impl Worker {
         };
         match judged {
             Ok(judged) => {
+                let name = &plan.teardown_names[step.endpoint];
+                if let Some(done) = torn.done_by_step.get_mut(name) {
+                    *done += 1;
+                } else {
+                    torn.done_by_step.insert(name.clone(), 1);
+                }
                 for (slot, value) in judged.saved {
                     user.saved[slot] = Some(value);
                 }
@@ -127,6 +133,9 @@ impl Teardown {
         self.failed += other.failed;
         self.skipped += other.skipped;
         self.not_done += other.not_done;
+        for (step, count) in other.done_by_step {
+            *self.done_by_step.entry(step).or_default() += count;
+        }
         for (class, count) in other.failed_by_class {
             *self.failed_by_class.entry(class).or_default() += count;
         }
