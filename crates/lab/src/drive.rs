@@ -105,7 +105,7 @@ pub(crate) fn drive(
     let watcher = match plan.watch {
         Watch::Nothing => None,
         Watch::Pid(pid) => Watcher::of(pid),
-        Watch::Auto if address.ip().is_loopback() => Watcher::of_listener(plan.target.port()),
+        Watch::Auto if address.ip().is_loopback() => Watcher::of_listener(address),
         Watch::Auto => None,
     };
     let shared = Arc::new(Shared {

@@ -3,11 +3,20 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::net::IpAddr;
+use std::io::{BufRead as _, BufReader};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Instant;
 
 use crate::run_file::{Machine, TargetUse};
+
+/// Keeps the kernel from giving this process memory in pages of 2 MiB. What a
+/// generator needs is many small pieces in many places: each of them would cost
+/// a whole such page, and zeroing it costs more than a short run's requests.
+pub(crate) fn use_small_pages() {
+    // An old kernel does not know it, and the lab is then the larger.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+}
 
 /// How a thread spent a lap.
 #[derive(Clone, Copy, Debug, Default)]
@@ -83,13 +92,15 @@ impl Watcher {
         Some(Self { pid, cpu_seconds: cpu_seconds(pid)? })
     }
 
-    /// The process that listens on this port of the loopback.
-    pub(crate) fn of_listener(port: u16) -> Option<Self> {
-        let inodes: HashSet<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
-            .iter()
-            .filter_map(|path| fs::read_to_string(path).ok())
-            .flat_map(|table| listeners(&table, port))
-            .collect();
+    /// The process that listens at this address of the loopback.
+    pub(crate) fn of_listener(address: SocketAddr) -> Option<Self> {
+        let mut tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+        if address.is_ipv6() {
+            tables.reverse();
+        }
+        // A socket of the other family may serve both.
+        let mut found = tables.iter().map(|path| listeners(path, address.port()));
+        let inodes = found.find(|inodes| !inodes.is_empty())?;
         let pids = fs::read_dir("/proc").ok()?.flatten();
         let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         let mut holders = pids.filter(|pid| holds(*pid, &inodes));
@@ -116,19 +127,29 @@ impl Watcher {
     }
 }
 
-/// The sockets that listen on the port (proc(5), `/proc/net/tcp`).
-fn listeners(table: &str, port: u16) -> Vec<String> {
+/// The sockets of a table that listen on the port (proc(5), `/proc/net/tcp`).
+/// Those that listen come first; the kernel looks for the others in a table of
+/// a size that follows from the machine's memory, which takes it milliseconds,
+/// so they are not asked for.
+fn listeners(table: &str, port: u16) -> HashSet<String> {
     const LISTEN: &str = "0A";
-    let mut inodes = Vec::new();
-    for line in table.lines().skip(1) {
-        let fields: Vec<&str> = line.split_whitespace().collect();
+    /// One row, so that the kernel prepares no more than is read.
+    const ROW_BYTES: usize = 150;
+    let mut inodes = HashSet::new();
+    let Ok(file) = fs::File::open(table) else { return inodes };
+    let rows = BufReader::with_capacity(ROW_BYTES, file).lines().map_while(Result::ok);
+    for row in rows.skip(1) {
+        let fields: Vec<&str> = row.split_whitespace().collect();
         let (Some(local), Some(state), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9))
         else {
             continue;
         };
+        if *state != LISTEN {
+            break;
+        }
         let local_port = local.rsplit(':').next().and_then(|hex| u16::from_str_radix(hex, 16).ok());
-        if *state == LISTEN && local_port == Some(port) {
-            inodes.push(format!("socket:[{inode}]"));
+        if local_port == Some(port) {
+            inodes.insert(format!("socket:[{inode}]"));
         }
     }
     inodes
@@ -161,13 +182,13 @@ mod tests {
     #[test]
     fn a_listener_is_found_by_its_port() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let mut watcher = Watcher::of_listener(port).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut watcher = Watcher::of_listener(address).unwrap();
         assert_eq!(watcher.pid, std::process::id());
         let used = watcher.lap().unwrap();
         assert!(used.resident_bytes > 0 && used.descriptors > 3 && used.threads > 0);
         drop(listener);
-        assert!(Watcher::of_listener(port).is_none());
+        assert!(Watcher::of_listener(address).is_none());
     }
 
     #[test]

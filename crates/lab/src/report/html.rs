@@ -389,7 +389,8 @@ fn socket_charts(summary: &Summary) -> Vec<(String, String, String)> {
             chart("Frames per second", &lines, Scale::Linear, &show_rate),
         ));
     }
-    let faults: [(&str, &str, fn(&SocketPoint) -> u64); 4] = [
+    type Count = fn(&SocketPoint) -> u64;
+    let faults: [(&str, &str, Count); 4] = [
         ("lost", "e1", |socket| socket.lost),
         ("doubled", "e2", |socket| socket.doubled),
         ("reordered", "e3", |socket| socket.reordered),

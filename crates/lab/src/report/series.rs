@@ -86,6 +86,14 @@ enum Shape {
 
 type Points = Vec<(f64, f64)>;
 
+/// A series, ready to be drawn.
+struct Drawn {
+    labels: String,
+    points: Points,
+    /// How often it changed.
+    changes: usize,
+}
+
 /// Name and labels.
 fn split(series: &str) -> (&str, &str) {
     match series.split_once('{') {
@@ -158,14 +166,15 @@ pub(super) fn families(summary: &Summary) -> (Vec<Family>, usize) {
         // Times are positive, so their bits are in their order.
         summary.series.values().flatten().map(|(at, _)| at.to_bits()).collect();
     let moments = spaced(moments.into_iter().map(f64::from_bits));
-    let mut families: BTreeMap<(String, Shape), Vec<(String, Points, usize)>> = BTreeMap::new();
+    let mut families: BTreeMap<(String, Shape), Vec<Drawn>> = BTreeMap::new();
     for (series, changes) in changed(summary) {
         let (name, labels) = split(series);
         let points = at_all_moments(changes, &moments);
         let mut add = |name: &str, shape, points: Points| {
             if !points.is_empty() {
                 let lines = families.entry((name.to_owned(), shape)).or_default();
-                lines.push((shortened(labels), points, changes.len()));
+                let labels = shortened(labels);
+                lines.push(Drawn { labels, points, changes: changes.len() });
             }
         };
         let with = |base: &str, end: &str| {
@@ -191,9 +200,11 @@ pub(super) fn families(summary: &Summary) -> (Vec<Family>, usize) {
     (drawn, left_out)
 }
 
-fn family(((name, shape), mut lines): ((String, Shape), Vec<(String, Points, usize)>)) -> Family {
-    lines.sort_by(|one, other| other.2.cmp(&one.2).then_with(|| one.0.cmp(&other.0)));
-    let activity = lines.first().map_or(0, |line| line.2);
+fn family(((name, shape), mut lines): ((String, Shape), Vec<Drawn>)) -> Family {
+    lines.sort_by(|one, other| {
+        other.changes.cmp(&one.changes).then_with(|| one.labels.cmp(&other.labels))
+    });
+    let activity = lines.first().map_or(0, |line| line.changes);
     let left_out = lines.len().saturating_sub(LINES_MAX);
     lines.truncate(LINES_MAX);
     let shown_as = match shape {
@@ -202,7 +213,7 @@ fn family(((name, shape), mut lines): ((String, Shape), Vec<(String, Points, usi
         Shape::Value => "As it was read.",
     };
     let unit = Unit::of(&name, shape == Shape::Rate);
-    let lines = lines.into_iter().map(|(labels, points, _)| (labels, points)).collect();
+    let lines = lines.into_iter().map(|line| (line.labels, line.points)).collect();
     Family { name: shortened(&name), shown_as, lines, left_out, unit, activity }
 }
 

@@ -113,8 +113,10 @@ const FIGURES: &[(&str, Figure)] = &[
     ("max", Figure::Max),
 ];
 
+type OfFigure = fn(Figure) -> Measure;
+
 /// What times are of, by what stands before the figure.
-const TIMES: &[(&str, fn(Figure) -> Measure)] =
+const TIMES: &[(&str, OfFigure)] =
     &[("lag_", Measure::Lag), ("resume_", Measure::Resume), ("", Measure::Response)];
 
 const COUNTS: &[(&str, Measure)] = &[

@@ -96,7 +96,7 @@ fn overrides_replace_what_the_profile_says() {
     };
     let plan = read(GOOD, &overrides).unwrap();
     assert_eq!((plan.profile.users(), plan.profile.until), (3, Until::Iterations(100)));
-    assert_eq!((plan.flows.len(), plan.target.port()), (1, 9));
+    assert_eq!((plan.flows.len(), &*plan.target.url()), (1, "http://127.0.0.1:9"));
     for wrong in [
         Overrides { only: vec!["none".to_owned()], ..Overrides::default() },
         Overrides { profile: Some("none".to_owned()), ..Overrides::default() },
