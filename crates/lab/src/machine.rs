@@ -103,8 +103,15 @@ impl Watcher {
         let inodes = found.find(|inodes| !inodes.is_empty())?;
         let pids = fs::read_dir("/proc").ok()?.flatten();
         let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        let mut holders = pids.filter(|pid| holds(*pid, &inodes));
-        Self::of(holders.next()?)
+        let mut pids: Vec<u32> = pids.collect();
+        // What is loaded was mostly started a short while ago.
+        pids.sort_unstable_by_key(|pid| std::cmp::Reverse(*pid));
+        let mut holder = pids.into_iter().find(|pid| holds(*pid, &inodes))?;
+        // A server of several processes is known by the one that started them.
+        while let Some(parent) = parent(holder).filter(|parent| holds(*parent, &inodes)) {
+            holder = parent;
+        }
+        Self::of(holder)
     }
 
     /// What it used since the last time; none when it has ended.
@@ -165,12 +172,21 @@ fn holds(pid: u32, sockets: &HashSet<String>) -> bool {
     })
 }
 
-/// User and system time, by `/proc/PID/stat`.
-fn cpu_seconds(pid: u32) -> Option<f64> {
+/// What `/proc/PID/stat` says after the name, which, in parentheses, may hold
+/// anything: state, parent and so on.
+fn stat(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything.
-    let (_, after_name) = stat.rsplit_once(") ")?;
-    let mut fields = after_name.split(' ').skip(11);
+    stat.rsplit_once(") ").map(|(_, after_name)| after_name.to_owned())
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    stat(pid)?.split(' ').nth(1)?.parse().ok()
+}
+
+/// User and system time.
+fn cpu_seconds(pid: u32) -> Option<f64> {
+    let stat = stat(pid)?;
+    let mut fields = stat.split(' ').skip(11);
     let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     Some((user + system) as f64 / rustix::param::clock_ticks_per_second() as f64)
 }

@@ -153,6 +153,22 @@ slo: [c.p95 < 50ms, errors]
 }
 
 #[test]
+fn thresholds_of_sockets_that_nothing_could_tell_are_faults_with_their_place() {
+    let text = "target: http://x\nsetup: [{connect: /ws, track: {time: $.t}}]\n\
+                mix: {a: {steps: [{get: /}]}}\nprofiles: {p: {closed: {users: 1}, for: 1s}}\n\
+                slo: [sockets.lost = 0, a.lag_p99 < 1s, setup.1.lag_p99 < 1s, closed < few]\n";
+    let faults = read(text, &Overrides::default()).unwrap_err();
+    assert_eq!(
+        faults,
+        [
+            "5:7: of `sockets` `track` needs `seq` to tell it",
+            "5:25: `a` opens no WebSocket; setup.1 (initial) does",
+            "5:63: `few` is no whole number, and `closed` counts",
+        ]
+    );
+}
+
+#[test]
 fn shipped_scenarios_are_right() {
     for (name, text) in SHIPPED {
         let plan = read(text, &Overrides::default());
