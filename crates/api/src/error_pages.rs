@@ -42,6 +42,9 @@ pages! {
     QuotaExceeded => "quota_exceeded",
     PreconditionFailed => "precondition_failed",
     SessionQueueFull => "session_queue_full",
+    OrgQueueFull => "org_queue_full",
+    QueueFull => "queue_full",
+    SessionBusy => "session_busy",
     Overloaded => "overloaded",
     ShuttingDown => "shutting_down",
     DeadlineExceeded => "deadline_exceeded",
@@ -56,6 +59,7 @@ pages! {
     ModelFailed => "model_failed",
     ModelBadResponse => "model_bad_response",
     RunTimedOut => "run_timed_out",
+    RunCancelled => "run_cancelled",
     RunInterrupted => "run_interrupted",
     Internal => "internal",
 }
