@@ -243,7 +243,7 @@ pub(crate) async fn no_job_is_claimed_twice(bed: Bed) {
     for _ in 0..40 {
         let lane = lane();
         let first = begin(&store, org, lane, starter).await.unwrap();
-        made.insert(enqueue(&store, org, lane, starter, DEPTH_MAX).await.unwrap());
+        made.insert(enqueue(&store, org, lane, DEPTH_MAX).await.unwrap());
         end(&store, &first).await.unwrap();
     }
     let workers = stores.map(|store| async move {

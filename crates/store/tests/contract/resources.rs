@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use agentry_domain::agents::{AgentStatus, MemoryPolicy};
 use agentry_domain::keys::{Key, KeyBody};
-use agentry_domain::runs::{RunError, RunStatus, Stop, Usage};
+use agentry_domain::runs::{Run, RunError, RunStatus, Stop, Usage};
 use agentry_domain::sessions::{MessageRole, SessionStatus};
 use agentry_domain::{Code, KeyId, MessageId, PageRequest, Permission, Role, RunId, Timestamp};
 use agentry_store::Write;
