@@ -12,7 +12,7 @@ use agentry_domain::jobs::JobKind;
 use agentry_domain::{Code, Error, JobId, KeyId, OrgId, Timestamp, WorkerId};
 
 use crate::sql::{Sql, statements};
-use crate::value::{Columns, Value, values};
+use crate::value::{Value, values};
 use crate::write::{Probe, Write, Written};
 use crate::{Result, Store, StoreError};
 
@@ -132,6 +132,10 @@ const LANE_FRONT_JOBS: u32 = 3;
 
 /// Organisations of which it is remembered whose turn was last.
 const TURNS_REMEMBERED_MAX: usize = 10_000;
+
+/// Organisations, or flows of one, that are looked at as a whole; of more, only
+/// those behind whoever was last.
+const RING_MAX: usize = 128;
 
 /// Whose a job is, when it comes to whose turn it is: within an organisation
 /// flows go round robin, however many jobs each has.
@@ -372,32 +376,46 @@ impl Store {
     /// Whose turn it is, after whom it was last: at most `limit` flows, spread
     /// over the organisations that have waiting jobs.
     pub async fn job_turns(&self, turns: &Turns, limit: usize) -> Result<Vec<Vec<(OrgId, Flow)>>> {
-        let most = i64::try_from(limit).unwrap_or(i64::MAX);
-        let none = OrgId::from_bytes([0; 16]);
-        let last = turns.org.unwrap_or(none);
-        let orgs = |after: OrgId| self.rows(&ORGS_WAITING, values![after, most], org);
-        let mut waiting = orgs(last).await?;
-        if waiting.len() < limit && last != none {
-            let seen = waiting.len();
-            let again = orgs(none).await?;
-            waiting.extend(again.into_iter().filter(|org| *org <= last).take(limit - seen));
-        }
-        let each = most / i64::try_from(waiting.len().max(1)).unwrap_or(1);
-        let mut found = Vec::with_capacity(waiting.len());
-        for org in waiting {
-            let of = |after: Vec<u8>| {
-                self.rows(&FLOWS_WAITING, values![org, after, each.max(1)], flow)
-            };
-            let last = turns.flows.get(&org).copied();
-            let mut flows = of(last.map(|flow| flow.0.to_vec()).unwrap_or_default()).await?;
-            if let (Some(last), true) = (last, flows.len() < limit) {
-                let seen = flows.len();
-                let again = of(Vec::new()).await?;
-                flows.extend(again.into_iter().filter(|flow| *flow <= last).take(limit - seen));
-            }
-            found.push(flows.into_iter().map(|flow| (org, flow)).collect());
+        let last = turns.org.map(OrgId::to_bytes);
+        let orgs = self.in_turn(&ORGS_WAITING, &[], last, limit).await?;
+        let each = (limit / orgs.len().max(1)).max(1);
+        let mut found = Vec::with_capacity(orgs.len());
+        for org in orgs {
+            let org = OrgId::from_bytes(org);
+            let last = turns.flows.get(&org).map(|flow| flow.0);
+            let flows = self.in_turn(&FLOWS_WAITING, &values![org], last, each).await?;
+            found.push(flows.into_iter().map(|flow| (org, Flow(flow))).collect());
         }
         Ok(found)
+    }
+
+    /// At most `limit` of those that wait, beginning behind the one that came last.
+    /// The statement ends with what to begin behind and how many to find.
+    async fn in_turn(
+        &self,
+        sql: &'static Sql,
+        of: &[Value],
+        last: Option<[u8; 16]>,
+        limit: usize,
+    ) -> Result<Vec<[u8; 16]>> {
+        let read = async |after: Vec<u8>, most: usize| {
+            let mut bound = of.to_vec();
+            bound.extend(values![after, i64::try_from(most).unwrap_or(i64::MAX)]);
+            self.rows(sql, bound, |row| Ok(row.id()?)).await
+        };
+        let is_next = |it: &[u8; 16]| last.is_none_or(|last| *it > last);
+        let mut all = read(Vec::new(), RING_MAX).await?;
+        if all.len() < RING_MAX {
+            // All that wait, in a ring that is turned to the one behind the last.
+            let first = all.iter().position(is_next).unwrap_or(0);
+            all.rotate_left(first);
+            all.truncate(limit);
+            return Ok(all);
+        }
+        let mut next = read(last.map(Vec::from).unwrap_or_default(), limit).await?;
+        let room = limit.saturating_sub(next.len());
+        next.extend(all.into_iter().filter(|it| !is_next(it)).take(room));
+        Ok(next)
     }
 
     /// Claims jobs that are due, of each flow the oldest.
@@ -538,14 +556,6 @@ impl Turns {
         }
         shares.into_iter().flatten().filter(|share| share.most > 0).collect()
     }
-}
-
-fn org(row: &mut Columns<'_>) -> Result<OrgId> {
-    Ok(OrgId::from_bytes(row.id()?))
-}
-
-fn flow(row: &mut Columns<'_>) -> Result<Flow> {
-    Ok(Flow(row.id()?))
 }
 
 fn kind(text: &str) -> Result<JobKind> {

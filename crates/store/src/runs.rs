@@ -33,7 +33,7 @@ statements! {
         fingerprint = $10, cached_from = $11, stop = $12 \
         where org = $13 and id = $14 and finished_at is null and stop = $15 and merged = $16 \
         and attempt = $17";
-    RUN_OPEN = "select 1 from run where org = $1 and id = $2 and finished_at is null";
+    RUN_OPEN = "select stop from run where org = $1 and id = $2 and finished_at is null";
     RUN_STOP = "update run set stop = case when stop < $1 then $1 else stop end \
         where org = $2 and id = $3 and finished_at is null and (merged = 0 or $1 > 1)";
     RUN_MERGE = "update run set input = input || $1, metadata = $2, merged = merged + 1 \
