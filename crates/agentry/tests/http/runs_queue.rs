@@ -156,7 +156,8 @@ async fn a_reply_is_used_again_where_the_agent_allows_it(engine: Engine) {
 }
 
 async fn equal_runs_at_once_share_a_reply(engine: Engine) {
-    let agent = json!({"memory": FORGETFUL(), "coalesce": true});
+    // Whoever is late finds the reply in the store.
+    let agent = json!({"memory": FORGETFUL(), "coalesce": true, "cache_ttl_s": 60});
     let bed = Bed::with_agent(engine, &[], agent).await;
     bed.model.hold();
     let send = |user: &str| {

@@ -15,7 +15,7 @@ use agentry_store::{ClaimedJob, MemorySought, Write};
 use futures::StreamExt as _;
 use tokio::time::Instant;
 
-use super::reuse::Reply;
+use super::reuse::{Reply, Reuse};
 use super::stop::withdraw_input;
 use super::{run_entry, store_input, timeout};
 use crate::Engine;
@@ -49,8 +49,8 @@ struct Outcome {
     quotes: bool,
     /// The run whose reply it repeats.
     cached_from: Option<RunId>,
-    /// By which later runs find the reply.
-    fingerprint: Option<[u8; 16]>,
+    /// What lets other runs use the reply.
+    reuse: Option<Reuse>,
 }
 
 /// How a run ends, ready to be stored.
@@ -76,6 +76,11 @@ impl Engine {
         let mut wait = STORE_AGAIN_FIRST;
         loop {
             match self.begin_claimed(&caller, &job, id).await {
+                // What it was asked is in the session now, and it goes no further.
+                Ok(Begun::Now(run, _)) if run.stop.is_some() => {
+                    let (read, outcome) = (run.stop, Outcome::default());
+                    return self.store_outcome(&caller, &job, run, outcome, read, speaker).await;
+                }
                 Ok(Begun::Now(run, agent)) => {
                     return self.carry_out(caller, job, run, agent, speaker, held).await;
                 }
@@ -111,7 +116,9 @@ impl Engine {
         if run.status.is_final() {
             return Err(Error::internal("a job whose run has ended"));
         }
-        if run.stop.is_some() {
+        // An interruption ends only what is under way, so that what it ends has begun.
+        let is_interrupted = run.stop == Some(Stop::Interrupt);
+        if run.stop.is_some() && !(is_interrupted && run.status == RunStatus::Queued) {
             return Ok(Begun::Never(run, None));
         }
         if job.attempts > RUN_ATTEMPTS_MAX {
@@ -229,6 +236,7 @@ impl Engine {
             (None, Some(error)) => {
                 tracing::info!(run = %run.id, error = %error.chain(), "a run did not succeed");
                 let status = match (run.status, error.code) {
+                    (RunStatus::Queued, _) => RunStatus::Cancelled,
                     (_, Code::RunTimedOut) => RunStatus::TimedOut,
                     (_, Code::RunInterrupted) => RunStatus::Interrupted,
                     _ => RunStatus::Failed,
@@ -245,7 +253,7 @@ impl Engine {
             known,
             // Half a reply is no memory, and neither is one that only repeats it.
             remember: succeeded && outcome.remember && !outcome.quotes,
-            fingerprint: outcome.fingerprint.filter(|_| succeeded),
+            fingerprint: outcome.reuse.as_ref().and_then(Reuse::kept_as).filter(|_| succeeded),
             run,
         })
     }
@@ -273,7 +281,7 @@ impl Engine {
             }
             Reply::Unknown(reuse) => reuse,
         };
-        outcome.fingerprint = reuse.as_ref().and_then(|reuse| reuse.kept_as());
+        outcome.reuse = reuse;
         let mut events = model.respond(request).await?;
         while let Some(event) = events.next().await {
             match event? {
@@ -287,7 +295,7 @@ impl Engine {
                 ModelEvent::Finished(_) => {}
             }
         }
-        if let Some(reuse) = reuse {
+        if let Some(reuse) = &outcome.reuse {
             reuse.tell(&outcome.text);
         }
         Ok(())

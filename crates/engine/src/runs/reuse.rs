@@ -57,8 +57,9 @@ impl Reuse {
         self.is_kept.then_some(self.fingerprint)
     }
 
-    /// Tells the reply to those that wait for it.
-    pub(super) fn tell(self, text: &str) {
+    /// Tells the reply to those that wait for it, and to those that come as long as this
+    /// is kept: until the store has it.
+    pub(super) fn tell(&self, text: &str) {
         if let Some(leader) = &self.leader {
             leader.told.send_replace(Some((text.into(), leader.run)));
         }
