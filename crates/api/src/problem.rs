@@ -154,10 +154,9 @@ pub const fn status(code: Code) -> StatusCode {
         | Code::SessionBusy
         | Code::RunCancelled => StatusCode::CONFLICT,
         Code::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
-        Code::SessionQueueFull
-        | Code::OrgQueueFull
-        | Code::QueueFull
-        | Code::ModelRateLimited => StatusCode::TOO_MANY_REQUESTS,
+        Code::SessionQueueFull | Code::OrgQueueFull | Code::QueueFull | Code::ModelRateLimited => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
         Code::Overloaded | Code::ShuttingDown | Code::StorageUnavailable | Code::RunInterrupted => {
             StatusCode::SERVICE_UNAVAILABLE
         }

@@ -303,10 +303,7 @@ impl AskedHandling {
     /// Reads what every surface has.
     pub(crate) fn read(fields: &mut Fields) -> Self {
         Self {
-            if_busy: fields
-                .choice::<IfBusy>("if_busy")
-                .about(IF_BUSY)
-                .or(IfBusy::default()),
+            if_busy: fields.choice::<IfBusy>("if_busy").about(IF_BUSY).or(IfBusy::default()),
             on_disconnect: fields
                 .choice::<OnDisconnect>("on_disconnect")
                 .about(ON_DISCONNECT)
@@ -768,8 +765,7 @@ mod tests {
 
     #[test]
     fn what_goes_on_by_itself_is_not_cancelled_by_a_disconnect() {
-        let once =
-            Once { caller: None, operation: "o".into(), key: "k".into(), body: [0; 32] };
+        let once = Once { caller: None, operation: "o".into(), key: "k".into(), body: [0; 32] };
         let settled = |body: Value, once: Option<&Once>| {
             let mut all = json!({"message": "hi"});
             all.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());

@@ -129,7 +129,9 @@ impl RunHandle {
             Some(finished) => finished.await.map_or_else(|_| Err(stopped()), |outcome| outcome.run),
             None => Err(stopped()),
         };
-        self.attendance.map(Attendance::over);
+        if let Some(attendance) = self.attendance {
+            attendance.over();
+        }
         ended
     }
 
@@ -137,8 +139,10 @@ impl RunHandle {
     pub fn followed(self) -> impl futures::Stream<Item = Result<RunEvent>> + Send + 'static {
         let Self { events, mut attendance, .. } = self;
         events.inspect(move |event| {
-            if matches!(event, Ok(RunEvent::Finished(_)) | Err(_)) {
-                attendance.take().map(Attendance::over);
+            if matches!(event, Ok(RunEvent::Finished(_)) | Err(_))
+                && let Some(attendance) = attendance.take()
+            {
+                attendance.over();
             }
         })
     }

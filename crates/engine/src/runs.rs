@@ -94,12 +94,21 @@ struct Place {
     is_new: bool,
 }
 
+/// A run that this process has begun, and all it takes to go on.
+struct Beginning {
+    run: Run,
+    agent: Agent,
+    job: ClaimedJob,
+    held: Held,
+    seat: Seat,
+}
+
 /// A run that is on disk.
 enum Stored {
     /// This process has begun it.
-    Begun { run: Run, agent: Box<Agent>, job: ClaimedJob, held: Held, seat: Seat },
+    Begun(Box<Beginning>),
     /// It waits.
-    Queued { run: Run, events: RunEvents },
+    Queued { run: Box<Run>, events: Box<RunEvents> },
     /// Its input joined this run's.
     Joined(RunId),
     /// The same request was accepted before, as this run.
@@ -203,13 +212,14 @@ impl Engine {
                 let _ = accepted.send(joined.map(|done| Done { replayed: false, ..done }));
             }
             Ok(Stored::Queued { run, events }) => {
-                let _ = accepted.send(handle(run, events));
+                let _ = accepted.send(handle(*run, *events));
             }
-            Ok(Stored::Begun { run, agent, job, held, mut seat }) => {
+            Ok(Stored::Begun(begun)) => {
+                let Beginning { run, agent, job, held, mut seat } = *begun;
                 seat.begin();
                 let (speaker, events) = listener();
                 let _ = accepted.send(handle(run.clone(), events));
-                self.carry_out(caller, job, run, Some(*agent), Some(speaker), held).await;
+                self.carry_out(caller, job, run, Some(agent), Some(speaker), held).await;
                 drop(seat);
             }
         }
@@ -420,7 +430,7 @@ impl Engine {
             attempts: 1,
             flow: job.flow,
         };
-        Ok(Stored::Begun { run, agent: Box::new(agent.clone()), job, held, seat })
+        Ok(Stored::Begun(Box::new(Beginning { run, agent: agent.clone(), job, held, seat })))
     }
 
     /// Stores a run in an idle session, for whichever process has a place for it.
@@ -454,7 +464,7 @@ impl Engine {
         self.0.live.register(caller.org, run.id, speaker);
         let noted = (run.id.to_bytes(), RUN_ANSWER);
         match self.write_once(caller, *once, write, noted, job.at).await {
-            Ok(None) => Ok(Stored::Queued { run: run.clone(), events }),
+            Ok(None) => Ok(Stored::Queued { run: Box::new(run.clone()), events: Box::new(events) }),
             Ok(Some(before)) => {
                 self.0.live.take(run.id);
                 Ok(Stored::Before(RunId::from_bytes(before.id)))

@@ -12,7 +12,7 @@ use agentry_domain::jobs::JobKind;
 use agentry_domain::{Code, Error, JobId, KeyId, OrgId, Timestamp, WorkerId};
 
 use crate::sql::{Sql, statements};
-use crate::value::{Value, values};
+use crate::value::{Columns, Value, values};
 use crate::write::{Probe, Write, Written};
 use crate::{Result, Store, StoreError};
 
@@ -383,7 +383,7 @@ impl Store {
         for org in orgs {
             let org = OrgId::from_bytes(org);
             let last = turns.flows.get(&org).map(|flow| flow.0);
-            let flows = self.in_turn(&FLOWS_WAITING, &values![org], last, each).await?;
+            let flows = self.in_turn(&FLOWS_WAITING, &[Value::from(org)], last, each).await?;
             found.push(flows.into_iter().map(|flow| (org, Flow(flow))).collect());
         }
         Ok(found)
@@ -401,7 +401,7 @@ impl Store {
         let read = async |after: Vec<u8>, most: usize| {
             let mut bound = of.to_vec();
             bound.extend(values![after, i64::try_from(most).unwrap_or(i64::MAX)]);
-            self.rows(sql, bound, |row| Ok(row.id()?)).await
+            self.rows(sql, bound, id).await
         };
         let is_next = |it: &[u8; 16]| last.is_none_or(|last| *it > last);
         let mut all = read(Vec::new(), RING_MAX).await?;
@@ -428,9 +428,7 @@ impl Store {
         let mut write = Write::new(SYSTEM);
         for share in shares {
             let most = i64::try_from(share.most).unwrap_or(i64::MAX);
-            write
-                .add(&JOB_CLAIM, values![worker, share.org, share.flow, now, most])
-                .returning();
+            write.add(&JOB_CLAIM, values![worker, share.org, share.flow, now, most]).returning();
         }
         let written = self.write(write).await?;
         let rows = (0..shares.len()).flat_map(|place| written.rows(place));
@@ -556,6 +554,10 @@ impl Turns {
         }
         shares.into_iter().flatten().filter(|share| share.most > 0).collect()
     }
+}
+
+fn id(row: &mut Columns<'_>) -> Result<[u8; 16]> {
+    row.id()
 }
 
 fn kind(text: &str) -> Result<JobKind> {

@@ -169,9 +169,8 @@ impl Write {
         let full = |code, bound: &'static str, max: u32| {
             move || Error::new(code, format!("{max} runs wait already ({bound} = {max})"))
         };
-        self.add(&COUNTER_BELOW, values![self.org, RUNS_WAITING, org_max]).expect_one(
-            Probe::always(full(Code::OrgQueueFull, "org_queue_runs_max", org_max)),
-        );
+        self.add(&COUNTER_BELOW, values![self.org, RUNS_WAITING, org_max])
+            .expect_one(Probe::always(full(Code::OrgQueueFull, "org_queue_runs_max", org_max)));
         let all = OrgId::from_bytes([0; 16]);
         self.add(&COUNTER_BELOW, values![all, RUNS_WAITING, all_max])
             .expect_one(Probe::always(full(Code::QueueFull, "queue_runs_max", all_max)));
@@ -374,7 +373,8 @@ fn run(row: &mut Columns<'_>) -> Result<Run> {
     if let Some(warnings) = row.opt_text()? {
         run.warnings = of_json(&warnings)?;
     }
-    run.request.handling = row.opt_text()?.map(|text| of_json(&text)).transpose()?.unwrap_or_default();
+    run.request.handling =
+        row.opt_text()?.map(|text| of_json(&text)).transpose()?.unwrap_or_default();
     run.merged = row.int()?;
     run.stop = Stop::of_number(row.int()?);
     run.cached_from = row.opt_id()?.map(RunId::from_bytes);

@@ -174,11 +174,8 @@ impl Field {
         let path = format!("/api/v1/agents/{}/runs", self.agent);
         let stay = chance.random_range(Duration::ZERO..STAY_MAX);
         let sent = self.send(chance, Method::POST, &path, Some(&body));
-        let answered = if leaves {
-            tokio::time::timeout(stay, sent).await.ok().flatten()
-        } else {
-            sent.await
-        };
+        let answered =
+            if leaves { tokio::time::timeout(stay, sent).await.ok().flatten() } else { sent.await };
         self.judge(&answered, &[200, 202, 409], "run");
         if let Some((status, run)) = answered
             && status.is_success()
@@ -230,7 +227,8 @@ impl Field {
         let accepted = self.known.lock().accepted.clone();
         for (id, said) in &accepted {
             let (status, run) = server.get(&format!("/api/v1/runs/{id}")).await;
-            let inputs: Vec<&str> = run["input"].as_str().unwrap_or_default().split("\n\n").collect();
+            let inputs: Vec<&str> =
+                run["input"].as_str().unwrap_or_default().split("\n\n").collect();
             let holds = said.iter().all(|said| inputs.contains(&said.as_str()));
             let outcome = run["status"].as_str().unwrap_or_default();
             let ended = ["succeeded", "cancelled", "interrupted"].contains(&outcome);

@@ -59,8 +59,8 @@ impl Bed {
     }
 
     /// Sends a run and waits for it elsewhere.
-    pub(crate) fn send(&self, body: Value) -> Waiting {
-        tokio::spawn(answer(self.request(&body)))
+    pub(crate) fn send(&self, body: &Value) -> Waiting {
+        tokio::spawn(answer(self.request(body)))
     }
 
     /// Sends a run into a session, and returns when it is on disk: its id, and what
@@ -69,7 +69,7 @@ impl Bed {
         let before = self.ids(session).await;
         let mut all = json!({"session_id": session});
         all.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());
-        let waiting = self.send(all);
+        let waiting = self.send(&all);
         wait_until(|| async { self.ids(session).await.len() > before.len() }).await;
         let now = self.ids(session).await;
         (now.into_iter().find(|id| !before.contains(id)).unwrap(), waiting)

@@ -44,7 +44,10 @@ async fn a_busy_session_can_refuse(engine: Engine) {
         });
         let chat = bed.process.request(Method::POST, "/v1/chat/completions").json(&chat);
         let (status, problem) = answer(chat).await;
-        assert_eq!((status, &problem["error"]["code"]), (StatusCode::CONFLICT, &json!("session_busy")));
+        assert_eq!(
+            (status, &problem["error"]["code"]),
+            (StatusCode::CONFLICT, &json!("session_busy"))
+        );
         assert!(problem["error"]["message"].as_str().unwrap().contains(&first), "{problem}");
     }
     bed.model.release();
@@ -138,8 +141,7 @@ async fn what_waits_for_a_place_can_be_interrupted_too(engine: Engine) {
     let (_, two) = bed.send_into(&session, json!({"message": "m2"})).await;
     let (_, three) =
         bed.send_into(&session, json!({"message": "m3", "if_busy": "interrupt"})).await;
-    let (_, four) =
-        bed.send_into(&session, json!({"message": "m4", "if_busy": "interrupt"})).await;
+    let (_, four) = bed.send_into(&session, json!({"message": "m4", "if_busy": "interrupt"})).await;
     assert_eq!(bed.run(&first).await["status"], "queued", "nobody was at work on it");
     let (fifth, five) =
         bed.send_into(&session, json!({"message": "m5", "if_busy": "rollback"})).await;
@@ -159,15 +161,13 @@ async fn merged_inputs_are_one_run(engine: Engine) {
     bed.model.hold();
     let session = bed.session().await;
     let (_, one) = bed.send_into(&session, json!({"message": "m1"})).await;
-    let merge = |message: &str, metadata: Value| {
-        json!({"message": message, "if_busy": "merge", "metadata": metadata})
-    };
+    let merge = |message: &str, metadata: Value| json!({"message": message, "if_busy": "merge", "metadata": metadata});
     // Nothing waits yet, so that it waits itself.
     let (second, two) = bed.send_into(&session, merge("m2", json!({"a": 1}))).await;
     let joined = |body: Value| {
         let mut body = body;
         body["session_id"] = json!(session);
-        bed.send(body)
+        bed.send(&body)
     };
     let third = joined(merge("m3", json!({"b": 2})));
     crate::server::wait_until(|| async { bed.run(&second).await["merged"] == 1 }).await;
@@ -197,7 +197,10 @@ async fn merged_inputs_are_one_run(engine: Engine) {
     assert_eq!(one.await.unwrap().1["success"], true);
     let input = "m2\n\nm3\n\nm4\n\nm6";
     let (status, run) = third.await.unwrap();
-    assert_eq!((status, &run["id"], &run["input"]), (StatusCode::OK, &json!(second), &json!(input)));
+    assert_eq!(
+        (status, &run["id"], &run["input"]),
+        (StatusCode::OK, &json!(second), &json!(input))
+    );
     assert_eq!((&run["metadata"]["a"], &run["metadata"]["b"]), (&json!(1), &json!(2)), "{run}");
     let six = six.await.unwrap();
     assert_eq!(six.headers()["x-run-id"], second.as_str());
@@ -348,8 +351,7 @@ async fn a_crowd_that_merges_says_each_thing_once(engine: Engine) {
         assert!(runs.iter().all(|run| run["success"] == true));
         let turns = crowd.turns(nth).await;
         assert!(turns.iter().all(|(_, reply)| reply.is_some()));
-        let inputs: Vec<&str> =
-            turns.iter().flat_map(|(input, _)| input.split("\n\n")).collect();
+        let inputs: Vec<&str> = turns.iter().flat_map(|(input, _)| input.split("\n\n")).collect();
         assert_eq!(inputs.len(), MESSAGES, "each once: {inputs:?}");
         assert_eq!(inputs.iter().collect::<BTreeSet<_>>().len(), MESSAGES);
         assert!(turns.len() < MESSAGES, "some were merged");

@@ -37,8 +37,7 @@ async fn a_waiting_run_is_cancelled(engine: Engine) {
     for waiting in [one, three] {
         assert_eq!(waiting.await.unwrap().1["success"], true);
     }
-    let expected =
-        [("user", "m1"), ("assistant", "m1"), ("user", "m3"), ("assistant", "m3")];
+    let expected = [("user", "m1"), ("assistant", "m1"), ("user", "m3"), ("assistant", "m3")];
     assert_eq!(bed.said(&session).await, said(&expected));
     let (status, run) = bed.cancel(&first).await;
     assert_eq!((status, &run["status"]), (StatusCode::OK, &json!("succeeded")), "{run}");
@@ -222,7 +221,9 @@ async fn a_run_is_waited_for(engine: Engine) {
     let waits: Vec<_> = [Some(&bed.process), other.as_ref()]
         .into_iter()
         .flatten()
-        .map(|process| tokio::spawn(answer(process.request(Method::GET, &format!("{location}/wait")))))
+        .map(|process| {
+            tokio::spawn(answer(process.request(Method::GET, &format!("{location}/wait"))))
+        })
         .collect();
     bed.model.release();
     for wait in waits {

@@ -79,15 +79,16 @@ impl Engine {
                 // What it was asked is in the session now, and it goes no further.
                 Ok(Begun::Now(run, _)) if run.stop.is_some() => {
                     let (read, outcome) = (run.stop, Outcome::default());
-                    return self.store_outcome(&caller, &job, run, outcome, read, speaker).await;
+                    return self.store_outcome(&caller, &job, *run, outcome, read, speaker).await;
                 }
                 Ok(Begun::Now(run, agent)) => {
-                    return self.carry_out(caller, job, run, agent, speaker, held).await;
+                    let agent = agent.map(|agent| *agent);
+                    return self.carry_out(caller, job, *run, agent, speaker, held).await;
                 }
                 Ok(Begun::Never(run, error)) => {
                     let read = run.stop;
                     let outcome = Outcome { error, ..Outcome::default() };
-                    return self.store_outcome(&caller, &job, run, outcome, read, speaker).await;
+                    return self.store_outcome(&caller, &job, *run, outcome, read, speaker).await;
                 }
                 // It was joined by another one since it was read.
                 Err(error) if error.code == Code::PreconditionFailed => continue,
@@ -119,11 +120,12 @@ impl Engine {
         // An interruption ends only what is under way, so that what it ends has begun.
         let is_interrupted = run.stop == Some(Stop::Interrupt);
         if run.stop.is_some() && !(is_interrupted && run.status == RunStatus::Queued) {
-            return Ok(Begun::Never(run, None));
+            return Ok(Begun::Never(Box::new(run), None));
         }
         if job.attempts > RUN_ATTEMPTS_MAX {
             let detail = format!("the run was begun {RUN_ATTEMPTS_MAX} times and never ended");
-            return Ok(Begun::Never(run, Some(Error::new(Code::RunInterrupted, detail))));
+            let error = Error::new(Code::RunInterrupted, detail);
+            return Ok(Begun::Never(Box::new(run), Some(error)));
         }
         let agent = self.0.store.resource_get::<AgentBody>(job.org, run.agent).await?;
         let agent = agent.map(|agent| agent.entity()).transpose()?;
@@ -149,7 +151,7 @@ impl Engine {
         }
         write.log(run_entry(caller, now, "run.started", &run));
         self.0.store.write(write).await?;
-        Ok(Begun::Now(run, agent))
+        Ok(Begun::Now(Box::new(run), agent.map(Box::new)))
     }
 
     /// Waits before the storage is tried again, longer each time; `false` when
@@ -420,7 +422,9 @@ impl Engine {
                             continue;
                         }
                         Ok(None) => return,
-                        Err(error) => tracing::error!(run = %run.id, %error, "a run cannot be read"),
+                        Err(error) => {
+                            tracing::error!(run = %run.id, %error, "a run cannot be read");
+                        }
                     }
                 }
                 Err(error) => {
@@ -474,9 +478,9 @@ impl Engine {
 /// What became of a claimed run.
 enum Begun {
     /// It goes on.
-    Now(Run, Option<Agent>),
+    Now(Box<Run>, Option<Box<Agent>>),
     /// It is to end as it is: it was asked to, or for this reason.
-    Never(Run, Option<Error>),
+    Never(Box<Run>, Option<Error>),
 }
 
 fn finishing_write(

@@ -23,10 +23,13 @@ type Fingerprint = [u8; 16];
 /// A reply and the run that it was made for, once it is there.
 type Told = Option<(Arc<str>, RunId)>;
 
+/// By whom a reply is being made.
+type Leaders = HashMap<(OrgId, Fingerprint), watch::Receiver<Told>>;
+
 /// The replies that are being made in this process, one entry for each run that
 /// makes one.
 #[derive(Clone, Default)]
-pub(crate) struct Answers(Arc<Mutex<HashMap<(OrgId, Fingerprint), watch::Receiver<Told>>>>);
+pub(crate) struct Answers(Arc<Mutex<Leaders>>);
 
 /// Whether a run need ask its model.
 pub(super) enum Reply {

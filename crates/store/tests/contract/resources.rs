@@ -148,7 +148,11 @@ pub(crate) async fn runs_keep_every_field(bed: Bed) {
         write
     };
     // Somebody asks for its end meanwhile, which whoever ends it must know of.
-    for (stop, counts) in [(Stop::Cancel, Stop::Cancel), (Stop::Rollback, Stop::Rollback), (Stop::Cancel, Stop::Rollback)] {
+    for (stop, counts) in [
+        (Stop::Cancel, Stop::Cancel),
+        (Stop::Rollback, Stop::Rollback),
+        (Stop::Cancel, Stop::Rollback),
+    ] {
         let mut write = Write::new(org);
         write.run_stop(run.id, stop);
         store.write(write).await.unwrap();
