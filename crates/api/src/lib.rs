@@ -136,6 +136,8 @@ fn operations() -> Operations<ApiState> {
         .with(op!(RunsWrite, Run, runs::run_create_by_name))
         .with(op!(RunsRead, Request, runs::run_list))
         .with(op!(RunsRead, Request, runs::run_get))
+        .with(op!(RunsWrite, Request, runs::run_cancel))
+        .with(op!(RunsRead, Run, runs::run_wait))
         .with(op!(UsersWrite, Request, users::user_create))
         .with(op!(UsersRead, Request, users::user_list))
         .with(op!(UsersRead, Request, users::user_get))

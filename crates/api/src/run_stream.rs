@@ -46,7 +46,7 @@ pub fn answer(handle: RunHandle, context: &RequestContext) -> Response {
         request_id: context.request_id.as_str().to_owned(),
         sent: Sent::default(),
     };
-    let events = handle.events.flat_map(move |event| stream::iter(writer.write(event)));
+    let events = handle.followed().flat_map(move |event| stream::iter(writer.write(event)));
     sse(events.map(Ok))
 }
 

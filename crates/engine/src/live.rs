@@ -7,8 +7,11 @@ use std::task::{Context, Poll};
 
 use agentry_domain::runs::Run;
 use agentry_domain::{Code, Error, OrgId, Result, RunId, SessionId};
+use futures::StreamExt as _;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+
+use crate::runs::Attendance;
 
 /// Pieces of a reply that wait for a slow reader; when more come, it is told
 /// that it lagged and gets the whole reply at the end.
@@ -63,6 +66,8 @@ pub struct RunHandle {
     pub run: Run,
     /// What happens in it.
     pub events: RunEvents,
+    /// That somebody waits for it, of a run that ends when nobody does.
+    pub(crate) attendance: Option<Attendance>,
 }
 
 /// A connected pair.
@@ -120,10 +125,26 @@ impl RunHandle {
     pub async fn finished(self) -> Result<Run> {
         // Nobody reads the pieces; without a receiver they cost nothing.
         drop(self.events.events);
-        match self.events.finished {
+        let ended = match self.events.finished {
             Some(finished) => finished.await.map_or_else(|_| Err(stopped()), |outcome| outcome.run),
             None => Err(stopped()),
+        };
+        if let Some(attendance) = self.attendance {
+            attendance.over();
         }
+        ended
+    }
+
+    /// What happens in it, for a client that is there as long as it reads.
+    pub fn followed(self) -> impl futures::Stream<Item = Result<RunEvent>> + Send + 'static {
+        let Self { events, mut attendance, .. } = self;
+        events.inspect(move |event| {
+            if matches!(event, Ok(RunEvent::Finished(_)) | Err(_))
+                && let Some(attendance) = attendance.take()
+            {
+                attendance.over();
+            }
+        })
     }
 }
 
