@@ -96,6 +96,7 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
         clock: Arc::new(SystemClock),
         entropy: entropy.clone(),
         tasks: tasks.clone(),
+        closing: stop.closing(),
         options: settings.engine_options(),
     });
     owner::ensure(&engine, &settings.data).await?;

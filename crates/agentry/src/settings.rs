@@ -88,6 +88,8 @@ pub(crate) struct Files {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Runs {
     session_queue_runs_max: u32,
+    org_queue_runs_max: u32,
+    queue_runs_max: u32,
     executing_max: usize,
     lease_ms: u64,
 }
@@ -251,10 +253,13 @@ impl Settings {
         for (name, value) in positive {
             anyhow::ensure!(value > 0, "{name} must be at least 1");
         }
-        anyhow::ensure!(
-            self.runs.session_queue_runs_max > 0,
-            "runs.session_queue_runs_max must be at least 1"
-        );
+        for (name, value) in [
+            ("session_queue_runs_max", self.runs.session_queue_runs_max),
+            ("org_queue_runs_max", self.runs.org_queue_runs_max),
+            ("queue_runs_max", self.runs.queue_runs_max),
+        ] {
+            anyhow::ensure!(value > 0, "runs.{name} must be at least 1");
+        }
         anyhow::ensure!(self.runs.lease_ms >= 1_000, "runs.lease_ms must be at least 1000");
         anyhow::ensure!(self.retention.every_ms >= 100, "retention.every_ms must be at least 100");
         Ok(())
@@ -273,6 +278,8 @@ impl Settings {
     pub(crate) fn engine_options(&self) -> agentry_engine::Options {
         agentry_engine::Options {
             session_queue_runs_max: self.runs.session_queue_runs_max,
+            org_queue_runs_max: self.runs.org_queue_runs_max,
+            queue_runs_max: self.runs.queue_runs_max,
             runs_executing_max: self.runs.executing_max,
             lease: Duration::from_millis(self.runs.lease_ms),
             files: agentry_domain::files::FileLimits {

@@ -1,8 +1,8 @@
 //! Agents over HTTP.
 
 use agentry_domain::agents::{
-    AGENT_TYPE_DEFAULT, Agent, AgentBody, AgentStatus, AgentSummary, MODEL_DEFAULT, MemoryPolicy,
-    RECALL_LIMIT_MAX,
+    AGENT_TYPE_DEFAULT, Agent, AgentBody, AgentStatus, AgentSummary, CACHE_TTL_S_MAX,
+    MODEL_DEFAULT, MemoryPolicy, RECALL_LIMIT_MAX,
 };
 use agentry_domain::{AgentId, JsonText, Order, PageRequest};
 use agentry_engine::AgentFilter;
@@ -69,6 +69,15 @@ impl ResourceFields for AgentBody {
                 .nested("memory", |fields| read_memory(fields, was.map(|was| &was.memory)))
                 .about("How it uses memory.")
                 .or_was(MemoryPolicy::default(), was.map(|was| &was.memory)),
+            cache_ttl_s: read_cache_ttl(fields, was),
+            coalesce: fields
+                .boolean("coalesce")
+                .about("Whether runs that ask the same at the same time share one reply.")
+                .or_was(false, was.map(|was| &was.coalesce)),
+            cache_shared: fields
+                .boolean("cache_shared")
+                .about("Whether a reply that is used again may be another user's.")
+                .or_was(false, was.map(|was| &was.cache_shared)),
             configuration: fields.own_object("configuration", was.map(|was| &was.configuration)),
             metadata: fields.own_object("metadata", was.map(|was| &was.metadata)),
             resource_limits: fields
@@ -85,6 +94,15 @@ impl ResourceFields for AgentBody {
             "Its decentralised identifier, `did:agent:<name>:<8 hex>`.",
         );
     }
+}
+
+fn read_cache_ttl(fields: &mut Fields, was: Option<&AgentBody>) -> u32 {
+    let was = was.map(|was| i64::from(was.cache_ttl_s));
+    let ttl = fields
+        .integer("cache_ttl_s", 0..=CACHE_TTL_S_MAX.into())
+        .about("For how many seconds a reply may serve another run that asks the same; 0: never.")
+        .or_was(0, was.as_ref());
+    u32::try_from(ttl).unwrap_or(CACHE_TTL_S_MAX)
 }
 
 fn read_memory(fields: &mut Fields, was: Option<&MemoryPolicy>) -> MemoryPolicy {

@@ -26,7 +26,7 @@ use crate::fields::{Fields, FromFields, NOT_SUPPORTED_YET, Purpose};
 use crate::messages::CONTENT_CHARS_MAX;
 use crate::problem::{self, OpenAiError};
 use crate::run_stream::{X_RUN_ID, began_again, event, sse};
-use crate::runs::session_by_id;
+use crate::runs::{AskedHandling, session_by_id};
 use crate::state::ApiState;
 
 /// Names the session of a completion, both ways.
@@ -47,6 +47,7 @@ pub struct ChatCreate {
     metadata: Map<String, Value>,
     stream: bool,
     include_usage: bool,
+    asked: AskedHandling,
 }
 
 body_schema!(ChatCreate, "ChatCompletionCreate");
@@ -109,6 +110,7 @@ impl FromFields for ChatCreate {
                 })
                 .about("For streams.")
                 .or(false),
+            asked: AskedHandling::read(fields),
         };
         if fields.is_faultless() {
             check_messages(fields, &chat.messages);
@@ -141,6 +143,7 @@ fn read_not_supported_yet(fields: &mut Fields) {
     );
     let is_on = |value: &Value| value != &Value::Bool(false);
     fields.not_supported_yet("logprobs", is_on, "token probabilities are not given");
+    fields.not_supported_yet("background", is_on, "a completion is waited for or streamed");
     fields.not_supported_yet("store", is_on, "completions are kept as runs");
     fields.not_supported_yet("prediction", |_| true, "predicted output is not used");
     fields.not_supported_yet("web_search_options", |_| true, NO_TOOLS);
@@ -457,7 +460,7 @@ pub struct ChatDelta<'a> {
 /// The last message, which must be the user's, becomes the input of a run. Name a
 /// session with the header `X-Session-Id` or with `session_id` or `session_name` in
 /// `metadata`; the answer names it in `X-Session-Id`. With `stream` the answer is chunks,
-/// then `[DONE]`.
+/// then `[DONE]`. `if_busy` and `on_disconnect` are as in a run, beside OpenAI's own fields.
 #[utoipa::path(
     post,
     path = "/v1/chat/completions",
@@ -483,12 +486,13 @@ pub async fn chat_completion_create(
     Posted { body: mut chat, once }: Posted<ChatCreate>,
 ) -> Handled {
     let session = chat.session(&headers)?;
+    let handling = chat.asked.settle(once.as_ref())?;
     let new = RunNew {
         agent: AgentRef::Model(chat.model.clone()),
         session,
         origin: Some("openai".to_owned()),
         user_id: chat.user.take(),
-        request: chat.request(),
+        request: RunRequest { handling, ..chat.request() },
         metadata: Value::Object(std::mem::take(&mut chat.metadata)).to_string(),
     };
     let Done { value: handle, replayed } = state.engine.run_start(&caller, once, new).await?;
@@ -560,12 +564,17 @@ fn stream(
     let delta = ChatDelta { role: Some("assistant"), content: Some("") };
     let first = writer.chunk(delta, None);
     // OpenAI's clients do not come back for the rest.
-    let state = (handle.events.that_catch_up(), writer);
+    let state = (handle.followed().that_catch_up(), writer);
     let chunks = stream::unfold(state, |(mut events, mut writer)| async move {
         if writer.failed {
             return None;
         }
-        let chunks = writer.write(events.next().await?);
+        let news = events.next().await?;
+        if matches!(&news, Ok(RunNews { event: RunEvent::Reset, .. })) {
+            // What may end the stream here is not the client's doing.
+            events.unattended();
+        }
+        let chunks = writer.write(news);
         Some((stream::iter(chunks), (events, writer)))
     });
     sse(stream::iter([first]).chain(chunks.flatten()).map(Ok))

@@ -43,6 +43,9 @@ pages! {
     PreconditionFailed => "precondition_failed",
     SealingKeyMissing => "sealing_key_missing",
     SessionQueueFull => "session_queue_full",
+    OrgQueueFull => "org_queue_full",
+    QueueFull => "queue_full",
+    SessionBusy => "session_busy",
     Overloaded => "overloaded",
     ShuttingDown => "shutting_down",
     DeadlineExceeded => "deadline_exceeded",
@@ -57,6 +60,7 @@ pages! {
     ModelFailed => "model_failed",
     ModelBadResponse => "model_bad_response",
     RunTimedOut => "run_timed_out",
+    RunCancelled => "run_cancelled",
     RunInterrupted => "run_interrupted",
     Internal => "internal",
 }

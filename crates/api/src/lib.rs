@@ -144,6 +144,8 @@ fn operations() -> Operations<ApiState> {
         .with(op!(RunsRead, Request, runs::run_list))
         .with(op!(RunsRead, Request, runs::run_get))
         .with(op!(RunsRead, Stream, run_stream::run_event_stream))
+        .with(op!(RunsWrite, Request, runs::run_cancel))
+        .with(op!(RunsRead, Run, runs::run_wait))
         .with(op!(UsersWrite, Request, users::user_create))
         .with(op!(UsersRead, Request, users::user_list))
         .with(op!(UsersRead, Request, users::user_get))

@@ -115,7 +115,7 @@ another origin.",
     problem("BodyTooLarge", "The body is larger than the server accepts."),
     problem("UnsupportedMediaType", "The body's media type is not JSON."),
     problem("ValidationFailed", "Rules are broken, or something is not supported yet."),
-    retried(problem("TooManyRequests", "The session's queue is full.")),
+    retried(problem("TooManyRequests", "A queue of runs is full; `code` says which.")),
     problem("Internal", "A failure on the server's side."),
     retried(problem(
         "Unavailable",

@@ -150,9 +150,13 @@ pub const fn status(code: Code) -> StatusCode {
         | Code::AlreadyDone
         | Code::AlreadyExists
         | Code::AmbiguousName
-        | Code::QuotaExceeded => StatusCode::CONFLICT,
+        | Code::QuotaExceeded
+        | Code::SessionBusy
+        | Code::RunCancelled => StatusCode::CONFLICT,
         Code::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
-        Code::SessionQueueFull | Code::ModelRateLimited => StatusCode::TOO_MANY_REQUESTS,
+        Code::SessionQueueFull | Code::OrgQueueFull | Code::QueueFull | Code::ModelRateLimited => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
         Code::Overloaded
         | Code::ShuttingDown
         | Code::StorageUnavailable

@@ -4,27 +4,25 @@
 use std::time::Duration;
 
 use agentry_domain::runs::{
-    GivenMessage, MESSAGE_LIMIT_MAX, RUN_TIMEOUT_MAX, Run, RunError, RunRequest, RunStatus,
-    UserGiven, Warning,
+    GivenMessage, Handling, IfBusy, MESSAGE_LIMIT_MAX, OnDisconnect, RUN_TIMEOUT_MAX, Run,
+    RunError, RunRequest, RunStatus, UserGiven, Warning,
 };
 use agentry_domain::sessions::MessageRole;
 use agentry_domain::{
-    AgentId, Caller, Done, Error, Order, PageRequest, Result, RunId, SessionId, Timestamp,
+    AgentId, Caller, Done, Error, Fault, Once, Order, PageRequest, Result, RunId, SessionId,
+    Timestamp,
 };
 use agentry_engine::{AgentRef, RunFilter, RunNew, SessionRef};
 use agentry_gateway::{Authenticated, RequestContext};
 use axum::extract::State;
-use http::StatusCode;
+use http::{StatusCode, header};
 use serde::Serialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
-use utoipa::openapi::schema::Schema;
 
-use crate::answer::{Handled, json, raw, replay};
+use crate::answer::{Handled, json, put, raw, replay};
 use crate::extract::{PathId, PathName, Posted, Query};
-use crate::fields::kinds::{Kind, Site, one_of_schema};
-use crate::fields::{Fields, FromFields, NOT_SUPPORTED_YET, Purpose};
+use crate::fields::{Fields, FromFields};
 use crate::lists::{List, list, page_request};
 use crate::messages::CONTENT_CHARS_MAX;
 use crate::openapi::{Conflict, NotFound, TooManyRequests};
@@ -36,6 +34,10 @@ use crate::{body_schema, query_parameters, run_stream};
 /// Messages that may be given with a run.
 const GIVEN_MESSAGES_MAX: usize = 1_000;
 const SYSTEM_PROMPT_CHARS_MAX: usize = 200_000;
+/// How long a wait takes when it does not say.
+const WAIT_DEFAULT: Duration = Duration::from_secs(30);
+/// How long a wait may be.
+const WAIT_MAX: Duration = Duration::from_secs(300);
 
 /// A run: one message handled by one agent.
 #[derive(Debug, Serialize, ToSchema)]
@@ -61,7 +63,8 @@ pub struct RunAnswer<'a> {
     warnings: Vec<WarningAnswer<'a>>,
     /// What was asked.
     input: &'a str,
-    /// The reply's text; null when there is none (yet).
+    /// The reply's text; null when there is none (yet). Of a run that was cancelled
+    /// or interrupted, as far as it came.
     message: Option<&'a str>,
     /// Whether the model answered.
     success: bool,
@@ -99,6 +102,21 @@ pub struct RunAnswer<'a> {
     timeout_ms: Option<u64>,
     /// The model that was asked for in place of the agent's.
     model: Option<&'a str>,
+    /// What was to become of it in a busy session.
+    #[schema(example = "enqueue")]
+    if_busy: &'static str,
+    /// What was to become of it when its client went away.
+    #[schema(example = "cancel")]
+    on_disconnect: &'static str,
+    /// Whether nobody waited for it.
+    background: bool,
+    /// How many further requests joined their input to it (`if_busy: merge`).
+    merged: i64,
+    /// Whether it is to end early, and has not yet.
+    stopping: bool,
+    /// The run whose reply it repeats, of an agent that allows that.
+    #[schema(value_type = Option<String>, format = "uuid")]
+    cached_from: Option<RunId>,
     /// How often it was begun; more than once when a process ended in it.
     attempt: i64,
     /// When it was accepted.
@@ -236,6 +254,12 @@ impl<'a> RunAnswer<'a> {
                 .timeout
                 .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
             model: request.model.as_deref(),
+            if_busy: request.handling.if_busy.as_str(),
+            on_disconnect: request.handling.on_disconnect.as_str(),
+            background: request.handling.background,
+            merged: run.merged,
+            stopping: run.stop.is_some() && !run.status.is_final(),
+            cached_from: run.cached_from,
             attempt: run.attempt,
             created_at: run.created_at,
             started_at: run.started_at,
@@ -265,13 +289,53 @@ pub struct RunCreate {
     request: RunRequest,
     metadata: String,
     stream: bool,
+    asked: AskedHandling,
+}
+
+/// What a request says of how it is to be handled.
+pub(crate) struct AskedHandling {
+    if_busy: IfBusy,
+    on_disconnect: Option<OnDisconnect>,
+    background: bool,
+}
+
+impl AskedHandling {
+    /// Reads what every surface has.
+    pub(crate) fn read(fields: &mut Fields) -> Self {
+        Self {
+            if_busy: fields.choice::<IfBusy>("if_busy").about(IF_BUSY).or(IfBusy::default()),
+            on_disconnect: fields
+                .choice::<OnDisconnect>("on_disconnect")
+                .about(ON_DISCONNECT)
+                .optional(),
+            background: false,
+        }
+    }
+
+    /// How the run is handled. One that may be asked for again, or that nobody waits
+    /// for, goes on when its client goes away.
+    pub(crate) fn settle(&self, once: Option<&Once>) -> Result<Handling> {
+        let goes_on = once.is_some() || self.background;
+        if goes_on && self.on_disconnect == Some(OnDisconnect::Cancel) {
+            return Err(Error::invalid(vec![Fault::new(
+                "/on_disconnect",
+                "exclusive",
+                "a run in the background or with an Idempotency-Key goes on by itself",
+            )]));
+        }
+        let usual = if goes_on { OnDisconnect::Continue } else { OnDisconnect::Cancel };
+        Ok(Handling {
+            if_busy: self.if_busy,
+            on_disconnect: self.on_disconnect.unwrap_or(usual),
+            background: self.background,
+        })
+    }
 }
 
 body_schema!(RunCreate, "RunCreate");
 
 impl FromFields for RunCreate {
     fn read(fields: &mut Fields) -> Self {
-        read_not_supported_yet(fields);
         let is_named = fields.has("user_id");
         if fields.has("session_id") && fields.has("session_name") {
             fields.fault("session_name", "exclusive", "send session_id or session_name, not both");
@@ -302,8 +366,14 @@ impl FromFields for RunCreate {
                 .boolean("stream")
                 .about("Answer with server-sent events instead of the finished run.")
                 .or(false),
+            asked: AskedHandling {
+                background: fields.boolean("background").about(BACKGROUND).or(false),
+                ..AskedHandling::read(fields)
+            },
         };
-        fields.field("if_busy", IfBusy).about(IF_BUSY).optional();
+        if run.stream && run.asked.background {
+            fields.fault("stream", "exclusive", "a run in the background is not streamed");
+        }
         run
     }
 }
@@ -333,14 +403,13 @@ fn read_user(fields: &mut Fields, is_named: bool) -> Option<UserGiven> {
 
 const USER: &str = "What a user begins with who is made for this run. Without `user_id` it says who \
 the user is. A user who is known stays as it is, and `warnings` says so.";
-const IF_BUSY: &str = "What to do when the session has a run under way: wait for it.";
-
-fn read_not_supported_yet(fields: &mut Fields) {
-    let background = fields.boolean("background").about("Not supported yet.").or(false);
-    if background {
-        fields.fault("background", NOT_SUPPORTED_YET, "a run is waited for or streamed");
-    }
-}
+const IF_BUSY: &str = "What to do when the session has a run under way: `enqueue` waits for it; \
+`reject` is 409 and names it; `interrupt` ends it, keeps what it said so far, and is next; \
+`rollback` ends it, takes its messages back, and is next; `merge` adds the input to the run that has \
+waited longest, which is the answer, if that asks for the same otherwise.";
+const ON_DISCONNECT: &str = "What to do when the client goes away before the end: `cancel` the run, or \
+`continue`. A run with an `Idempotency-Key` or in the background continues.";
+const BACKGROUND: &str = "Answer 202 with the run as soon as it is accepted.";
 
 fn read_request(fields: &mut Fields) -> RunRequest {
     let timeout_max = i64::try_from(RUN_TIMEOUT_MAX.as_millis()).unwrap_or(i64::MAX);
@@ -383,32 +452,8 @@ fn read_request(fields: &mut Fields) -> RunRequest {
             .and_then(|ms| u64::try_from(ms).ok())
             .map(Duration::from_millis),
         model: None,
+        handling: Handling::default(),
     }
-}
-
-/// The policy for a busy session: only waiting is built.
-#[derive(Clone, Copy, Debug)]
-struct IfBusy;
-
-impl Kind for IfBusy {
-    type Out = ();
-
-    fn schema(&self, _purpose: Purpose) -> Schema {
-        one_of_schema(["enqueue"])
-    }
-
-    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<()> {
-        match value.as_str() {
-            Some("enqueue") => Some(()),
-            Some("reject" | "interrupt" | "rollback" | "merge") => {
-                site.fault(NOT_SUPPORTED_YET, "only enqueue is built")
-            }
-            Some(_) => site.fault("not_allowed", "must be enqueue"),
-            None => site.fault("wrong_type", "must be a string"),
-        }
-    }
-
-    fn placeholder(&self) {}
 }
 
 /// The session with this id; text that is no id is the id of none.
@@ -420,7 +465,8 @@ pub(crate) fn session_by_id(text: &str) -> Result<SessionRef> {
 ///
 /// 200 when it has ended, also when the model failed: then `success` is false
 /// and `error` says how. With `stream` the answer is the stream of the run's events, see
-/// `/api/v1/runs/{id}/events`, where it can be taken up again after a break.
+/// `/api/v1/runs/{id}/events`, where it can be taken up again after a break. With
+/// `background` the answer is 202 with the run as it was accepted.
 #[utoipa::path(
     post,
     path = "/api/v1/agents/{id}/runs",
@@ -432,7 +478,10 @@ pub(crate) fn session_by_id(text: &str) -> Result<SessionRef> {
             (RunAnswer<'static> = "application/json"),
             (String = "text/event-stream"),
         )),
+        (status = 202, description = "The run goes on in the background.", body = RunAnswer<'static>,
+            headers(("Location" = String, description = "Where it is."))),
         (status = 404, response = NotFound),
+        (status = 409, response = Conflict),
         (status = 429, response = TooManyRequests),
     ),
 )]
@@ -460,6 +509,8 @@ pub async fn run_create(
             (RunAnswer<'static> = "application/json"),
             (String = "text/event-stream"),
         )),
+        (status = 202, description = "The run goes on in the background.", body = RunAnswer<'static>,
+            headers(("Location" = String, description = "Where it is."))),
         (status = 404, response = NotFound),
         (status = 409, response = Conflict),
         (status = 429, response = TooManyRequests),
@@ -487,18 +538,25 @@ async fn start(
         (None, Some(name)) => SessionRef::Name(name),
         (None, None) => SessionRef::None,
     };
+    let handling = body.asked.settle(once.as_ref())?;
     let new = RunNew {
         agent,
         session,
         origin: body.session_origin,
         user_id: body.user_id,
-        request: body.request,
+        request: RunRequest { handling, ..body.request },
         metadata: body.metadata,
     };
     let Done { value: handle, replayed } = state.engine.run_start(caller, once, new).await?;
+    if handling.background {
+        let location = format!("/api/v1/runs/{}", handle.run.id);
+        let mut response = json(StatusCode::ACCEPTED, &RunAnswer::new(&handle.run)?)?;
+        put(&mut response, header::LOCATION, &location);
+        return Ok(replay(response, replayed));
+    }
     if body.stream {
         let run = handle.run.id;
-        let answer = run_stream::answer(handle.events, run, state, caller, context);
+        let answer = run_stream::answer(handle.followed(), run, state, caller, context);
         return Ok(replay(answer, replayed));
     }
     let run = handle.finished().await?;
@@ -583,10 +641,78 @@ pub async fn run_get(
     json(StatusCode::OK, &RunAnswer::new(&run)?)
 }
 
+/// End a run early
+///
+/// Answers with the run once it has ended; a run that has ended already stays as it is. What
+/// the model said so far stays. 202 when it is still ending, which `stopping` tells.
+#[utoipa::path(
+    post,
+    path = "/api/v1/runs/{id}/cancel",
+    tag = "runs",
+    params(("id" = String, Path, description = "The run's id.", format = "uuid")),
+    responses(
+        (status = 200, description = "The run has ended.", body = RunAnswer<'static>),
+        (status = 202, description = "It is ending.", body = RunAnswer<'static>),
+        (status = 404, response = NotFound),
+    ),
+)]
+pub async fn run_cancel(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    PathId(id): PathId<RunId>,
+) -> Handled {
+    as_it_stands(&state.engine.run_cancel(&caller, id).await?)
+}
+
+/// How long to wait.
+pub struct WaitQuery(Duration);
+
+query_parameters!(WaitQuery);
+
+impl FromFields for WaitQuery {
+    fn read(fields: &mut Fields) -> Self {
+        let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        let wait = fields
+            .integer("timeout_ms", 0..=millis(WAIT_MAX))
+            .about("How long to wait, in milliseconds.")
+            .or(millis(WAIT_DEFAULT));
+        Self(Duration::from_millis(wait.unsigned_abs()))
+    }
+}
+
+/// Wait for the end of a run
+///
+/// 200 with the run when it has ended, wherever it is carried out; 202 with the run as it
+/// stands when the time is over before. Whoever waits may go away: the run goes on.
+#[utoipa::path(
+    get,
+    path = "/api/v1/runs/{id}/wait",
+    tag = "runs",
+    params(("id" = String, Path, description = "The run's id.", format = "uuid"), WaitQuery),
+    responses(
+        (status = 200, description = "The run has ended.", body = RunAnswer<'static>),
+        (status = 202, description = "It goes on.", body = RunAnswer<'static>),
+        (status = 404, response = NotFound),
+    ),
+)]
+pub async fn run_wait(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    PathId(id): PathId<RunId>,
+    Query(WaitQuery(within)): Query<WaitQuery>,
+) -> Handled {
+    as_it_stands(&state.engine.run_wait(&caller, id, within).await?)
+}
+
+fn as_it_stands(run: &Run) -> Handled {
+    let status = if run.status.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    json(status, &RunAnswer::new(run)?)
+}
+
 #[cfg(test)]
 mod tests {
     use agentry_domain::{Code, JsonText};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::fields::read_body;
@@ -603,7 +729,7 @@ mod tests {
             "message_limit": 10, "messages": [{"role": "assistant", "content": "before"}],
             "system_prompt": "be brief", "context": [1, {"a": null}],
             "parameters": {"temperature": 0.5}, "timeout_ms": 1_500, "metadata": {"k": "v"},
-            "stream": true, "if_busy": "enqueue", "background": false,
+            "stream": true, "if_busy": "merge", "background": false, "on_disconnect": "continue",
             "user": {"email": "a@b", "phone_number": null, "user_data": {"k": 1}},
         }))
         .unwrap();
@@ -626,19 +752,38 @@ mod tests {
             parameters: Some(r#"{"temperature":0.5}"#.into()),
             timeout: Some(Duration::from_millis(1_500)),
             model: None,
+            handling: Handling::default(),
         };
         assert_eq!(run.request, expected);
+        let expected = Handling {
+            if_busy: IfBusy::Merge,
+            on_disconnect: OnDisconnect::Continue,
+            background: false,
+        };
+        assert_eq!(run.asked.settle(None).unwrap(), expected);
     }
 
     #[test]
-    fn what_is_not_built_is_refused() {
-        for (name, value) in [("background", json!(true)), ("if_busy", json!("merge"))] {
-            let mut body = json!({"message": "hi"});
-            body[name] = value;
-            let error = read(body).err().unwrap();
-            assert_eq!(error.code, Code::NotSupportedYet, "{name}");
-            assert_eq!(error.faults[0].pointer, format!("/{name}"));
-        }
+    fn what_goes_on_by_itself_is_not_cancelled_by_a_disconnect() {
+        let once = Once { caller: None, operation: "o".into(), key: "k".into(), body: [0; 32] };
+        let settled = |body: Value, once: Option<&Once>| {
+            let mut all = json!({"message": "hi"});
+            all.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());
+            read(all).and_then(|run| run.asked.settle(once)).map(|it| it.on_disconnect)
+        };
+        let background = json!({"background": true});
+        assert_eq!(settled(json!({}), None).unwrap(), OnDisconnect::Cancel);
+        assert_eq!(settled(json!({}), Some(&once)).unwrap(), OnDisconnect::Continue);
+        assert_eq!(settled(background, None).unwrap(), OnDisconnect::Continue);
+        let cancel = json!({"on_disconnect": "cancel"});
+        assert!(settled(cancel.clone(), None).is_ok());
+        assert_eq!(settled(cancel, Some(&once)).unwrap_err().faults[0].pointer, "/on_disconnect");
+        let both = json!({"background": true, "stream": true});
+        assert_eq!(settled(both, None).unwrap_err().faults[0].pointer, "/stream");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
         assert!(read(json!({"message": "hi", "user": {}})).unwrap().request.user.is_none());
         let nobody = json!({"message": "hi", "user": {"user_data": {"k": 1}}});
         assert_eq!(read(nobody).err().unwrap().faults[0].pointer, "/user");

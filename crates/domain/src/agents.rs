@@ -18,6 +18,8 @@ pub const FIRST_AGENT_NAME: &str = "simple_agent";
 pub const FIRST_AGENT_ALIAS: &str = "simple";
 /// Recalled passages per run when the agent does not say.
 pub const RECALL_LIMIT_DEFAULT: u32 = 5;
+/// How long replies may be used again at most, in seconds: a day.
+pub const CACHE_TTL_S_MAX: u32 = 86_400;
 /// Recalled passages per run at most.
 pub const RECALL_LIMIT_MAX: u32 = 50;
 
@@ -84,6 +86,16 @@ pub struct AgentBody {
     pub tools: JsonText,
     /// How it uses memory.
     pub memory: MemoryPolicy,
+    /// How long the reply of one run may serve another that asks the same, in
+    /// seconds; 0: never.
+    #[serde(default)]
+    pub cache_ttl_s: u32,
+    /// Whether runs that ask the same at the same time share one reply.
+    #[serde(default)]
+    pub coalesce: bool,
+    /// Whether such a reply may be another user's.
+    #[serde(default)]
+    pub cache_shared: bool,
     /// A JSON object.
     pub configuration: JsonText,
     /// A JSON object.
@@ -105,6 +117,9 @@ impl Default for AgentBody {
             instructions: String::new(),
             tools: JsonText::known("[]".to_owned()),
             memory: MemoryPolicy::default(),
+            cache_ttl_s: 0,
+            coalesce: false,
+            cache_shared: false,
             configuration: JsonText::empty(),
             metadata: JsonText::empty(),
             resource_limits: JsonText::empty(),
@@ -117,6 +132,7 @@ impl Resource for AgentBody {
     type Id = AgentId;
     type Also<'a> = ();
     const KIND: EntityKind = EntityKind::Agent;
+    const SHAPE: i64 = 2;
 
     fn also(&self, _id: AgentId) {}
 }

@@ -71,6 +71,12 @@ codes! {
     PreconditionFailed = "precondition_failed", "The resource has changed";
     /// The session already has `session_queue_runs_max` waiting runs.
     SessionQueueFull = "session_queue_full", "The session's queue is full";
+    /// The organisation already has `org_queue_runs_max` waiting runs.
+    OrgQueueFull = "org_queue_full", "The organisation's queue is full";
+    /// The installation already has `queue_runs_max` waiting runs.
+    QueueFull = "queue_full", "The server's queue is full";
+    /// The session has a run under way, and the request asked not to wait.
+    SessionBusy = "session_busy", "The session has a run under way";
     /// A bound of the whole process is reached.
     Overloaded = "overloaded", "The server is at its limit";
     /// The server is stopping.
@@ -101,7 +107,9 @@ codes! {
     ModelBadResponse = "model_bad_response", "The model's provider sent an unreadable answer";
     /// The run took longer than its `timeout_ms`.
     RunTimedOut = "run_timed_out", "The run took longer than allowed";
-    /// The process ended while the run was going on.
+    /// Somebody ended the run, or its client went away.
+    RunCancelled = "run_cancelled", "The run was cancelled";
+    /// The process ended while the run was going on, or another run took its place.
     RunInterrupted = "run_interrupted", "The run was interrupted";
     /// A bug of ours.
     Internal = "internal", "Something went wrong on our side";
@@ -112,6 +120,8 @@ impl Code {
     pub const fn retryable(self) -> bool {
         match self {
             Code::SessionQueueFull
+            | Code::OrgQueueFull
+            | Code::QueueFull
             | Code::Overloaded
             | Code::ShuttingDown
             | Code::DeadlineExceeded
@@ -142,6 +152,8 @@ impl Code {
             | Code::QuotaExceeded
             | Code::PreconditionFailed
             | Code::SealingKeyMissing
+            | Code::SessionBusy
+            | Code::RunCancelled
             | Code::ModelUnknown
             | Code::ModelUnauthorized
             | Code::ModelRejected

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Code;
+use crate::error::{Code, Error, Result};
 use crate::ids::{AgentId, MessageId, RunId, SessionId};
 use crate::json::JsonText;
 use crate::named;
@@ -66,6 +66,103 @@ impl RunStatus {
     }
 }
 
+named! {
+    /// What becomes of a run whose session has one under way.
+    #[derive(Default)]
+    pub enum IfBusy {
+        /// It waits for those before it.
+        #[default]
+        Enqueue = "enqueue",
+        /// It is refused.
+        Reject = "reject",
+        /// It ends the one under way, whose text so far stays, and is next.
+        Interrupt = "interrupt",
+        /// It ends the one under way, whose messages go, and is next.
+        Rollback = "rollback",
+        /// Its input joins that of the run that has waited longest.
+        Merge = "merge",
+    }
+}
+
+named! {
+    /// What becomes of a run whose client goes away before its end.
+    #[derive(Default)]
+    pub enum OnDisconnect {
+        /// It is cancelled.
+        #[default]
+        Cancel = "cancel",
+        /// It goes on.
+        Continue = "continue",
+    }
+}
+
+/// How a run is taken and attended, as its client asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Handling {
+    /// What becomes of it when its session has a run under way.
+    pub if_busy: IfBusy,
+    /// What becomes of it when its client goes away.
+    pub on_disconnect: OnDisconnect,
+    /// Whether nobody waits for it.
+    pub background: bool,
+}
+
+/// Why a run is to end before it has its answer. Of two, the greater one counts:
+/// what is to be withdrawn must not stay because somebody cancelled it before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stop {
+    /// Its client went away.
+    Disconnect = 1,
+    /// Somebody asked for it.
+    Cancel = 2,
+    /// Another run takes its place; what it said stays.
+    Interrupt = 3,
+    /// Another run takes its place, as if it had never been.
+    Rollback = 4,
+}
+
+impl Stop {
+    /// The number that is stored; a run without a reason to stop has 0.
+    pub const fn number(stop: Option<Self>) -> i64 {
+        match stop {
+            None => 0,
+            Some(stop) => stop as i64,
+        }
+    }
+
+    /// Reads the number that is stored.
+    pub const fn of_number(number: i64) -> Option<Self> {
+        match number {
+            1 => Some(Self::Disconnect),
+            2 => Some(Self::Cancel),
+            3 => Some(Self::Interrupt),
+            4 => Some(Self::Rollback),
+            _ => None,
+        }
+    }
+
+    /// What a run becomes that ends for this reason after it was begun.
+    pub const fn status(self) -> RunStatus {
+        match self {
+            Self::Interrupt => RunStatus::Interrupted,
+            Self::Disconnect | Self::Cancel | Self::Rollback => RunStatus::Cancelled,
+        }
+    }
+
+    /// The same, for the caller.
+    pub fn error(self) -> RunError {
+        let (code, detail) = match self {
+            Self::Disconnect => (Code::RunCancelled, "the client went away before the end"),
+            Self::Cancel => (Code::RunCancelled, "the run was cancelled"),
+            Self::Interrupt => (Code::RunInterrupted, "another run of the session took its place"),
+            Self::Rollback => {
+                (Code::RunCancelled, "another run of the session took its place; its messages went")
+            }
+        };
+        RunError { code, detail: detail.to_owned() }
+    }
+}
+
 /// A message given with the request, shown to the model and not stored in the
 /// session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +216,8 @@ pub struct RunRequest {
     pub timeout: Option<Duration>,
     /// Overrides the agent's model; set by surfaces that name a model.
     pub model: Option<String>,
+    /// How it is taken and attended.
+    pub handling: Handling,
 }
 
 /// Why a run did not succeed.
@@ -166,6 +265,12 @@ pub struct Run {
     pub error: Option<RunError>,
     /// What it cost.
     pub usage: Usage,
+    /// How many further requests joined their input to it while it waited.
+    pub merged: i64,
+    /// Why it is to end early, once somebody asked for it.
+    pub stop: Option<Stop>,
+    /// The run whose reply it repeats.
+    pub cached_from: Option<RunId>,
     /// How often it was begun.
     pub attempt: i64,
     /// When it was accepted.
@@ -174,6 +279,30 @@ pub struct Run {
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+}
+
+impl Run {
+    /// Moves on along the life cycle; an error is a bug of ours.
+    pub fn become_status(&mut self, next: RunStatus) -> Result<()> {
+        if !self.status.may_become(next) {
+            let (id, from, to) = (self.id, self.status.as_str(), next.as_str());
+            return Err(Error::internal(format!("run {id} is {from} and cannot become {to}")));
+        }
+        self.status = next;
+        Ok(())
+    }
+
+    /// Whether what it was asked for is the same in all but the input and the
+    /// client's own metadata, so that one answer can serve both.
+    pub fn serves(&self, request: &RunRequest) -> bool {
+        let asked = RunRequest {
+            input: self.request.input.clone(),
+            user: self.request.user.clone(),
+            handling: self.request.handling,
+            ..request.clone()
+        };
+        asked == self.request
+    }
 }
 
 #[cfg(test)]
@@ -193,5 +322,15 @@ mod tests {
         assert!(RunStatus::Queued.may_become(RunStatus::Running));
         assert!(!RunStatus::Queued.may_become(RunStatus::Succeeded));
         assert!(!RunStatus::Running.may_become(RunStatus::Queued));
+    }
+
+    #[test]
+    fn a_reason_to_stop_is_kept_and_leads_to_an_end() {
+        for stop in [Stop::Disconnect, Stop::Cancel, Stop::Interrupt, Stop::Rollback] {
+            assert_eq!(Stop::of_number(Stop::number(Some(stop))), Some(stop));
+            assert!(RunStatus::Running.may_become(stop.status()));
+            assert!(stop.status().is_final());
+        }
+        assert_eq!(Stop::of_number(Stop::number(None)), None);
     }
 }

@@ -13,6 +13,7 @@ mod keys;
 mod live;
 mod memories;
 mod orgs;
+mod places;
 mod plans;
 mod progress;
 mod purges;
@@ -40,6 +41,7 @@ use agentry_domain::{Caller, Result, Timestamp, WorkerId};
 use agentry_llm::Models;
 use agentry_store::Store;
 use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 pub use agentry_store::backup::Backup;
 pub use agentry_store::{
@@ -52,7 +54,7 @@ pub use keys::KeyMade;
 pub use memories::MemoryHit;
 pub use retention::Retention;
 pub use run_events::{RunCursor, RunEvent, RunEvents, RunHandle, RunNews, Told};
-pub use runs::{AgentRef, RunNew, SessionRef};
+pub use runs::{AgentRef, Attendance, RunNew, SessionRef};
 pub use sealing::SealingKey;
 pub use sessions::MessageNew;
 pub use tickets::{TICKET_LIFETIME_MAX, TicketMade};
@@ -63,6 +65,10 @@ pub use webhooks::{SECRET_BEFORE_SIGNS_FOR, WebhookLimits, WebhookMade};
 pub struct Options {
     /// Runs that one session may have at once, waiting and running.
     pub session_queue_runs_max: u32,
+    /// Runs of one organisation that may wait at once.
+    pub org_queue_runs_max: u32,
+    /// Runs that may wait at once, of all organisations together.
+    pub queue_runs_max: u32,
     /// Runs that this process carries out at once.
     pub runs_executing_max: usize,
     /// How long this process's claims last when it falls silent.
@@ -79,6 +85,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             session_queue_runs_max: 1_000,
+            org_queue_runs_max: 20_000,
+            queue_runs_max: 100_000,
             runs_executing_max: 2_000,
             lease: Duration::from_secs(15),
             files: FileLimits::default(),
@@ -102,6 +110,9 @@ pub struct Parts {
     pub entropy: Arc<dyn Entropy>,
     /// Owns what runs in the background.
     pub tasks: Tasks,
+    /// Cancelled when the server begins to stop: connections that end from then on
+    /// say nothing of their clients.
+    pub closing: CancellationToken,
     /// The bounds.
     pub options: Options,
 }
@@ -120,10 +131,11 @@ struct Inner {
     worker: WorkerId,
     live: live::Live,
     held: held::HeldJobs,
-    /// Places for runs in this process.
-    places: Arc<Semaphore>,
+    closing: CancellationToken,
+    places: places::Places,
     /// A job may have become claimable.
     claimable: Notify,
+    answers: runs::Answers,
     callers: keys::Callers,
     sealing_key: OnceLock<SealingKey>,
     webhook_client: agentry_outbound::Client,
@@ -138,7 +150,8 @@ impl Engine {
     pub fn new(parts: Parts) -> Self {
         let worker = parts.entropy.uuid(parts.clock.now());
         Self(Arc::new(Inner {
-            places: Arc::new(Semaphore::new(parts.options.runs_executing_max)),
+            places: places::Places::new(parts.options.runs_executing_max),
+            closing: parts.closing,
             delivering: Arc::new(Semaphore::new(parts.options.webhooks.delivering_max)),
             store: parts.store,
             models: parts.models,
@@ -150,6 +163,7 @@ impl Engine {
             live: live::Live::default(),
             held: held::HeldJobs::default(),
             claimable: Notify::new(),
+            answers: runs::Answers::default(),
             callers: keys::Callers::default(),
             sealing_key: OnceLock::new(),
             webhook_client: parts.webhook_client,

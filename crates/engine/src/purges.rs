@@ -18,7 +18,9 @@ use agentry_domain::{
     Caller, Code, Error, JobId, MessageId, Order, OrgId, Page, PageRequest, Result, RunId,
     SessionId, Timestamp, UserId,
 };
-use agentry_store::{ClaimedJob, MemoryFilter, OldRun, OldSession, SessionFilter, Write};
+use agentry_store::{
+    ClaimedJob, Flow, MemoryFilter, NewJob, OldRun, OldSession, SessionFilter, Write,
+};
 
 use crate::guarded::until_unchanged;
 use crate::progress::{PROGRESS_EVERY, Told, of_purge};
@@ -458,5 +460,11 @@ fn purge_of(
 
 fn purge_insert(write: &mut Write, record: &AdminJob) {
     write.admin_job_insert(record);
-    write.job_add(record.id, record.kind, record.created_at);
+    write.job_add(&NewJob {
+        id: record.id,
+        lane: record.id.to_bytes(),
+        kind: record.kind,
+        flow: Flow::SERVER,
+        at: record.created_at,
+    });
 }

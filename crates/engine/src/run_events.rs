@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::Engine;
 use crate::live::{LiveRun, State};
+use crate::runs::Attendance;
 
 /// Bytes of text in one event at most.
 const DELTA_BYTES_MAX: usize = 64 * 1_024;
@@ -156,6 +157,8 @@ pub struct RunEvents {
     ahead_since: Option<Instant>,
     troubles_seen: u64,
     over: bool,
+    /// That whoever reads waits for the run, which ends when nobody does.
+    attendance: Option<Attendance>,
 }
 
 /// A run that was accepted, and what comes of it.
@@ -163,14 +166,25 @@ pub struct RunHandle {
     /// The run as it was accepted.
     pub run: Run,
     /// What happens in it.
-    pub events: RunEvents,
+    pub(crate) events: RunEvents,
+    /// That somebody waits for it, of a run that ends when nobody does.
+    pub(crate) attendance: Option<Attendance>,
 }
 
 impl RunHandle {
     /// Waits for the end of the run, whatever its outcome. An error says that
     /// the outcome could not be stored.
     pub async fn finished(self) -> Result<Run> {
-        self.events.finished().await
+        let ended = self.events.finished().await;
+        if let Some(attendance) = self.attendance {
+            attendance.over();
+        }
+        ended
+    }
+
+    /// What happens in it, for a client that is there as long as it reads.
+    pub fn followed(self) -> RunEvents {
+        RunEvents { attendance: self.attendance, ..self.events }
     }
 }
 
@@ -202,6 +216,7 @@ impl RunEvents {
             ahead_since: None,
             troubles_seen,
             over: false,
+            attendance: None,
             live,
         }
     }
@@ -210,6 +225,13 @@ impl RunEvents {
     pub fn that_catch_up(mut self) -> Self {
         self.when_slow = WhenSlow::CatchUp;
         self
+    }
+
+    /// From now on the run goes on when the reader goes away.
+    pub fn unattended(&mut self) {
+        if let Some(attendance) = self.attendance.take() {
+            attendance.over();
+        }
     }
 
     /// The next event; none after the last one. May be dropped and called again;
@@ -227,10 +249,10 @@ impl RunEvents {
             match look {
                 Look::News(news) => return Some(Ok(self.tell(news))),
                 Look::Failed(error) => {
-                    self.over = true;
+                    self.end_here();
                     return Some(Err(error));
                 }
-                Look::Over => self.over = true,
+                Look::Over => self.end_here(),
                 Look::Wait => self.wait().await,
                 Look::Behind(bytes)
                     if bytes > BEHIND_BYTES_MAX
@@ -244,7 +266,7 @@ impl RunEvents {
                     // The run's end is on its way to us.
                     Ok(None) => drop(tokio::time::timeout(BEHIND_PAUSE, self.wait()).await),
                     Err(error) => {
-                        self.over = true;
+                        self.end_here();
                         return Some(Err(error));
                     }
                 },
@@ -272,7 +294,8 @@ impl RunEvents {
     /// Ends it with the news that the reader has to come back; none when the last
     /// event was told.
     pub fn reconnect(&mut self) -> Option<RunNews> {
-        let goes_on = !std::mem::replace(&mut self.over, true);
+        let goes_on = !self.over;
+        self.end_here();
         let cursor = self.cursor.unwrap_or(RunCursor::text(0, 0));
         goes_on.then_some(RunNews { cursor, event: RunEvent::Reconnect })
     }
@@ -309,8 +332,16 @@ impl RunEvents {
 
     fn tell(&mut self, news: RunNews) -> RunNews {
         self.cursor = Some(news.cursor);
-        self.over |= matches!(news.event, RunEvent::Finished(_) | RunEvent::Expired);
+        if matches!(news.event, RunEvent::Finished(_) | RunEvent::Expired) {
+            self.end_here();
+        }
         news
+    }
+
+    /// Nothing more is told, and that is not the reader's doing.
+    fn end_here(&mut self) {
+        self.over = true;
+        self.unattended();
     }
 
     fn look(&mut self, state: &State) -> Look {

@@ -1,14 +1,19 @@
 //! Runs: accepting them, and carrying them out.
 //!
-//! A run is a job in its session's lane. When the session is idle the write
-//! that accepts the run also claims the job for this process, so that a run is
+//! A run is a job in its session's lane. When the session is idle and this process
+//! has a place, the write that accepts the run also claims the job, so that a run is
 //! two commits: accepted, finished. Otherwise it waits, and the write that ends
-//! the run before it promotes it. The user's message enters the session when
-//! the run begins, which is before the model is called.
+//! the run before it promotes it; what else may become of it in a busy session is in
+//! [`busy`]. The user's message enters the session when the run begins, which is
+//! before the model is called.
 
+mod attendance;
+mod busy;
 mod carry_out;
 mod follow;
 mod recorder;
+mod reuse;
+mod stop;
 
 use std::time::Duration;
 
@@ -16,7 +21,7 @@ use agentry_domain::agents::{Agent, FIRST_AGENT_NAME};
 use agentry_domain::jobs::JobKind;
 use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::runs::{
-    RUN_TIMEOUT_DEFAULT, RUN_TIMEOUT_MAX, Run, RunRequest, RunStatus, Usage,
+    OnDisconnect, RUN_TIMEOUT_DEFAULT, RUN_TIMEOUT_MAX, Run, RunRequest, RunStatus, Usage,
 };
 use agentry_domain::sessions::{Message, MessageRole, Session, SessionBody};
 use agentry_domain::users::User;
@@ -25,10 +30,13 @@ use agentry_domain::{
     RunId, SessionId, Timestamp,
 };
 use agentry_store::sessions::session_missing;
-use agentry_store::{ClaimedJob, RunFilter, Write};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use agentry_store::{ClaimedJob, Flow, NewJob, RunFilter, Write};
+use tokio::sync::oneshot;
 
+pub use self::attendance::Attendance;
+pub(crate) use self::reuse::Answers;
 use crate::held::Held;
+use crate::places::Place as Seat;
 use crate::run_events::{RunEvents, RunHandle};
 use crate::sessions::{scope, store_message};
 use crate::users::{UserNamed, user_ensure};
@@ -88,22 +96,52 @@ struct Place {
     is_new: bool,
 }
 
+/// A run that this process has begun, and all it takes to go on.
+struct Beginning {
+    run: Run,
+    agent: Agent,
+    job: ClaimedJob,
+    held: Held,
+    seat: Seat,
+}
+
 /// A run that is on disk.
 enum Stored {
     /// This process has begun it.
-    Begun { run: Run, agent: Box<Agent>, job: ClaimedJob, held: Held },
-    /// It waits in its session's queue.
-    Queued { run: Run, events: RunEvents },
+    Begun(Box<Beginning>),
+    /// It waits.
+    Queued { run: Box<Run>, events: Box<RunEvents> },
+    /// Its input joined this run's.
+    Joined(RunId),
     /// The same request was accepted before, as this run.
     Before(RunId),
 }
 
-/// What became of the write that accepts a run.
-enum Accepted<T> {
-    /// It took effect.
-    Now(T),
-    /// The same request had taken effect, as this run.
-    Before(RunId),
+/// What every write that accepts a run needs to know.
+struct Asked<'a> {
+    caller: &'a Caller,
+    once: Option<&'a Once>,
+    user: Option<&'a User>,
+    place: &'a Place,
+    job: NewJob,
+}
+
+impl Asked<'_> {
+    /// A write that makes the user and the session, if they are new.
+    fn write(&self) -> Result<Write> {
+        let Self { caller, user, place, job, .. } = self;
+        let mut write = Write::new(caller.org);
+        user_ensure(&mut write, caller, *user)?;
+        if place.is_new {
+            write.session_insert(&place.session.body, &place.session.document()?);
+            let (id, data) = (job.lane, version_data(place.session.version));
+            let kind = EntityKind::Session;
+            write.log(entry(caller, job.at, kind.created(), kind, id, data));
+        } else {
+            write.session_exists(place.session.id);
+        }
+        Ok(write)
+    }
 }
 
 impl Engine {
@@ -121,26 +159,24 @@ impl Engine {
         if let Some(before) = self.remembered(caller, once.as_ref()).await? {
             return self.run_attach(caller, RunId::from_bytes(before.id)).await;
         }
-        let permit = self.place()?;
         let (accepted, acceptance) = oneshot::channel();
         let (engine, caller) = (self.clone(), *caller);
         // A task of its own: a client that goes away while the run is being
         // stored must not leave a run that is stored and not carried out.
         self.0.tasks.spawn(async move {
             engine.accept(caller, once, new, accepted).await;
-            drop(permit);
         });
         acceptance.await.unwrap_or_else(|_| Err(Error::internal("accepting a run panicked")))
     }
 
-    /// Waits for a run that was accepted before.
+    /// Listens to a run that was accepted before.
     async fn run_attach(&self, caller: &Caller, id: RunId) -> Result<Done<RunHandle>> {
         let run = self.run_get(caller, id).await?;
         let events = self.run_listen(caller, id, None);
         if run.status.is_final() {
             self.0.live.ended(&run);
         }
-        Ok(Done { value: RunHandle { events, run }, replayed: true })
+        Ok(Done { value: RunHandle { run, events, attendance: None }, replayed: true })
     }
 
     async fn accept(
@@ -150,6 +186,12 @@ impl Engine {
         new: RunNew,
         accepted: oneshot::Sender<Result<Done<RunHandle>>>,
     ) {
+        // Whoever is gone by now drops the handle, and with it the attendance.
+        let handle = |run: Run, events| {
+            let attended = run.request.handling.on_disconnect == OnDisconnect::Cancel;
+            let attendance = attended.then(|| Attendance::new(self.clone(), caller, run.id));
+            Ok(Done::now(RunHandle { run, events, attendance }))
+        };
         match self.store_run(&caller, once.as_ref(), new).await {
             Err(error) => {
                 let _ = accepted.send(Err(error));
@@ -157,17 +199,22 @@ impl Engine {
             Ok(Stored::Before(id)) => {
                 let _ = accepted.send(self.run_attach(&caller, id).await);
             }
-            Ok(Stored::Queued { run, events }) => {
-                let _ = accepted.send(Ok(Done::now(RunHandle { run, events })));
+            Ok(Stored::Joined(id)) => {
+                let joined = self.run_attach(&caller, id).await;
+                let _ = accepted.send(joined.map(|done| Done { replayed: false, ..done }));
             }
-            Ok(Stored::Begun { run, agent, job, held }) => {
+            Ok(Stored::Queued { run, events }) => {
+                let _ = accepted.send(handle(*run, *events));
+            }
+            Ok(Stored::Begun(begun)) => {
+                let Beginning { run, agent, job, held, mut seat } = *begun;
+                seat.begin();
                 let speaker = self.0.live.speaker(caller.org, run.id);
                 speaker.begin(&run);
                 let events = self.run_listen(&caller, run.id, None);
-                let handle = RunHandle { run: run.clone(), events };
-                let _ = accepted.send(Ok(Done::now(handle)));
-                self.carry_out(caller, job, run, Some(*agent), Some(speaker)).await;
-                drop(held);
+                let _ = accepted.send(handle(run.clone(), events));
+                self.carry_out(caller, job, run, Some(agent), speaker, held).await;
+                drop(seat);
             }
         }
     }
@@ -185,49 +232,49 @@ impl Engine {
                 agent: agent.id,
                 session: place.session.id,
                 user_id,
-                status: RunStatus::Running,
-                message: Some(self.message_id(now, newest)),
+                status: RunStatus::Queued,
+                message: None,
                 request: request.clone(),
                 metadata: new.metadata.clone(),
                 warnings: user.warnings.clone(),
                 reply: None,
                 error: None,
                 usage: Usage::default(),
-                attempt: 1,
+                merged: 0,
+                stop: None,
+                cached_from: None,
+                attempt: 0,
                 created_at: now,
-                started_at: Some(now),
+                started_at: None,
                 finished_at: None,
             };
-            let held = self.0.held.hold(JobId::from_bytes(run.id.to_bytes()));
-            match self.begin_now(caller, once, &agent, &place, &user.unknown, &run).await {
-                Ok(Accepted::Now(job)) => {
-                    return Ok(Stored::Begun { run, agent: Box::new(agent), job, held });
-                }
-                Ok(Accepted::Before(id)) => return Ok(Stored::Before(id)),
-                // Another one made the session of this name, or the user, first.
-                Err(error) if error.code == Code::AlreadyExists => continue,
+            let job = NewJob {
+                id: JobId::from_bytes(run.id.to_bytes()),
+                lane: run.session.to_bytes(),
+                kind: JobKind::Run,
+                flow: flow_of(caller, run.user_id.as_deref()),
+                at: now,
+            };
+            let user = user.unknown.as_ref();
+            let asked = Asked { caller, once, user, place: &place, job };
+            let stored = match self.0.places.take(caller.org, job.flow) {
+                Some(seat) => self.begin_now(&asked, &agent, &run, newest, seat).await,
+                None => self.wait_for_place(&asked, &run).await,
+            };
+            let stored = match stored {
+                // The session has work.
+                Err(error) if error.code == Code::Conflict => self.store_busy(&asked, &run).await,
+                stored => stored,
+            };
+            match stored {
                 // The run before it stored its reply after this one's id was made.
                 Err(error) if error.code == Code::PreconditionFailed => {
                     newest = self.0.store.message_newest(caller.org, run.session).await?;
-                    continue;
                 }
-                // The session has work.
-                Err(error) if error.code == Code::Conflict => {}
-                Err(error) => return Err(error),
-            }
-            let run = Run {
-                status: RunStatus::Queued,
-                message: None,
-                attempt: 0,
-                started_at: None,
-                ..run
-            };
-            match self.enqueue(caller, once, &user.unknown, &run).await {
-                Ok(Accepted::Now(events)) => return Ok(Stored::Queued { run, events }),
-                Ok(Accepted::Before(id)) => return Ok(Stored::Before(id)),
-                // The work in the session ended meanwhile, or another one made the user.
-                Err(error) if [Code::Conflict, Code::AlreadyExists].contains(&error.code) => {}
-                Err(error) => return Err(error),
+                // Another one made the session of this name, or the user, first; or
+                // the session has changed since it was looked at.
+                Err(error) if [Code::AlreadyExists, Code::Conflict].contains(&error.code) => {}
+                stored => return stored,
             }
         }
         Err(Error::new(Code::Overloaded, "the session changes too fast to add a run to it")
@@ -258,17 +305,6 @@ impl Engine {
         page: PageRequest,
     ) -> Result<Page<Run>> {
         Ok(self.0.store.run_list(caller.org, &filter, &page).await?)
-    }
-
-    fn place(&self) -> Result<OwnedSemaphorePermit> {
-        let max = self.0.options.runs_executing_max;
-        std::sync::Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| {
-            Error::new(
-                Code::Overloaded,
-                format!("this process carries out {max} runs already (runs_executing_max)"),
-            )
-            .retry_after(RETRY_FULL)
-        })
     }
 
     async fn run_agent(
@@ -351,73 +387,88 @@ impl Engine {
     /// Stores a run in an idle session as begun by this process.
     async fn begin_now(
         &self,
-        caller: &Caller,
-        once: Option<&Once>,
+        asked: &Asked<'_>,
         agent: &Agent,
-        place: &Place,
-        user: &Option<User>,
         run: &Run,
-    ) -> Result<Accepted<ClaimedJob>> {
-        let mut write = Write::new(caller.org);
-        user_ensure(&mut write, caller, user.as_ref())?;
-        if place.is_new {
-            write.session_insert(&place.session.body, &place.session.document()?);
-            let id = run.session.to_bytes();
-            let data = version_data(place.session.version);
-            let kind = EntityKind::Session;
-            write.log(entry(caller, run.created_at, kind.created(), kind, id, data));
-        } else {
-            write.session_exists(run.session);
-        }
-        let job = JobId::from_bytes(run.id.to_bytes());
-        let lane = run.session.to_bytes();
-        write.job_begin(job, lane, self.0.worker, run.created_at);
+        newest: Option<MessageId>,
+        seat: Seat,
+    ) -> Result<Stored> {
+        let Asked { caller, once, place, job, .. } = asked;
+        let mut run = run.clone();
+        run.become_status(RunStatus::Running)?;
+        run.message = Some(self.message_id(job.at, newest));
+        run.attempt = 1;
+        run.started_at = Some(job.at);
+        // Before the write, so that whoever asks it to stop finds it.
+        let held = self.0.held.hold(job.id);
+        let mut write = asked.write()?;
+        write.job_begin(job, self.0.worker);
         if let (Some(message), false) = (run.message, place.is_new) {
             // Behind the lane, so that it sees what the run before this one wrote.
             write.message_is_newest(run.session, message);
         }
-        write.run_insert(run);
-        write.log(run_entry(caller, run.created_at, "run.created", run));
-        store_input(&mut write, caller, run, agent.memory.remember, run.created_at);
+        write.run_insert(&run);
+        write.log(run_entry(caller, job.at, "run.created", &run));
+        store_input(&mut write, caller, &run, agent.memory.remember, job.at);
         let noted = (run.id.to_bytes(), RUN_ANSWER);
-        if let Some(before) = self.write_once(caller, once, write, noted, run.created_at).await? {
-            return Ok(Accepted::Before(RunId::from_bytes(before.id)));
+        if let Some(before) = self.write_once(caller, *once, write, noted, job.at).await? {
+            return Ok(Stored::Before(RunId::from_bytes(before.id)));
         }
-        Ok(Accepted::Now(ClaimedJob {
+        let job = ClaimedJob {
             org: caller.org,
-            id: job,
-            lane,
+            id: job.id,
+            lane: job.lane,
             kind: JobKind::Run,
             worker: self.0.worker,
             fence: 1,
             attempts: 1,
-        }))
+            flow: job.flow,
+        };
+        Ok(Stored::Begun(Box::new(Beginning { run, agent: agent.clone(), job, held, seat })))
     }
 
-    /// Stores a run at the end of a busy session's queue.
-    async fn enqueue(
+    /// Stores a run in an idle session, for whichever process has a place for it.
+    async fn wait_for_place(&self, asked: &Asked<'_>, run: &Run) -> Result<Stored> {
+        let join = |write: &mut Write| {
+            write.job_add(&asked.job);
+            Ok(())
+        };
+        let stored = self.store_waiting(asked, run, join).await?;
+        self.0.claimable.notify_one();
+        Ok(stored)
+    }
+
+    /// Stores a run that waits; `join` puts its job into the lane.
+    async fn store_waiting(
         &self,
-        caller: &Caller,
-        once: Option<&Once>,
-        user: &Option<User>,
+        asked: &Asked<'_>,
         run: &Run,
-    ) -> Result<Accepted<RunEvents>> {
-        let mut write = Write::new(caller.org);
-        user_ensure(&mut write, caller, user.as_ref())?;
-        write.session_exists(run.session);
-        let job = JobId::from_bytes(run.id.to_bytes());
-        let depth_max = self.0.options.session_queue_runs_max;
-        write.job_enqueue(job, run.session.to_bytes(), self.0.worker, depth_max, run.created_at);
+        join: impl FnOnce(&mut Write) -> Result<()>,
+    ) -> Result<Stored> {
+        let Asked { caller, once, job, .. } = asked;
+        let mut write = asked.write()?;
+        join(&mut write)?;
+        let options = &self.0.options;
+        write.run_queue_room(options.org_queue_runs_max, options.queue_runs_max);
+        write.run_waiting_count(1);
         write.run_insert(run);
-        write.log(run_entry(caller, run.created_at, "run.created", run));
+        write.log(run_entry(caller, job.at, "run.created", run));
         // Listens before the write, so that no end can come in between.
         let events = self.run_listen(caller, run.id, None);
         let noted = (run.id.to_bytes(), RUN_ANSWER);
-        match self.write_once(caller, once, write, noted, run.created_at).await {
-            Ok(None) => Ok(Accepted::Now(events)),
-            Ok(Some(before)) => Ok(Accepted::Before(RunId::from_bytes(before.id))),
-            Err(error) => Err(error),
+        match self.write_once(caller, *once, write, noted, job.at).await? {
+            None => Ok(Stored::Queued { run: Box::new(run.clone()), events: Box::new(events) }),
+            Some(before) => Ok(Stored::Before(RunId::from_bytes(before.id))),
         }
+    }
+}
+
+/// Whose turn a run takes: its user's or, of nobody's runs, the caller's.
+fn flow_of(caller: &Caller, user_id: Option<&str>) -> Flow {
+    match (user_id, caller.key) {
+        (Some(user_id), _) => Flow::of_user(user_id),
+        (None, Some(key)) => Flow::of_key(key),
+        (None, None) => Flow::of_user(""),
     }
 }
 
@@ -463,6 +514,8 @@ fn timeout(request: &RunRequest) -> Duration {
 }
 
 /// An entry of the log about a run: how it stands, and where it belongs.
+/// What of a run is told beside how it stands is in the kind of the entry:
+/// `run.created`, `.merged`, `.started`, `.stopping` and `.finished`.
 fn run_entry(caller: &Caller, at: Timestamp, kind: &'static str, run: &Run) -> LogEntry {
     let data = format!(
         r#"{{"status":"{}","session_id":"{}","agent_id":"{}","attempt":{}}}"#,

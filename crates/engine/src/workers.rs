@@ -1,14 +1,14 @@
 //! The workers: they claim runs and other jobs that wait, keep this process's lease,
 //! and hear from other processes which runs went on there.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use agentry_domain::Result;
 use agentry_domain::jobs::JobKind;
-use agentry_store::StoreError;
+use agentry_domain::{Error, Result};
+use agentry_store::{Share, StoreError, Turns};
 
 use crate::Engine;
+use crate::places::Place;
 
 /// Jobs that are claimed in one go.
 const CLAIMED_AT_ONCE_MAX: usize = 64;
@@ -43,17 +43,20 @@ impl Engine {
         if let Some(changes) = self.0.store.runs_changed() {
             let engine = self.clone();
             self.0.tasks.spawn(async move { engine.hear_of_runs(changes).await });
+            let engine = self.clone();
+            self.0.tasks.spawn(async move { engine.hear_stops().await });
         }
         Ok(())
     }
 
     async fn claim_jobs(&self) {
         let stopping = self.0.tasks.stopping().clone();
+        let mut turns = Turns::default();
         while !stopping.is_cancelled() {
-            match self.claim_some().await {
+            match self.claim_some(&mut turns).await {
                 // There may be more than one go takes.
-                Ok(CLAIMED_AT_ONCE_MAX) => continue,
-                Ok(_) => {}
+                Ok(1..) => continue,
+                Ok(0) => {}
                 Err(error) => {
                     tracing::error!(error = %error.chain(), "jobs could not be claimed");
                 }
@@ -61,40 +64,55 @@ impl Engine {
             tokio::select! {
                 () = stopping.cancelled() => {}
                 () = self.0.claimable.notified() => {}
+                () = self.0.places.freed() => {}
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }
     }
 
-    async fn claim_some(&self) -> Result<usize> {
-        let mut permits = Vec::new();
-        while permits.len() < CLAIMED_AT_ONCE_MAX {
-            match Arc::clone(&self.0.places).try_acquire_owned() {
-                Ok(permit) => permits.push(permit),
-                Err(_) => break,
-            }
-        }
+    /// Claims jobs for the places that are free, in turn for those who wait.
+    async fn claim_some(&self, turns: &mut Turns) -> Result<usize> {
+        let places = &self.0.places;
+        // Said before the look, so that no place becomes free unheard in between.
+        places.want(true);
+        let limit = places.free().min(CLAIMED_AT_ONCE_MAX);
         // A look that finds nothing costs a read, not a commit.
-        let due = self.0.store.job_oldest().await?.is_some_and(|at| at <= self.now());
-        if permits.is_empty() || !due {
+        let waiting = self.0.store.job_turns(turns, limit.max(1)).await?;
+        places.want(!waiting.is_empty());
+        let shares = turns.share(&waiting, limit, |org, flow| places.room(org, flow));
+        let mut taken: Vec<Place> = Vec::with_capacity(limit);
+        let shares: Vec<Share> = shares
+            .into_iter()
+            .filter_map(|share| {
+                let before = taken.len();
+                taken.extend((0..share.most).map_while(|_| places.take(share.org, share.flow)));
+                let most = taken.len() - before;
+                (most > 0).then_some(Share { most, ..share })
+            })
+            .collect();
+        if shares.is_empty() {
             return Ok(0);
         }
-        let limit = u32::try_from(permits.len()).unwrap_or(u32::MAX);
-        let jobs = self.0.store.job_claim(self.0.worker, self.now(), limit).await?;
+        let jobs = self.0.store.job_claim(self.0.worker, self.now(), &shares).await?;
         let claimed = jobs.len();
-        for (job, permit) in jobs.into_iter().zip(permits) {
+        for job in jobs {
+            let place = taken.iter().position(|place| place.is_of(job.org, job.flow));
+            let Some(mut place) = place.map(|nth| taken.swap_remove(nth)) else {
+                return Err(Error::internal("more jobs were claimed than asked for"));
+            };
             let engine = self.clone();
             self.0.tasks.spawn(async move {
+                place.begin();
                 match job.kind {
                     JobKind::Run => engine.carry_out_claimed(job).await,
                     JobKind::Purge => engine.purge_claimed(job).await,
                     JobKind::Webhook => {
                         // Runs wait for no receiver: these have places of their own.
-                        drop(permit);
+                        drop(place);
                         return engine.webhook_claimed(job).await;
                     }
                 }
-                drop(permit);
+                drop(place);
             });
         }
         Ok(claimed)

@@ -21,6 +21,11 @@ use crate::verdict::{Exit, judge};
 /// The rate of the open parts, per second.
 const RATE: f64 = 1000.0;
 const USERS: u32 = 500;
+/// The quantiles that are compared, and what the mock's record calls them.
+const QUANTILES: [(&str, f64, &str); 3] =
+    [("p50", 0.5, "p50_us"), ("p99", 0.99, "p99_us"), ("p99.9", 0.999, "p99_9_us")];
+/// A delay in which mock and client sleep, and have to be woken.
+const PATH_DELAY: Duration = Duration::from_millis(2);
 /// How long a plain client is held against the mock at most.
 const PLAIN_LASTS: Duration = Duration::from_secs(2);
 
@@ -30,6 +35,7 @@ pub(crate) fn calibrate(duration: Duration) -> Result<Exit, String> {
     let interrupt = interrupted_by_signal()?;
     let ms = Duration::from_millis;
     let mut exit = Exit::Pass;
+    let path = path(duration.min(PLAIN_LASTS))?;
     for (name, delay) in [
         ("no delay", Delay::Constant(Duration::ZERO)),
         ("short", Delay::Constant(ms(2))),
@@ -44,22 +50,13 @@ pub(crate) fn calibrate(duration: Duration) -> Result<Exit, String> {
             return Ok(Exit::Pass);
         }
         let truth = truth(&mock)?;
-        compare(name, delay, &summary, &truth);
+        compare(name, delay, &summary, &truth, &path);
         let verdict = judge(&summary, &[]);
         for reason in &verdict.invalid {
             print(&format!("  not valid: {reason}\n"));
             exit = Exit::Invalid;
         }
     }
-    let delay = Delay::Constant(ms(2));
-    let mock = start(delay)?;
-    let plain = plain_client(&mock, duration.min(PLAIN_LASTS))?;
-    let more = plain.quantile(0.5) - truth(&mock)?["p50_us"].as_f64().unwrap_or_default() / 1e6;
-    print(&format!(
-        "path: a client that does nothing but send, wait and read ({delay}) reads {} more at p50: \
-         what the kernel takes to wake mock and client, which is in every figure above\n",
-        show_seconds(more)
-    ));
     let mock = start(Delay::Constant(Duration::ZERO))?;
     let summary = run(&mock, Profile::closed(16, Until::Elapsed(duration)), &interrupt)?;
     let per_request = summary.generator.cpu_seconds / summary.all.count().max(1) as f64;
@@ -95,6 +92,34 @@ fn run(
     };
     let finished = drive::drive(plan, &options, interrupt, &mut |_, _| ());
     Ok(finished.map_err(|error| error.to_string())?.summary)
+}
+
+/// By quantile, in seconds, what the kernel takes to wake the mock and a client
+/// that does nothing but send, wait and read.
+struct Path {
+    added: [f64; 3],
+}
+
+impl Path {
+    fn at(&self, number: usize) -> f64 {
+        self.added[number]
+    }
+}
+
+fn path(lasts: Duration) -> Result<Path, String> {
+    let delay = Delay::Constant(PATH_DELAY);
+    let mock = start(delay)?;
+    let plain = plain_client(&mock, lasts)?;
+    let truth = truth(&mock)?;
+    let real = |field: &str| truth[field].as_f64().unwrap_or_default() / 1e6;
+    let added = QUANTILES.map(|(_, q, field)| plain.quantile(q) - real(field));
+    print(&format!(
+        "path: a client that does nothing but send, wait and read ({delay}) reads {} more at p50, {} \
+         at p99: what the kernel takes to wake mock and client, which is in every figure below\n",
+        show_seconds(added[0]),
+        show_seconds(added[1])
+    ));
+    Ok(Path { added })
 }
 
 /// One request after the other on a blocking socket: the shortest way there and
@@ -138,21 +163,20 @@ fn truth(mock: &Mock) -> Result<Value, String> {
     Ok(record["names"]["/"].clone())
 }
 
-fn compare(name: &str, delay: Delay, summary: &Summary, truth: &Value) {
+fn compare(name: &str, delay: Delay, summary: &Summary, truth: &Value, path: &Path) {
     let response = &summary.all.ok.response;
     print(&format!("{name} ({delay}), {} requests\n", response.count()));
-    for (label, q, field) in
-        [("p50", 0.5, "p50_us"), ("p99", 0.99, "p99_us"), ("p99.9", 0.999, "p99_9_us")]
-    {
+    for (number, (label, q, field)) in QUANTILES.into_iter().enumerate() {
         let measured = response.quantile(q);
         let real = truth[field].as_f64().unwrap_or_default() / 1e6;
         let error = measured - real;
         print(&format!(
-            "  {label:>5}: measured {:>8}, true {:>8}, {:>8} more ({})\n",
+            "  {label:>5}: measured {:>8}, true {:>8}, {:>8} more ({}), {:>8} beyond the path\n",
             show_seconds(measured),
             show_seconds(real),
             show_seconds(error),
-            show_share((error / real).abs())
+            show_share((error / real).abs()),
+            show_seconds(error - path.at(number))
         ));
     }
     let lag = &summary.generator.dispatch_lag;

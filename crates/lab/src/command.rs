@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::calibrate;
 use crate::drive::{self, Finished, RUN_FILE};
 use crate::hit;
+use crate::machine;
 use crate::mock::{Delay, Mock, Stall, Tokens};
 use crate::progress::{Progress, give_back_terminal, say};
 use crate::report;
@@ -310,6 +311,7 @@ fn threads(text: &str) -> Result<usize, String> {
 /// threshold was broken or faults were found, 4 when nothing valid was
 /// measured.
 pub fn main(args: LabArgs) -> ExitCode {
+    machine::use_small_pages();
     let ended = match args.command {
         LabCommand::Hit(args) => hit(&args),
         LabCommand::Run(args) => run(&args),

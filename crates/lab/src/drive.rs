@@ -105,7 +105,7 @@ pub(crate) fn drive(
     let watcher = match plan.watch {
         Watch::Nothing => None,
         Watch::Pid(pid) => Watcher::of(pid),
-        Watch::Auto if address.ip().is_loopback() => Watcher::of_listener(plan.target.port()),
+        Watch::Auto if address.ip().is_loopback() => Watcher::of_listener(address),
         Watch::Auto => None,
     };
     let shared = Arc::new(Shared {
@@ -260,6 +260,7 @@ fn header(plan: &SharedPlan, options: &Options, address: std::net::SocketAddr) -
         warmup_seconds: profile.warmup.as_secs_f64(),
         timeout_seconds: plan.timeout.as_secs_f64(),
         endpoints: plan.endpoints.clone(),
+        rows: plan.rows.clone(),
         slo: plan.slos.iter().map(|slo| slo.text.clone()).collect(),
         threads: options.threads,
         machine: machine::describe(address.ip()),

@@ -3,11 +3,20 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::net::IpAddr;
+use std::io::{BufRead as _, BufReader};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Instant;
 
 use crate::run_file::{Machine, TargetUse};
+
+/// Keeps the kernel from giving this process memory in pages of 2 MiB. What a
+/// generator needs is many small pieces in many places: each of them would cost
+/// a whole such page, and zeroing it costs more than a short run's requests.
+pub(crate) fn use_small_pages() {
+    // An old kernel does not know it, and the lab is then the larger.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+}
 
 /// How a thread spent a lap.
 #[derive(Clone, Copy, Debug, Default)]
@@ -83,17 +92,26 @@ impl Watcher {
         Some(Self { pid, cpu_seconds: cpu_seconds(pid)? })
     }
 
-    /// The process that listens on this port of the loopback.
-    pub(crate) fn of_listener(port: u16) -> Option<Self> {
-        let inodes: HashSet<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
-            .iter()
-            .filter_map(|path| fs::read_to_string(path).ok())
-            .flat_map(|table| listeners(&table, port))
-            .collect();
+    /// The process that listens at this address of the loopback.
+    pub(crate) fn of_listener(address: SocketAddr) -> Option<Self> {
+        let mut tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+        if address.is_ipv6() {
+            tables.reverse();
+        }
+        // A socket of the other family may serve both.
+        let mut found = tables.iter().map(|path| listeners(path, address.port()));
+        let inodes = found.find(|inodes| !inodes.is_empty())?;
         let pids = fs::read_dir("/proc").ok()?.flatten();
         let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        let mut holders = pids.filter(|pid| holds(*pid, &inodes));
-        Self::of(holders.next()?)
+        let mut pids: Vec<u32> = pids.collect();
+        // What is loaded was mostly started a short while ago.
+        pids.sort_unstable_by_key(|pid| std::cmp::Reverse(*pid));
+        let mut holder = pids.into_iter().find(|pid| holds(*pid, &inodes))?;
+        // A server of several processes is known by the one that started them.
+        while let Some(parent) = parent(holder).filter(|parent| holds(*parent, &inodes)) {
+            holder = parent;
+        }
+        Self::of(holder)
     }
 
     /// What it used since the last time; none when it has ended.
@@ -116,19 +134,29 @@ impl Watcher {
     }
 }
 
-/// The sockets that listen on the port (proc(5), `/proc/net/tcp`).
-fn listeners(table: &str, port: u16) -> Vec<String> {
+/// The sockets of a table that listen on the port (proc(5), `/proc/net/tcp`).
+/// Those that listen come first; the kernel looks for the others in a table of
+/// a size that follows from the machine's memory, which takes it milliseconds,
+/// so they are not asked for.
+fn listeners(table: &str, port: u16) -> HashSet<String> {
     const LISTEN: &str = "0A";
-    let mut inodes = Vec::new();
-    for line in table.lines().skip(1) {
-        let fields: Vec<&str> = line.split_whitespace().collect();
+    /// One row, so that the kernel prepares no more than is read.
+    const ROW_BYTES: usize = 150;
+    let mut inodes = HashSet::new();
+    let Ok(file) = fs::File::open(table) else { return inodes };
+    let rows = BufReader::with_capacity(ROW_BYTES, file).lines().map_while(Result::ok);
+    for row in rows.skip(1) {
+        let fields: Vec<&str> = row.split_whitespace().collect();
         let (Some(local), Some(state), Some(inode)) = (fields.get(1), fields.get(3), fields.get(9))
         else {
             continue;
         };
+        if *state != LISTEN {
+            break;
+        }
         let local_port = local.rsplit(':').next().and_then(|hex| u16::from_str_radix(hex, 16).ok());
-        if *state == LISTEN && local_port == Some(port) {
-            inodes.push(format!("socket:[{inode}]"));
+        if local_port == Some(port) {
+            inodes.insert(format!("socket:[{inode}]"));
         }
     }
     inodes
@@ -144,12 +172,21 @@ fn holds(pid: u32, sockets: &HashSet<String>) -> bool {
     })
 }
 
-/// User and system time, by `/proc/PID/stat`.
-fn cpu_seconds(pid: u32) -> Option<f64> {
+/// What `/proc/PID/stat` says after the name, which, in parentheses, may hold
+/// anything: state, parent and so on.
+fn stat(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything.
-    let (_, after_name) = stat.rsplit_once(") ")?;
-    let mut fields = after_name.split(' ').skip(11);
+    stat.rsplit_once(") ").map(|(_, after_name)| after_name.to_owned())
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    stat(pid)?.split(' ').nth(1)?.parse().ok()
+}
+
+/// User and system time.
+fn cpu_seconds(pid: u32) -> Option<f64> {
+    let stat = stat(pid)?;
+    let mut fields = stat.split(' ').skip(11);
     let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     Some((user + system) as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
@@ -161,13 +198,13 @@ mod tests {
     #[test]
     fn a_listener_is_found_by_its_port() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let mut watcher = Watcher::of_listener(port).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut watcher = Watcher::of_listener(address).unwrap();
         assert_eq!(watcher.pid, std::process::id());
         let used = watcher.lap().unwrap();
         assert!(used.resident_bytes > 0 && used.descriptors > 3 && used.threads > 0);
         drop(listener);
-        assert!(Watcher::of_listener(port).is_none());
+        assert!(Watcher::of_listener(address).is_none());
     }
 
     #[test]

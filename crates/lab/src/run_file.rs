@@ -45,11 +45,35 @@ pub(crate) struct Header {
     pub(crate) warmup_seconds: f64,
     pub(crate) timeout_seconds: f64,
     pub(crate) endpoints: Vec<String>,
+    /// By endpoint; empty in files that were written before there was this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rows: Vec<RowKind>,
     pub(crate) slo: Vec<String>,
     pub(crate) threads: usize,
     pub(crate) machine: Machine,
     /// The command that does it again, without secrets.
     pub(crate) command: String,
+}
+
+/// What the times of a row are of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RowKind {
+    /// A request and its answer.
+    #[default]
+    Request,
+    /// The same, and the answer is a stream of events.
+    Stream,
+    /// A WebSocket's handshake.
+    Connect,
+    /// A frame, sent and not waited for.
+    Send,
+    /// A frame, until one that answers it.
+    RoundTrip,
+    /// Until the frames that are waited for have come.
+    Receive,
+    /// A WebSocket's handshake after it was broken off.
+    Reconnect,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -269,6 +293,9 @@ pub(crate) struct Teardown {
     pub(crate) skipped: u64,
     /// Users whose turn did not come in time.
     pub(crate) not_done: u64,
+    /// Requests that succeeded, by step.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) done_by_step: BTreeMap<String, u64>,
     /// Requests by step and class of failure.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) failed_by_class: BTreeMap<String, u64>,

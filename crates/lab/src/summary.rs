@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use crate::run_file::{
-    Acknowledged, End, EndpointInterval, Header, Interval, Metrics, Run, Sample, TargetUse,
+    Acknowledged, End, EndpointInterval, Header, Interval, Metrics, Run, Sample, SocketInterval,
+    TargetUse,
 };
 use crate::sketch::Sketch;
 
@@ -32,6 +33,8 @@ pub(crate) struct Summary {
     last_second: f64,
     /// Response times of the newest point.
     last_response: Sketch,
+    /// What came over sockets in it.
+    last_socket: SocketInterval,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +100,33 @@ pub(crate) struct Point {
     pub(crate) users: u64,
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) target: Option<TargetUse>,
+    pub(crate) socket: Option<SocketPoint>,
+}
+
+/// What came over WebSockets in one second.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SocketPoint {
+    pub(crate) frames: u64,
+    /// 50th and 99th percentile, where frames carried a moment.
+    pub(crate) lag: Option<(f64, f64)>,
+    pub(crate) lost: u64,
+    pub(crate) doubled: u64,
+    pub(crate) reordered: u64,
+    pub(crate) closed: u64,
+}
+
+impl SocketPoint {
+    fn of(socket: &SocketInterval) -> Self {
+        let lag = &socket.lag;
+        Self {
+            frames: socket.frames,
+            lag: (!lag.is_empty()).then(|| (lag.quantile(0.5), lag.quantile(0.99))),
+            lost: socket.lost,
+            doubled: socket.doubled,
+            reordered: socket.reordered,
+            closed: socket.closed,
+        }
+    }
 }
 
 impl Summary {
@@ -117,6 +147,7 @@ impl Summary {
             in_time: 0,
             last_second: 0.0,
             last_response: Sketch::default(),
+            last_socket: SocketInterval::default(),
         }
     }
 
@@ -132,10 +163,14 @@ impl Summary {
 
     pub(crate) fn add(&mut self, interval: &Interval) {
         let mut response = Sketch::default();
+        let mut socket: Option<SocketInterval> = None;
         let (mut ok, mut failed) = (0, 0);
         for part in &interval.endpoints {
             if part.ok {
                 response.merge(&part.response);
+                if let Some(part) = &part.socket {
+                    socket.get_or_insert_default().merge(part);
+                }
                 ok += part.count;
             } else {
                 failed += part.count;
@@ -176,7 +211,7 @@ impl Summary {
             }
         }
         self.last_second = self.last_second.max(interval.second as f64 + interval.seconds);
-        self.point(interval, (ok, failed), response, classes);
+        self.point(interval, (ok, failed), (response, socket), classes);
     }
 
     pub(crate) fn add_metrics(&mut self, metrics: &Metrics) {
@@ -197,7 +232,7 @@ impl Summary {
         &mut self,
         interval: &Interval,
         (ok, failed): (u64, u64),
-        response: Sketch,
+        (response, socket): (Sketch, Option<SocketInterval>),
         errors: BTreeMap<String, u64>,
     ) {
         if let Some(last) = self.timeline.last_mut()
@@ -215,6 +250,10 @@ impl Summary {
             self.last_response.merge(&response);
             [last.p50, last.p95, last.p99] =
                 [0.5, 0.95, 0.99].map(|q| self.last_response.quantile(q));
+            if let Some(socket) = socket {
+                self.last_socket.merge(&socket);
+                last.socket = Some(SocketPoint::of(&self.last_socket));
+            }
             return;
         }
         self.timeline.push(Point {
@@ -230,8 +269,15 @@ impl Summary {
             users: interval.generator.users,
             errors,
             target: interval.target,
+            socket: socket.as_ref().map(SocketPoint::of),
         });
+        self.last_socket = socket.unwrap_or_default();
         self.last_response = response;
+    }
+
+    /// When the last second ended, in seconds since the start.
+    pub(crate) fn ran(&self) -> f64 {
+        self.last_second
     }
 
     /// Whether somebody ended it before its time.

@@ -70,10 +70,6 @@ impl Target {
         &self.host
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-
     /// Looks the name up.
     ///
     /// # Errors
@@ -95,7 +91,7 @@ mod tests {
         assert_eq!((target.authority(), path.as_str()), ("127.0.0.1:80", "/a/b?c=d"));
         assert_eq!(Target::parse("http://[::1]:9").unwrap().resolve().unwrap().port(), 9);
         let secure = Target::parse("https://example.org").unwrap();
-        assert_eq!((secure.is_secure(), secure.port()), (true, 443));
+        assert_eq!((secure.is_secure(), secure.port), (true, 443));
         assert_eq!(secure.url(), "https://example.org");
         for wrong in ["", "x", "ftp://x", "https://", "http://u:p@x", "http://x/path", "http://"] {
             assert!(Target::parse(wrong).is_err(), "{wrong}");

@@ -1,7 +1,9 @@
 //! Whether a run may be believed, whether it kept its thresholds, and what
 //! limited it.
 
-use crate::scenario::{Measure, Slo, Subject};
+use crate::run_file::SocketInterval;
+use crate::scenario::{Figure, Measure, Slo, SocketCount, Subject};
+use crate::sketch::Sketch;
 use crate::summary::{EndpointSummary, Summary};
 use crate::units::{show_count, show_rate, show_seconds, show_share};
 
@@ -156,39 +158,91 @@ fn invalid(summary: &Summary) -> Vec<String> {
 }
 
 fn threshold(summary: &Summary, slo: &Slo) -> Threshold {
-    let endpoint = match &slo.subject {
+    let row = match &slo.subject {
         Subject::All => Some(&summary.all),
         Subject::Endpoint(name) => summary.endpoints.iter().find(|row| row.name == *name),
     };
-    let Some(endpoint) = endpoint.filter(|endpoint| endpoint.count() > 0) else {
-        let value = "not measured".to_owned();
-        return Threshold { text: slo.text.clone(), value, holds: false };
+    let measured = match row {
+        Some(row) if slo.measure.is_of_sockets() => measure_socket(row, slo.measure),
+        Some(row) if row.count() > 0 => {
+            measure(summary, row, slo.measure, slo.subject == Subject::All)
+        }
+        _ => Err("not measured"),
     };
-    let all = slo.subject == Subject::All;
-    let value = measure(summary, endpoint, slo.measure, all);
-    // Times of an endpoint that never succeeded are no times.
-    let measured = endpoint.ok.count > 0 || matches!(slo.measure, Measure::Errors | Measure::Rate);
-    let holds = measured && if slo.below { value < slo.limit } else { value > slo.limit };
-    let value = match slo.measure {
-        _ if !measured => "nothing succeeded".to_owned(),
-        Measure::Errors => show_share(value),
-        Measure::Rate => show_rate(value),
-        _ => show_seconds(value),
+    let (value, holds) = match measured {
+        Ok(value) => (show(slo.measure, value), slo.holds(value)),
+        Err(why) => (why.to_owned(), false),
     };
     Threshold { text: slo.text.clone(), value, holds }
 }
 
-fn measure(summary: &Summary, endpoint: &EndpointSummary, measure: Measure, all: bool) -> f64 {
-    let response = &endpoint.ok.response;
+fn show(measure: Measure, value: f64) -> String {
     match measure {
-        Measure::Quantile(q) => response.quantile(q),
-        Measure::Mean => response.mean(),
-        Measure::Max => response.max(),
+        Measure::Errors => show_share(value),
+        Measure::Rate => show_rate(value),
+        // A count: whole, and far below what a f64 holds exactly.
+        Measure::Socket(_) => show_count(value as u64),
+        Measure::Response(_) | Measure::Lag(_) | Measure::Resume(_) => show_seconds(value),
+    }
+}
+
+fn figure(sketch: &Sketch, figure: Figure) -> f64 {
+    match figure {
+        Figure::Quantile(q) => sketch.quantile(q),
+        Figure::Mean => sketch.mean(),
+        Figure::Max => sketch.max(),
+    }
+}
+
+fn measure(
+    summary: &Summary,
+    row: &EndpointSummary,
+    measure: Measure,
+    all: bool,
+) -> Result<f64, &'static str> {
+    Ok(match measure {
+        // Times of an endpoint that never succeeded are no times.
+        Measure::Response(_) if row.ok.count == 0 => return Err("nothing succeeded"),
+        Measure::Response(of) => figure(&row.ok.response, of),
         Measure::Errors if all => summary.error_share(),
-        Measure::Errors => endpoint.error_share(),
+        Measure::Errors => row.error_share(),
         // Only what succeeded was done.
         Measure::Rate if all => summary.goodput(),
-        Measure::Rate => summary.rate_of(endpoint) * (1.0 - endpoint.error_share()),
+        Measure::Rate => summary.rate_of(row) * (1.0 - row.error_share()),
+        Measure::Lag(_) | Measure::Resume(_) | Measure::Socket(_) => {
+            return measure_socket(row, measure);
+        }
+    })
+}
+
+/// Of what came over the sockets of the row; where nothing came, nothing can be
+/// said of its order or its lag.
+fn measure_socket(row: &EndpointSummary, measure: Measure) -> Result<f64, &'static str> {
+    const NOTHING: &str = "nothing came over it";
+    let nothing = SocketInterval::default();
+    let socket = match row.ok.socket.as_deref() {
+        Some(socket) => socket,
+        None if row.ok.count > 0 => &nothing,
+        None => return Err("not measured"),
+    };
+    let of = |sketch: &Sketch, of| {
+        if sketch.is_empty() { Err("not measured") } else { Ok(figure(sketch, of)) }
+    };
+    let told = |count: u64| if socket.frames == 0 { Err(NOTHING) } else { Ok(count as f64) };
+    match measure {
+        Measure::Lag(figure) => of(&socket.lag, figure),
+        Measure::Resume(figure) => of(&socket.resume, figure),
+        Measure::Socket(count) => match count {
+            SocketCount::Frames => Ok(socket.frames as f64),
+            SocketCount::Lost => told(socket.lost),
+            SocketCount::Doubled => told(socket.doubled),
+            SocketCount::Reordered => told(socket.reordered),
+            SocketCount::Reconnects => Ok(socket.reconnects as f64),
+            SocketCount::Resumed => Ok(socket.resumed as f64),
+            SocketCount::Closed => Ok(socket.closed as f64),
+            SocketCount::Forgotten => Ok(socket.forgotten as f64),
+        },
+        Measure::Response(_) | Measure::Errors | Measure::Rate => Err("not measured"),
     }
 }
 

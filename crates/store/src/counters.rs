@@ -18,6 +18,9 @@ pub(crate) const MESSAGES: &str = "messages";
 pub(crate) const FILES: &str = "files";
 /// Runs of an organisation.
 pub(crate) const RUNS: &str = "runs";
+/// Runs of an organisation that wait and were never begun; under the id of none,
+/// of all organisations.
+pub(crate) const RUNS_WAITING: &str = "runs_waiting";
 /// Documents in a scope of text search; the key is the scope.
 pub(crate) const TEXT_DOCUMENTS: &str = "text_documents";
 /// Tokens in all documents of a scope of text search; the key is the scope.
@@ -28,6 +31,11 @@ statements! {
         postgres "select (coalesce((select n from counter \
         where org = $1 and kind = $2 and key = $3), 0) + coalesce((select sum(n) \
         from counter_change where org = $1 and kind = $2 and key = $3), 0))::bigint";
+    COUNTER_BELOW = sqlite "select 1 where coalesce((select n from counter \
+        where org = $1 and kind = $2 and key = x''), 0) < $3"
+        postgres "select 1 where coalesce((select n from counter where org = $1 and kind = $2 \
+        and key = ''), 0) + coalesce((select sum(n) from counter_change where org = $1 \
+        and kind = $2 and key = ''), 0) < $3::bigint";
     COUNTER_ADD = sqlite "insert into counter (org, kind, key, n) values ($1, $2, $3, $4) \
         on conflict (org, kind, key) do update set n = n + excluded.n"
         postgres "insert into counter_change (org, kind, key, n) \

@@ -121,6 +121,17 @@ const RULES: &[Rule] = &[
          <> (select count(*) from run r where r.org = o.id)",
     ),
     rule(
+        "waiting runs are counted, for each organisation and in all",
+        "select count(*) from (select org, sum(n) as n from (\
+         select org, n from c where kind = 'runs_waiting' and exists \
+         (select 1 from org o where o.id = c.org) union all \
+         select org, -1 as n from run where status = 'queued') as both_sides \
+         group by org having sum(n) <> 0 union all select org, n from c \
+         where kind = 'runs_waiting' and (select coalesce(sum(n), 0) from c \
+         where kind = 'runs_waiting') <> 2 * (select count(*) from run \
+         where status = 'queued')) as wrong",
+    ),
+    rule(
         "messages are counted",
         "select count(*) from (select org, id, sum(n) as n from (\
          select org, key as id, n from c where kind = 'messages' union all \
@@ -151,13 +162,15 @@ const RULES: &[Rule] = &[
         "every run that was begun has its input, and no other has",
         "select count(*) from run r where (select count(*) from message m where m.org = r.org \
          and m.session = r.session and m.run = r.id and m.role = 'user' and m.id = r.message \
-         and m.content = r.input) <> case when r.status = 'queued' then 0 else 1 end",
+         and m.content = r.input) <> case when r.status = 'queued' \
+         or (r.status = 'cancelled' and r.message is null) then 0 else 1 end",
     ),
     deep(
-        "every run that succeeded has its reply, and no other has",
+        "every run that has a reply has its message, and no other has",
         "select count(*) from run r where (select count(*) from message m where m.org = r.org \
          and m.session = r.session and m.run = r.id and m.role = 'assistant' \
-         and m.content = r.reply) <> case when r.status = 'succeeded' then 1 else 0 end",
+         and m.content = r.reply) <> case when r.status = 'succeeded' \
+         or r.reply is not null then 1 else 0 end",
     ),
     deep(
         "nothing is made or ended twice in the log",

@@ -54,7 +54,7 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast, watch};
 pub use agents::AgentFilter;
 pub use error::StoreError;
 pub use goals::{GoalFilter, GoalNode};
-pub use jobs::ClaimedJob;
+pub use jobs::{ClaimedJob, Flow, LaneJob, NewJob, Share, Turns};
 pub use keys::KeyFilter;
 pub use log::LogKeep;
 pub use memories::{MemoryFilter, MemorySought};

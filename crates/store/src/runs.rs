@@ -3,14 +3,18 @@
 
 use std::time::Duration;
 
-use agentry_domain::runs::{GivenMessage, Run, RunError, RunRequest, RunStatus, Usage};
+use agentry_domain::runs::{
+    GivenMessage, Handling, Run, RunError, RunRequest, RunStatus, Stop, Usage,
+};
 use agentry_domain::sessions::MessageRole;
-use agentry_domain::{AgentId, Code, Error, MessageId, OrgId, Page, PageRequest, RunId, SessionId};
+use agentry_domain::{
+    AgentId, Code, Error, MessageId, OrgId, Page, PageRequest, RunId, SessionId, Timestamp,
+};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::counters::RUNS;
+use crate::counters::{COUNTER_BELOW, RUNS, RUNS_WAITING};
 use crate::lists::{cursor, list_page};
 use crate::sql::statements;
 use crate::value::{Columns, Value, values};
@@ -20,13 +24,24 @@ use crate::{Result, Store, StoreError};
 statements! {
     RUN_INSERT = "insert into run (org, id, agent, session, user_id, status, message, \
         input, message_limit, given, system_prompt, context, parameters, timeout_ms, model, metadata, \
-        attempt, created_at, started_at, user_given, warnings) values ($1, $2, $3, $4, $5, $6, $7, $8, \
-        $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)";
+        attempt, created_at, started_at, user_given, warnings, handling) values ($1, $2, $3, $4, $5, \
+        $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)";
     RUN_START = "update run set status = $1, attempt = $2, started_at = $3, message = $4 \
-        where org = $5 and id = $6 and finished_at is null";
+        where org = $5 and id = $6 and finished_at is null and merged = $7";
     RUN_FINISH = "update run set status = $1, reply = $2, error_code = $3, error_detail = $4, \
-        input_tokens = $5, output_tokens = $6, started_at = $7, finished_at = $8 \
-        where org = $9 and id = $10 and finished_at is null";
+        input_tokens = $5, output_tokens = $6, started_at = $7, finished_at = $8, message = $9, \
+        fingerprint = $10, cached_from = $11, stop = $12 \
+        where org = $13 and id = $14 and finished_at is null and stop = $15 and merged = $16 \
+        and attempt = $17";
+    RUN_OPEN = "select stop from run where org = $1 and id = $2 and finished_at is null";
+    RUN_STOP = "update run set stop = case when stop < $1 then $1 else stop end \
+        where org = $2 and id = $3 and finished_at is null and (merged = 0 or $1 > 1)";
+    RUN_MERGE = "update run set input = input || $1, metadata = $2, merged = merged + 1 \
+        where org = $3 and id = $4 and status = 'queued' and stop = 0 and metadata = $5 \
+        and length(input) <= $6";
+    RUNS_STOPPING = "select org, id, stop from run where stop > 0 and finished_at is null";
+    RUN_OF_FINGERPRINT = "select id from run where org = $1 and fingerprint = $2 \
+        and finished_at > $3 and id < $4 order by id desc limit 1";
     RUN_DELETE_SESSION = "delete from run where org = $1 and session = $2";
     RUN_COUNT_SESSION = sqlite "insert into counter (org, kind, key, n) \
         select org, $1, x'', -count(*) from run where org = $2 and session = $3 group by org \
@@ -37,25 +52,25 @@ statements! {
     RUN_GET = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
-        user_given, warnings from run where org = $1 and id = $2";
+        user_given, warnings, handling, merged, stop, cached_from from run where org = $1 and id = $2";
     RUN_LIST_DESC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
-        user_given, warnings from run where org = $1 and id < $2 order by id desc limit $3 offset $4";
+        user_given, warnings, handling, merged, stop, cached_from from run where org = $1 and id < $2 order by id desc limit $3 offset $4";
     RUN_LIST_ASC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
-        user_given, warnings from run where org = $1 and id > $2 order by id limit $3 offset $4";
+        user_given, warnings, handling, merged, stop, cached_from from run where org = $1 and id > $2 order by id limit $3 offset $4";
     RUN_FILTER_DESC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
-        user_given, warnings from run where org = $1 and id < $2 and (agent = $3 or $3 is null) \
+        user_given, warnings, handling, merged, stop, cached_from from run where org = $1 and id < $2 and (agent = $3 or $3 is null) \
         and (user_id = $4 or $4 is null) and (status = $5 or $5 is null) \
         order by id desc limit $6 offset $7";
     RUN_FILTER_ASC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
-        user_given, warnings from run where org = $1 and id > $2 and (agent = $3 or $3 is null) \
+        user_given, warnings, handling, merged, stop, cached_from from run where org = $1 and id > $2 and (agent = $3 or $3 is null) \
         and (user_id = $4 or $4 is null) and (status = $5 or $5 is null) \
         order by id limit $6 offset $7";
     RUN_FILTER_COUNT = "select count(*) from (select 1 from run where org = $1 \
@@ -64,13 +79,13 @@ statements! {
     RUN_SESSION_DESC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
-        user_given, warnings from run where org = $1 and session = $2 and id < $3 and (agent = $4 or $4 is null) \
+        user_given, warnings, handling, merged, stop, cached_from from run where org = $1 and session = $2 and id < $3 and (agent = $4 or $4 is null) \
         and (user_id = $5 or $5 is null) and (status = $6 or $6 is null) \
         order by id desc limit $7 offset $8";
     RUN_SESSION_ASC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
-        user_given, warnings from run where org = $1 and session = $2 and id > $3 and (agent = $4 or $4 is null) \
+        user_given, warnings, handling, merged, stop, cached_from from run where org = $1 and session = $2 and id > $3 and (agent = $4 or $4 is null) \
         and (user_id = $5 or $5 is null) and (status = $6 or $6 is null) \
         order by id limit $7 offset $8";
     RUN_SESSION_COUNT = "select count(*) from (select 1 from run where org = $1 \
@@ -101,8 +116,13 @@ impl RunFilter {
     }
 }
 
-fn over(id: RunId) -> Probe {
-    Probe::always(move || Error::new(Code::Conflict, format!("run {id} has already ended")))
+/// What a run's guard refuses: one that has ended is `conflict`; one of which more
+/// became known than its writer knows is `precondition_failed`: read it again.
+fn over(org: OrgId, id: RunId) -> Probe {
+    Probe::read(&RUN_OPEN, values![org, id], move |open| match open {
+        None => Error::new(Code::Conflict, format!("run {id} has already ended")),
+        Some(_) => Error::new(Code::PreconditionFailed, format!("run {id} has changed")),
+    })
 }
 
 fn millis(duration: Duration) -> i64 {
@@ -137,13 +157,55 @@ impl Write {
                 run.started_at,
                 request.user.as_ref().and_then(to_json),
                 (!run.warnings.is_empty()).then(|| to_json(&run.warnings)).flatten(),
+                to_json(&request.handling),
             ],
         );
         self.count(RUNS, &[], 1);
     }
 
+    /// Guard: fewer runs than this wait in the organisation, and fewer than that in
+    /// all. Counts that other writes change at the same time may be passed by as many.
+    pub fn run_queue_room(&mut self, org_max: u32, all_max: u32) {
+        let full = |code, bound: &'static str, max: u32| {
+            move || Error::new(code, format!("{max} runs wait already ({bound} = {max})"))
+        };
+        self.add(&COUNTER_BELOW, values![self.org, RUNS_WAITING, org_max])
+            .expect_one(Probe::always(full(Code::OrgQueueFull, "org_queue_runs_max", org_max)));
+        let all = OrgId::from_bytes([0; 16]);
+        self.add(&COUNTER_BELOW, values![all, RUNS_WAITING, all_max])
+            .expect_one(Probe::always(full(Code::QueueFull, "queue_runs_max", all_max)));
+    }
+
+    /// Counts runs that wait from now on, or no longer.
+    pub fn run_waiting_count(&mut self, delta: i64) {
+        self.count(RUNS_WAITING, &[], delta);
+        self.count_in_all(RUNS_WAITING, delta);
+    }
+
+    /// Asks a run that has not ended to end early. One that others joined does not
+    /// end because the client went away that was first.
+    pub fn run_stop(&mut self, id: RunId, stop: Stop) {
+        let org = self.org;
+        self.add(&RUN_STOP, values![Stop::number(Some(stop)), org, id]).expect_one(over(org, id));
+    }
+
+    /// Adds to the input of a run that waits, and has this metadata, if it stays
+    /// within so many characters; otherwise the write fails with `conflict` or
+    /// `precondition_failed`.
+    pub fn run_merge(&mut self, run: &Run, more: &str, metadata: &str, chars_max: usize) {
+        let room = chars_max.saturating_sub(more.chars().count());
+        let room = i64::try_from(room).unwrap_or(i64::MAX);
+        let org = self.org;
+        self.add(
+            &RUN_MERGE,
+            values![more.to_owned(), metadata.to_owned(), self.org, run.id, &run.metadata, room],
+        )
+        .expect_one(over(org, run.id));
+    }
+
     /// Stores that a run was begun, and how often.
     pub fn run_begin(&mut self, run: &Run) {
+        let org = self.org;
         self.add(
             &RUN_START,
             values![
@@ -152,15 +214,18 @@ impl Write {
                 run.started_at,
                 run.message,
                 self.org,
-                run.id
+                run.id,
+                run.merged,
             ],
         )
-        .expect_one(over(run.id));
+        .expect_one(over(org, run.id));
         self.run_changed(run.id);
     }
 
-    /// Stores how a run ended.
-    pub fn run_finish(&mut self, run: &Run) {
+    /// Stores how a run ended that was read with this reason to stop. What was asked
+    /// of it since is not in there, and fails the write with `precondition_failed`.
+    pub fn run_finish(&mut self, run: &Run, known: Option<Stop>, fingerprint: Option<[u8; 16]>) {
+        let org = self.org;
         self.add(
             &RUN_FINISH,
             values![
@@ -172,11 +237,18 @@ impl Write {
                 run.usage.output_tokens,
                 run.started_at,
                 run.finished_at,
+                run.message,
+                fingerprint.map_or(Value::Null, Value::Id),
+                run.cached_from,
+                Stop::number(run.stop),
                 self.org,
                 run.id,
+                Stop::number(known),
+                run.merged,
+                run.attempt,
             ],
         )
-        .expect_one(over(run.id));
+        .expect_one(over(org, run.id));
         if run.attempt > 0 && !self.without_chunks {
             self.run_chunks_delete(run.id);
         }
@@ -193,6 +265,28 @@ impl Store {
     /// The run with this id.
     pub async fn run_get(&self, org: OrgId, id: RunId) -> Result<Option<Run>> {
         self.point(&RUN_GET, values![org, id], run).await
+    }
+
+    /// The runs that are to end early and have not, and why; of every organisation.
+    pub async fn runs_stopping(&self) -> Result<Vec<(OrgId, RunId, Stop)>> {
+        let rows = self.rows(&RUNS_STOPPING, values![], |row| {
+            Ok((OrgId::from_bytes(row.id()?), RunId::from_bytes(row.id()?), row.int()?))
+        });
+        let known = |(org, id, stop)| Stop::of_number(stop).map(|stop| (org, id, stop));
+        Ok(rows.await?.into_iter().filter_map(known).collect())
+    }
+
+    /// The newest run with this fingerprint that ended after a time and came before
+    /// another one.
+    pub async fn run_of_fingerprint(
+        &self,
+        org: OrgId,
+        fingerprint: [u8; 16],
+        ended_after: Timestamp,
+        before: RunId,
+    ) -> Result<Option<RunId>> {
+        let bound = values![org, Value::Id(fingerprint), ended_after, before];
+        self.point(&RUN_OF_FINGERPRINT, bound, |row| Ok(RunId::from_bytes(row.id()?))).await
     }
 
     /// A page of runs.
@@ -247,6 +341,7 @@ fn run(row: &mut Columns<'_>) -> Result<Run> {
         parameters: row.opt_text()?,
         timeout: row.opt_int()?.map(|ms| Duration::from_millis(ms.unsigned_abs())),
         model: row.opt_text()?,
+        handling: Handling::default(),
     };
     let metadata = row.text()?;
     let reply = row.opt_text()?;
@@ -270,6 +365,9 @@ fn run(row: &mut Columns<'_>) -> Result<Run> {
             input_tokens: row.opt_int()?.map(i64::unsigned_abs),
             output_tokens: row.opt_int()?.map(i64::unsigned_abs),
         },
+        merged: 0,
+        stop: None,
+        cached_from: None,
         attempt: row.int()?,
         created_at: row.time()?,
         started_at: row.opt_time()?,
@@ -280,6 +378,11 @@ fn run(row: &mut Columns<'_>) -> Result<Run> {
     if let Some(warnings) = row.opt_text()? {
         run.warnings = of_json(&warnings)?;
     }
+    run.request.handling =
+        row.opt_text()?.map(|text| of_json(&text)).transpose()?.unwrap_or_default();
+    run.merged = row.int()?;
+    run.stop = Stop::of_number(row.int()?);
+    run.cached_from = row.opt_id()?.map(RunId::from_bytes);
     Ok(run)
 }
 
@@ -288,7 +391,7 @@ fn to_json(value: &impl Serialize) -> Option<String> {
 }
 
 fn of_json<T: DeserializeOwned>(text: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(|_| StoreError::unreadable("what a run says of its user"))
+    serde_json::from_str(text).map_err(|_| StoreError::unreadable("what a run says of its request"))
 }
 
 fn given_to_json(messages: &[GivenMessage]) -> Option<String> {

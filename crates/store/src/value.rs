@@ -238,11 +238,6 @@ pub(crate) fn int(row: &mut Columns<'_>) -> Read<i64> {
     row.int()
 }
 
-/// The row's one column, an instant.
-pub(crate) fn time(row: &mut Columns<'_>) -> Read<Timestamp> {
-    row.time()
-}
-
 fn to_id(bytes: &[u8]) -> Read<[u8; 16]> {
     bytes.try_into().map_err(|_| StoreError::unreadable("an id of 16 bytes"))
 }

@@ -152,6 +152,12 @@ impl Write {
         self.run_changed = Some(run);
     }
 
+    /// The same for the whole installation, under the organisation of none.
+    pub(crate) fn count_in_all(&mut self, kind: &'static str, delta: i64) {
+        let org = OrgId::from_bytes([0; 16]);
+        self.counts.push((CounterKey { org, kind, key: Vec::new() }, delta));
+    }
+
     /// Says which row others may want too; the first one counts.
     pub(crate) fn contend(&mut self, row: [u8; 16]) {
         if self.contended == [0; 16] {

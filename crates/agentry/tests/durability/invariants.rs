@@ -29,15 +29,17 @@ const CHECKS: &[(&str, &str)] = &[
         "a run that was begun and has not exactly its input, or was not and has one",
         "select count(*) from run r where (select count(*) from message m where m.org = r.org \
          and m.session = r.session and m.run = r.id and m.role = 'user' and m.id = r.message \
-         and m.content = r.input) <> case when r.status = 'queued' then 0 else 1 end \
+         and m.content = r.input) <> case when r.status = 'queued' \
+         or (r.status = 'cancelled' and r.message is null) then 0 else 1 end \
          or (select count(*) from message m where m.org = r.org and m.session = r.session \
          and m.run = r.id and m.role = 'user') > 1",
     ),
     (
-        "a run that succeeded and has not exactly its reply, or did not and has one",
+        "a run that has a reply and not exactly its message, or has none and has one",
         "select count(*) from run r where (select count(*) from message m where m.org = r.org \
          and m.session = r.session and m.run = r.id and m.role = 'assistant' \
-         and m.content = r.reply) <> case when r.status = 'succeeded' then 1 else 0 end \
+         and m.content = r.reply) <> case when r.status = 'succeeded' \
+         or r.reply is not null then 1 else 0 end \
          or (select count(*) from message m where m.org = r.org and m.session = r.session \
          and m.run = r.id and m.role = 'assistant') > 1",
     ),
@@ -109,6 +111,12 @@ const CHECKS: &[(&str, &str)] = &[
         "select count(*) from org o where (select coalesce(sum(n), 0) from c \
          where c.org = o.id and c.kind = 'runs') \
          <> (select count(*) from run r where r.org = o.id)",
+    ),
+    (
+        "waiting runs that are not counted, or counted and not there",
+        "select count(*) from (select 1 as one where (select coalesce(sum(n), 0) from c \
+         where kind = 'runs_waiting') <> 2 * (select count(*) from run \
+         where status = 'queued')) as wrong",
     ),
     (
         "messages that are not counted, or counted and not there",

@@ -15,6 +15,7 @@ mod invariants;
 mod kill;
 mod ledger;
 mod power_cut;
+mod runs;
 #[expect(dead_code, reason = "the harness of the HTTP tests offers more than these need")]
 #[path = "../http/server.rs"]
 mod server;

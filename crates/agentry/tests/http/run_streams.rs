@@ -483,7 +483,8 @@ async fn another_process_tells_the_same() {
     let [here, there] = [start(&home, &model, &[]), start(&home, &model, &[])];
     let path = runs_of_agent(&here).await;
     let (_, session) = here.post("/api/v1/sessions", json!({})).await;
-    let body = json!({"message": "x", "session_id": session["id"]});
+    // The one who started it goes away, and comes back elsewhere.
+    let body = json!({"message": "x", "session_id": session["id"], "on_disconnect": "continue"});
     model.step(1);
     let (run, mut first) = stream(&here, &path, &body).await;
     let mut one = Reader::default();

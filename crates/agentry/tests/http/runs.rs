@@ -404,8 +404,8 @@ async fn what_is_wrong_is_said(engine: Engine) {
         (json!({}), "validation_failed"),
         (json!({"message": 5}), "validation_failed"),
         (json!({"message": "x", "message_limit": 0}), "validation_failed"),
-        (json!({"message": "x", "if_busy": "interrupt"}), "not_supported_yet"),
-        (json!({"message": "x", "background": true}), "not_supported_yet"),
+        (json!({"message": "x", "if_busy": "sometimes"}), "validation_failed"),
+        (json!({"message": "x", "background": true, "stream": true}), "validation_failed"),
     ] {
         let (status, problem) = post(body.clone()).await;
         assert_eq!(

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentry_domain::agents::{Agent, AgentBody};
-use agentry_domain::runs::{MESSAGE_LIMIT_DEFAULT, RUN_ATTEMPTS_MAX, Run, RunError, RunStatus};
+use agentry_domain::runs::{
+    MESSAGE_LIMIT_DEFAULT, RUN_ATTEMPTS_MAX, Run, RunError, RunStatus, Stop,
+};
 use agentry_domain::sessions::{Message, MessageRole};
 use agentry_domain::{Caller, Code, Error, MessageId, Result, RunId};
 use agentry_llm::{ChatMessage, Model, ModelEvent, ModelRequest};
@@ -14,8 +16,11 @@ use futures::StreamExt as _;
 use tokio::time::Instant;
 
 use super::recorder::Recorder;
+use super::reuse::{Reply, Reuse};
+use super::stop::withdraw_input;
 use super::{run_entry, store_input, timeout};
 use crate::Engine;
+use crate::held::Held;
 use crate::live::Speaker;
 use crate::recall::Recall;
 use crate::sessions::{scope, store_message};
@@ -39,57 +44,72 @@ struct Outcome {
     text: String,
     usage: agentry_domain::runs::Usage,
     error: Option<Error>,
+    /// Whether what was said can be recalled later.
+    remember: bool,
     /// Whether the text only repeats memory.
     quotes: bool,
     /// Whether chunks of the text may be in the store.
     chunked: bool,
-}
-
-/// What becomes of what was said, beside the message.
-#[derive(Clone, Copy, Default)]
-struct Kept {
-    /// Recall is to find the reply.
-    remember: bool,
-    /// Chunks of it may be in the store.
-    chunked: bool,
+    /// The run whose reply it repeats.
+    cached_from: Option<RunId>,
+    /// What lets other runs use the reply.
+    reuse: Option<Reuse>,
 }
 
 /// Where what a model says goes.
 struct Said<'a> {
     job: &'a ClaimedJob,
-    speaker: Option<&'a Speaker>,
+    speaker: &'a Speaker,
     outcome: &'a mut Outcome,
+}
+
+/// How a run ends, ready to be stored.
+struct End {
+    run: Run,
+    /// The id of the message that its text becomes.
+    reply: Option<MessageId>,
+    /// The reason to stop that was known.
+    known: Option<Stop>,
+    remember: bool,
+    /// Chunks of the text may be in the store.
+    chunked: bool,
+    fingerprint: Option<[u8; 16]>,
 }
 
 impl Engine {
     /// Carries out a run that was claimed from the queue.
     pub(crate) async fn carry_out_claimed(&self, job: ClaimedJob) {
-        let _held = self.0.held.hold(job.id);
+        let held = self.0.held.hold(job.id);
         let id = RunId::from_bytes(job.id.to_bytes());
-        let speaker = Some(self.0.live.speaker(job.org, id));
+        let speaker = self.0.live.speaker(job.org, id);
         // The store's rows name no key; the entries of the log that follow are
         // the server's own doing.
         let caller = Caller { org: job.org, ..self.anyone() };
         let mut wait = STORE_AGAIN_FIRST;
         loop {
             match self.begin_claimed(&caller, &job, id).await {
-                Ok((run, agent)) if run.status.is_final() => {
-                    drop(agent);
-                    return self
-                        .store_outcome(&caller, &job, run, None, Kept::default(), speaker)
-                        .await;
+                // What it was asked is in the session now, and it goes no further.
+                Ok(Begun::Now(run, _)) if run.stop.is_some() => {
+                    let (read, outcome) = (run.stop, Outcome::default());
+                    return self.store_outcome(&caller, &job, *run, outcome, read, speaker).await;
                 }
-                Ok((run, agent)) => {
-                    return self.carry_out(caller, job, run, agent, speaker).await;
+                Ok(Begun::Now(run, agent)) => {
+                    let agent = agent.map(|agent| *agent);
+                    return self.carry_out(caller, job, *run, agent, speaker, held).await;
                 }
+                Ok(Begun::Never(run, error)) => {
+                    let read = run.stop;
+                    let outcome = Outcome { error, ..Outcome::default() };
+                    return self.store_outcome(&caller, &job, *run, outcome, read, speaker).await;
+                }
+                // It was joined by another one since it was read.
+                Err(error) if error.code == Code::PreconditionFailed => continue,
                 Err(error) => {
                     let again = error.code.retryable() && error.code != Code::ShuttingDown;
                     tracing::error!(run = %id, again, error = %error.chain(),
                         "a claimed run could not be begun");
                     if !again {
-                        if let Some(speaker) = speaker {
-                            speaker.finish(Err(error));
-                        }
+                        speaker.finish(Err(error));
                         return;
                     }
                 }
@@ -100,48 +120,48 @@ impl Engine {
         }
     }
 
-    /// Marks a claimed run as begun. One that was begun too often comes back
-    /// with its last status, yet to be stored.
-    async fn begin_claimed(
-        &self,
-        caller: &Caller,
-        job: &ClaimedJob,
-        id: RunId,
-    ) -> Result<(Run, Option<Agent>)> {
+    /// Marks a claimed run as begun, unless it is to end at once.
+    async fn begin_claimed(&self, caller: &Caller, job: &ClaimedJob, id: RunId) -> Result<Begun> {
         let run = self.0.store.run_get(job.org, id).await?;
         let mut run = run.ok_or_else(|| Error::internal("a job without its run"))?;
-        if !run.status.may_become(RunStatus::Running) {
+        if run.status.is_final() {
             return Err(Error::internal("a job whose run has ended"));
         }
+        // An interruption ends only what is under way, so that what it ends has begun.
+        let is_interrupted = run.stop == Some(Stop::Interrupt);
+        if run.stop.is_some() && !(is_interrupted && run.status == RunStatus::Queued) {
+            return Ok(Begun::Never(Box::new(run), None));
+        }
         if job.attempts > RUN_ATTEMPTS_MAX {
-            run.status = RunStatus::Interrupted;
-            run.error = Some(RunError {
-                code: Code::RunInterrupted,
-                detail: format!("the run was begun {RUN_ATTEMPTS_MAX} times and never ended"),
-            });
-            return Ok((run, None));
+            let detail = format!("the run was begun {RUN_ATTEMPTS_MAX} times and never ended");
+            let error = Error::new(Code::RunInterrupted, detail);
+            return Ok(Begun::Never(Box::new(run), Some(error)));
         }
         let agent = self.0.store.resource_get::<AgentBody>(job.org, run.agent).await?;
         let agent = agent.map(|agent| agent.entity()).transpose()?;
+        let waited = run.status == RunStatus::Queued;
         let is_first = run.message.is_none();
         let now = self.now();
         if is_first {
             let newest = self.0.store.message_newest(job.org, run.session).await?;
             run.message = Some(self.message_id(now, newest));
         }
-        run.status = RunStatus::Running;
+        run.become_status(RunStatus::Running)?;
         run.attempt = job.attempts;
         run.started_at = run.started_at.or(Some(now));
         let mut write = Write::new(job.org);
         write.job_held(job);
         write.run_begin(&run);
+        if waited {
+            write.run_waiting_count(-1);
+        }
         if is_first {
             let remember = agent.as_ref().is_some_and(|agent| agent.memory.remember);
             store_input(&mut write, caller, &run, remember, now);
         }
         write.log(run_entry(caller, now, "run.started", &run));
         self.0.store.write(write).await?;
-        Ok((run, agent))
+        Ok(Begun::Now(Box::new(run), agent.map(Box::new)))
     }
 
     /// Waits before the storage is tried again, longer each time; `false` when
@@ -163,20 +183,28 @@ impl Engine {
         job: ClaimedJob,
         mut run: Run,
         agent: Option<Agent>,
-        speaker: Option<Speaker>,
+        speaker: Speaker,
+        mut held: Held,
     ) {
-        if let Some(speaker) = &speaker {
-            speaker.begin(&run);
-        }
+        speaker.begin(&run);
         let deadline = Instant::now() + timeout(&run.request);
-        let mut outcome = Outcome::default();
+        let read = run.stop;
         let remember = agent.as_ref().is_some_and(|agent| agent.memory.remember);
+        let mut outcome = Outcome { remember, ..Outcome::default() };
         let ended = match &agent {
             None => Ok(Err(Error::not_found("agent", run.agent))),
             Some(agent) => {
-                let said = Said { job: &job, speaker: speaker.as_ref(), outcome: &mut outcome };
+                let said = Said { job: &job, speaker: &speaker, outcome: &mut outcome };
                 let answer = self.answer(&caller, agent, &run, deadline, said);
-                tokio::time::timeout_at(deadline, answer).await
+                // What is dropped here closes the connection to the model's provider.
+                tokio::select! {
+                    biased;
+                    stop = held.stopped() => {
+                        run.stop = run.stop.max(Some(stop));
+                        Ok(Ok(()))
+                    }
+                    ended = tokio::time::timeout_at(deadline, answer) => ended,
+                }
             }
         };
         match ended {
@@ -191,24 +219,54 @@ impl Engine {
                 ));
             }
         }
+        self.store_outcome(&caller, &job, run, outcome, read, speaker).await;
+    }
+
+    /// How a run ends, from what came of it and what was asked of it.
+    fn end_of(&self, run: &Run, outcome: &Outcome, known: Option<Stop>) -> Result<End> {
+        let mut run = run.clone();
         run.usage = outcome.usage;
-        match outcome.error {
-            None => {
-                run.status = RunStatus::Succeeded;
-                run.reply = Some(outcome.text);
+        run.cached_from = outcome.cached_from;
+        let text = || Some(outcome.text.clone()).filter(|text| !text.is_empty());
+        match (run.stop, &outcome.error) {
+            (Some(stop), _) => {
+                let status = match run.status {
+                    RunStatus::Queued => RunStatus::Cancelled,
+                    _ => stop.status(),
+                };
+                run.become_status(status)?;
+                run.error = Some(stop.error());
+                run.reply = if stop == Stop::Rollback { None } else { text() };
+                run.cached_from = None;
             }
-            Some(error) => {
+            (None, None) => {
+                run.become_status(RunStatus::Succeeded)?;
+                run.reply = Some(outcome.text.clone());
+            }
+            (None, Some(error)) => {
                 tracing::info!(run = %run.id, error = %error.chain(), "a run did not succeed");
-                run.status = match error.code {
-                    Code::RunTimedOut => RunStatus::TimedOut,
+                let status = match (run.status, error.code) {
+                    (RunStatus::Queued, _) => RunStatus::Cancelled,
+                    (_, Code::RunTimedOut) => RunStatus::TimedOut,
+                    (_, Code::RunInterrupted) => RunStatus::Interrupted,
                     _ => RunStatus::Failed,
                 };
-                run.error = Some(RunError { code: error.code, detail: error.detail.into_owned() });
+                run.become_status(status)?;
+                let detail = error.detail.clone().into_owned();
+                run.error = Some(RunError { code: error.code, detail });
             }
         }
-        let reply = run.reply.is_some().then(|| self.message_id(self.now(), run.message));
-        let kept = Kept { remember: remember && !outcome.quotes, chunked: outcome.chunked };
-        self.store_outcome(&caller, &job, run, reply, kept, speaker).await;
+        run.finished_at = Some(self.now());
+        let succeeded = run.status == RunStatus::Succeeded;
+        Ok(End {
+            reply: run.reply.is_some().then(|| self.message_id(self.now(), run.message)),
+            known,
+            // Half a reply is no memory, and neither is one that only repeats it.
+            remember: succeeded && outcome.remember && !outcome.quotes,
+            chunked: outcome.chunked,
+            fingerprint: outcome.reuse.as_ref().and_then(Reuse::kept_as).filter(|_| succeeded),
+            run,
+        })
     }
 
     async fn answer(
@@ -222,6 +280,16 @@ impl Engine {
         let model = self.0.models.resolve(run.request.model.as_ref().unwrap_or(&agent.model))?;
         outcome.quotes = model.quotes();
         let request = self.model_request_read(caller, agent, run, deadline, &model).await?;
+        let reuse = match self.reuse(caller, agent, run, &request).await? {
+            Reply::Known { text, from } => {
+                outcome.text.push_str(&text);
+                outcome.cached_from = Some(from);
+                speaker.text(&text);
+                return Ok(());
+            }
+            Reply::Unknown(reuse) => reuse,
+        };
+        outcome.reuse = reuse;
         let mut events = model.respond(request).await?;
         let mut recorder = Recorder::new(&self.0.store, job, speaker, &mut outcome.chunked);
         while let Some(event) = recorder.beside(events.next()).await? {
@@ -235,6 +303,9 @@ impl Engine {
                 ModelEvent::Usage(usage) => outcome.usage = usage,
                 ModelEvent::Finished(_) => {}
             }
+        }
+        if let Some(reuse) = &outcome.reuse {
+            reuse.tell(&outcome.text);
         }
         Ok(())
     }
@@ -324,30 +395,45 @@ impl Engine {
     /// The finishing write: the run, its reply, the end of its job and the
     /// promotion of the next, together. When the storage fails, the listener
     /// hears of it, and the write is tried until it succeeds, this process
-    /// stops, or the job is another's.
+    /// stops, or the job is another's. `read` is the reason to stop that the run was
+    /// read with.
     async fn store_outcome(
         &self,
         caller: &Caller,
         job: &ClaimedJob,
         mut run: Run,
-        reply: Option<MessageId>,
-        kept: Kept,
-        mut speaker: Option<Speaker>,
+        outcome: Outcome,
+        read: Option<Stop>,
+        speaker: Speaker,
     ) {
-        run.finished_at = Some(self.now());
+        let mut speaker = Some(speaker);
+        let mut known = read;
         let mut wait = STORE_AGAIN_FIRST;
         loop {
-            let (write, promoted) = finishing_write(caller, job, &run, reply, kept);
-            match self.0.store.write(write).await.map_err(Error::from) {
-                Ok(written) => {
-                    if written.promoted(promoted) {
-                        self.0.claimable.notify_one();
-                    }
+            let stored = self.store_end(caller, job, &run, &outcome, known).await;
+            match stored {
+                Ok(ended) => {
                     match speaker {
-                        Some(speaker) => speaker.finish(Ok(run)),
-                        None => self.0.live.ended(&run),
+                        Some(speaker) => speaker.finish(Ok(ended)),
+                        None => self.0.live.ended(&ended),
                     }
                     return;
+                }
+                // Its reason to stop is not the one that was known; which it is now
+                // says the store.
+                Err(error) if error.code == Code::PreconditionFailed => {
+                    match self.0.store.run_get(job.org, run.id).await {
+                        Ok(Some(now)) => {
+                            known = now.stop;
+                            run.stop = run.stop.max(now.stop);
+                            run.merged = now.merged;
+                            continue;
+                        }
+                        Ok(None) => return,
+                        Err(error) => {
+                            tracing::error!(run = %run.id, %error, "a run cannot be read");
+                        }
+                    }
                 }
                 Err(error) => {
                     let again = error.code.retryable() && error.code != Code::ShuttingDown;
@@ -366,35 +452,71 @@ impl Engine {
             }
         }
     }
+
+    async fn store_end(
+        &self,
+        caller: &Caller,
+        job: &ClaimedJob,
+        run: &Run,
+        outcome: &Outcome,
+        known: Option<Stop>,
+    ) -> Result<Run> {
+        let mut end = self.end_of(run, outcome, known)?;
+        let waited = run.status == RunStatus::Queued;
+        let (write, promoted) = finishing_write(caller, job, &mut end, waited);
+        let written = self.0.store.write(write).await?;
+        if written.promoted(promoted) {
+            self.0.claimable.notify_one();
+        }
+        Ok(end.run)
+    }
+}
+
+/// What became of a claimed run.
+enum Begun {
+    /// It goes on.
+    Now(Box<Run>, Option<Box<Agent>>),
+    /// It is to end as it is: it was asked to, or for this reason.
+    Never(Box<Run>, Option<Error>),
 }
 
 fn finishing_write(
     caller: &Caller,
     job: &ClaimedJob,
-    run: &Run,
-    reply: Option<MessageId>,
-    kept: Kept,
+    end: &mut End,
+    waited: bool,
 ) -> (Write, usize) {
-    let at = run.finished_at.unwrap_or(run.created_at);
+    let at = end.run.finished_at.unwrap_or(end.run.created_at);
     let mut write = Write::new(caller.org);
     let promoted = write.job_end(job);
+    if waited {
+        write.run_waiting_count(-1);
+    }
+    if end.run.stop == Some(Stop::Rollback) {
+        withdraw_input(&mut write, caller, &mut end.run, at);
+    }
     // An earlier attempt may have left some.
-    if !kept.chunked && job.attempts == 1 {
+    if !end.chunked && job.attempts == 1 {
         write.run_without_chunks();
     }
-    write.run_finish(run);
-    if let (Some(id), Some(content)) = (reply, &run.reply) {
+    let run = &end.run;
+    write.run_finish(run, end.known, end.fingerprint);
+    if let (Some(id), Some(content)) = (end.reply, &run.reply) {
+        let metadata = match run.status {
+            RunStatus::Succeeded => "{}".to_owned(),
+            status => format!(r#"{{"partial":true,"run_status":"{}"}}"#, status.as_str()),
+        };
         let message = Message {
             id,
             session: run.session,
             run: Some(run.id),
             role: MessageRole::Assistant,
             content: content.clone(),
-            metadata: "{}".to_owned(),
+            metadata,
             created_at: at,
         };
         let scope = scope(caller, run.user_id.as_deref(), run.session);
-        store_message(&mut write, caller, &message, kept.remember.then_some(scope));
+        store_message(&mut write, caller, &message, end.remember.then_some(scope));
     }
     write.log(run_entry(caller, at, "run.finished", run));
     (write, promoted)

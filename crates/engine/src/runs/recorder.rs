@@ -32,7 +32,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(250);
 pub(super) struct Recorder<'a> {
     store: &'a Arc<Store>,
     job: &'a ClaimedJob,
-    speaker: Option<&'a Speaker>,
+    speaker: &'a Speaker,
     /// Whether chunks of this run may be in the store.
     stored_some: &'a mut bool,
     /// What is not known to be stored, and where it begins.
@@ -50,7 +50,7 @@ impl<'a> Recorder<'a> {
     pub(super) fn new(
         store: &'a Arc<Store>,
         job: &'a ClaimedJob,
-        speaker: Option<&'a Speaker>,
+        speaker: &'a Speaker,
         stored_some: &'a mut bool,
     ) -> Self {
         let now = Instant::now();
@@ -69,9 +69,7 @@ impl<'a> Recorder<'a> {
 
     /// Another piece was said.
     pub(super) fn say(&mut self, text: &str) {
-        if let Some(speaker) = self.speaker {
-            speaker.text(text);
-        }
+        self.speaker.text(text);
         if self.unstored.is_empty() {
             let now = Instant::now();
             self.due = now + FLUSH_AFTER;
@@ -118,9 +116,7 @@ impl<'a> Recorder<'a> {
                 self.unstored.drain(..bytes);
                 self.offset += bytes as u64;
                 self.due = Instant::now() + FLUSH_AFTER;
-                if let Some(speaker) = self.speaker {
-                    speaker.stored(self.offset);
-                }
+                self.speaker.stored(self.offset);
                 Ok(())
             }
             Err(error) if error.code.retryable() && error.code != Code::ShuttingDown => {

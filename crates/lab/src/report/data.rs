@@ -89,8 +89,10 @@ fn endpoint(summary: &Summary, row: &EndpointSummary) -> Value {
             "without_usage": stream.without_usage,
         })
     });
+    let number = summary.endpoints.iter().position(|other| other.name == row.name);
     json!({
         "name": row.name,
+        "kind": number.and_then(|number| summary.header.rows.get(number)),
         "requests": row.count(),
         "failed": row.failed.count,
         "error_share": row.error_share(),
@@ -141,7 +143,9 @@ pub(super) fn csv(summary: &Summary) -> String {
         // Writing to a String cannot fail.
         let _ = write!(out, ",{name}_ms");
     }
-    out.push_str(",max_ms,service_p50_ms,service_p99_ms,body_bytes\n");
+    out.push_str(",max_ms,service_p50_ms,service_p99_ms,body_bytes");
+    out.push_str(",frames,lag_p50_ms,lag_p99_ms,lag_max_ms,lost,doubled,reordered");
+    out.push_str(",reconnects,resumed,resume_p99_ms,closed,forgotten\n");
     for row in rows(summary) {
         let response = &row.ok.response;
         let name = row.name.replace('"', "\"\"");
@@ -157,9 +161,72 @@ pub(super) fn csv(summary: &Summary) -> String {
                 let _ = write!(out, ",{:.4}", seconds * 1e3);
             }
         }
-        let _ = writeln!(out, ",{}", row.ok.body_bytes);
+        let _ = write!(out, ",{}", row.ok.body_bytes);
+        let _ = writeln!(out, ",{}", socket_cells(row).join(","));
     }
     out
+}
+
+/// Empty where no socket was opened.
+fn socket_cells(row: &EndpointSummary) -> [String; 12] {
+    let Some(socket) = &row.ok.socket else { return Default::default() };
+    let ms = |sketch: &Sketch, seconds: f64| {
+        if sketch.is_empty() { String::new() } else { format!("{:.4}", seconds * 1e3) }
+    };
+    let (lag, resume) = (&socket.lag, &socket.resume);
+    [
+        socket.frames.to_string(),
+        ms(lag, lag.quantile(0.5)),
+        ms(lag, lag.quantile(0.99)),
+        ms(lag, lag.max()),
+        socket.lost.to_string(),
+        socket.doubled.to_string(),
+        socket.reordered.to_string(),
+        socket.reconnects.to_string(),
+        socket.resumed.to_string(),
+        ms(resume, resume.quantile(0.99)),
+        socket.closed.to_string(),
+        socket.forgotten.to_string(),
+    ]
+}
+
+/// Figures that a build keeps beside its cases.
+fn properties(summary: &Summary) -> Vec<(String, String)> {
+    let mut found = vec![
+        ("requests".to_owned(), summary.all.count().to_string()),
+        ("requests_per_second".to_owned(), format!("{:.3}", summary.rate())),
+        ("error_share".to_owned(), summary.error_share().to_string()),
+        (
+            "response_p99_ms".to_owned(),
+            format!("{:.4}", summary.all.ok.response.quantile(0.99) * 1e3),
+        ),
+    ];
+    let mut add = |name: &str, value: String| found.push((name.to_owned(), value));
+    if let Some(socket) = &summary.all.ok.socket {
+        if !socket.lag.is_empty() {
+            add("sockets.lag_p99_ms", format!("{:.4}", socket.lag.quantile(0.99) * 1e3));
+        }
+        for (name, count) in [
+            ("sockets.frames", socket.frames),
+            ("sockets.lost", socket.lost),
+            ("sockets.doubled", socket.doubled),
+            ("sockets.reordered", socket.reordered),
+            ("sockets.reconnects", socket.reconnects),
+            ("sockets.resumed", socket.resumed),
+            ("sockets.closed", socket.closed),
+        ] {
+            add(name, count.to_string());
+        }
+    }
+    if let Some(torn) = summary.end.as_ref().and_then(|end| end.teardown.as_ref()) {
+        add("teardown.requests", torn.requests.to_string());
+        add("teardown.failed", torn.failed.to_string());
+        add("teardown.users_not_done", torn.not_done.to_string());
+    }
+    if let Some(cpus) = summary.target_cpus() {
+        add("target.cpus", format!("{cpus:.3}"));
+    }
+    found
 }
 
 /// A test case for validity, one for each threshold, one for lost writes.
@@ -179,6 +246,11 @@ pub(super) fn junit(summary: &Summary, verdict: &Verdict) -> String {
         cases.len(),
         summary.seconds()
     );
+    out.push_str("    <properties>\n");
+    for (name, value) in properties(summary) {
+        let _ = writeln!(out, "      <property name=\"{name}\" value=\"{value}\"/>");
+    }
+    out.push_str("    </properties>\n");
     for (name, fault) in cases {
         let name = escape(&name);
         let _ = match fault.as_str() {

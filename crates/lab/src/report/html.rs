@@ -6,8 +6,9 @@ use askama::Template;
 
 use super::svg::{Chart, Line, Scale, ticks};
 use super::text::{name, rows};
+use super::{series, sockets};
 use crate::sketch::Sketch;
-use crate::summary::{Point, Summary};
+use crate::summary::{Point, SocketPoint, Summary};
 use crate::units::{show_bytes, show_count, show_rate, show_seconds, show_share};
 use crate::verdict::{Exit, Threshold, Verdict};
 
@@ -15,6 +16,10 @@ use crate::verdict::{Exit, Threshold, Verdict};
 const ERROR_LINES: [&str; 4] = ["e1", "e2", "e3", "e4"];
 /// Failed answers that are shown.
 const SAMPLES_SHOWN: usize = 20;
+/// Rows of the table of errors; the most frequent.
+const ERRORS_SHOWN: usize = 300;
+/// What of a scenario's text is shown, in bytes; the run file has it whole.
+const SCENARIO_BYTES_SHOWN: usize = 64 << 10;
 
 #[derive(Template)]
 #[template(path = "report.html")]
@@ -26,7 +31,15 @@ struct Page<'a> {
     verdict: &'a Verdict,
     thresholds: &'a [Threshold],
     facts: Vec<(&'static str, String)>,
-    charts: Vec<(&'static str, &'static str, String)>,
+    charts: Vec<(String, String, String)>,
+    series_charts: Vec<(String, String, String)>,
+    series_left_out: usize,
+    series: Vec<[String; 5]>,
+    series_not_listed: usize,
+    socket_times: Vec<sockets::Times>,
+    sockets: Vec<Vec<sockets::Cell>>,
+    teardown: Vec<(u64, String, bool)>,
+    torn: Option<&'a crate::run_file::Teardown>,
     rows: Vec<Vec<String>>,
     streams: Vec<Vec<String>>,
     errors: Vec<(String, String, u64)>,
@@ -36,6 +49,7 @@ struct Page<'a> {
     conditions: Vec<(&'static str, String)>,
     command: &'a str,
     scenario_text: &'a str,
+    scenario_cut: bool,
 }
 
 struct SampleRow {
@@ -51,6 +65,10 @@ struct SampleRow {
 pub(super) fn html(summary: &Summary, verdict: &Verdict) -> Result<String, askama::Error> {
     let header = &summary.header;
     let exit = verdict.exit();
+    let (series_charts, series_left_out) = series_charts(summary);
+    let (series, series_not_listed) = series::listed(summary);
+    let scenario = &header.scenario_text;
+    let scenario = &scenario[..scenario.floor_char_boundary(SCENARIO_BYTES_SHOWN)];
     Page {
         title: format!("{} ({})", header.scenario, header.profile),
         // Nothing was asked for that could have been passed.
@@ -79,21 +97,24 @@ pub(super) fn html(summary: &Summary, verdict: &Verdict) -> Result<String, askam
         thresholds: &verdict.thresholds,
         facts: facts(summary),
         charts: charts(summary),
+        series_charts,
+        series_left_out,
+        series,
+        series_not_listed,
+        socket_times: sockets::times(summary),
+        sockets: sockets::deliveries(summary),
+        teardown: teardown(summary),
+        torn: summary.end.as_ref().and_then(|end| end.teardown.as_ref()),
         rows: table(summary),
         streams: streams(summary),
-        errors: summary
-            .errors
-            .iter()
-            .map(|((endpoint, class), count)| {
-                (name(summary, *endpoint).to_owned(), class.clone(), *count)
-            })
-            .collect(),
+        errors: errors(summary),
         samples: samples(summary),
         acknowledged: acknowledged(summary),
         acknowledged_paths: summary.acknowledged().map_or(&[], |audit| &audit.lost_paths),
         conditions: conditions(summary),
         command: &header.command,
-        scenario_text: &header.scenario_text,
+        scenario_text: scenario,
+        scenario_cut: scenario.len() < header.scenario_text.len(),
     }
     .render()
 }
@@ -120,8 +141,8 @@ fn facts(summary: &Summary) -> Vec<(&'static str, String)> {
 }
 
 /// Title, what it shows, the drawing.
-fn charts(summary: &Summary) -> Vec<(&'static str, &'static str, String)> {
-    let mut charts = vec![
+fn charts(summary: &Summary) -> Vec<(String, String, String)> {
+    let mut charts: Vec<(&str, &str, String)> = vec![
         (
             "Rate",
             "Offered counts iterations, which may have several requests.",
@@ -177,6 +198,14 @@ fn charts(summary: &Summary) -> Vec<(&'static str, &'static str, String)> {
             ),
         ));
     }
+    let mut charts: Vec<(String, String, String)> = charts
+        .into_iter()
+        .map(|(title, about, drawn)| (title.to_owned(), about.to_owned(), drawn))
+        .collect();
+    // What the target itself used stands last, beside its own metrics.
+    let own = charts.iter().position(|(title, ..)| title.starts_with("The target"));
+    let at = own.unwrap_or(charts.len());
+    charts.splice(at..at, socket_charts(summary));
     charts
 }
 
@@ -203,7 +232,7 @@ fn warmup(summary: &Summary) -> Option<(f64, f64)> {
 /// its rate means nothing.
 fn line(
     summary: &Summary,
-    name: &'static str,
+    name: &str,
     class: &'static str,
     value: impl Fn(&Point) -> Option<f64>,
 ) -> Line {
@@ -212,7 +241,7 @@ fn line(
     let points = points
         .filter_map(|point| Some((point.second as f64 + point.seconds, value(point)?)))
         .collect();
-    Line { name, class, points }
+    Line { name: name.to_owned(), class, points }
 }
 
 fn rate_chart(summary: &Summary) -> String {
@@ -228,6 +257,7 @@ fn rate_chart(summary: &Summary) -> String {
         y_scale: Scale::Linear,
         x_ticks: &seconds_ticks(summary),
         show_y: &show_rate,
+        x_last: Some(summary.ran()),
         shaded: warmup(summary),
     }
     .draw()
@@ -246,6 +276,7 @@ fn time_chart(summary: &Summary) -> String {
         y_scale: Scale::Log,
         x_ticks: &seconds_ticks(summary),
         show_y: &show_seconds,
+        x_last: Some(summary.ran()),
         shaded: warmup(summary),
     }
     .draw()
@@ -265,9 +296,9 @@ fn percentile_chart(summary: &Summary) -> String {
     };
     let all = &summary.all.ok;
     let lines = [
-        Line { name: "response", class: "response", points: curve(&all.response) },
-        Line { name: "service", class: "service", points: curve(&all.service) },
-        Line { name: "first byte", class: "first-byte", points: curve(&all.first_byte) },
+        Line { name: "response".to_owned(), class: "response", points: curve(&all.response) },
+        Line { name: "service".to_owned(), class: "service", points: curve(&all.service) },
+        Line { name: "first byte".to_owned(), class: "first-byte", points: curve(&all.first_byte) },
     ];
     let last = lines[0].points.last().map_or(1.0, |point| point.0);
     let ticks: Vec<(f64, String)> =
@@ -282,6 +313,7 @@ fn percentile_chart(summary: &Summary) -> String {
         y_scale: Scale::Log,
         x_ticks: &ticks,
         show_y: &show_seconds,
+        x_last: None,
         shaded: None,
     }
     .draw()
@@ -299,35 +331,137 @@ fn error_chart(summary: &Summary) -> String {
     let lines: Vec<Line> = by_count
         .iter()
         .zip(ERROR_LINES)
-        .map(|((class, _), style)| {
-            line(summary, "", style, |point| {
+        .map(|((class, count), style)| {
+            line(summary, &format!("{class} ({})", show_count(*count)), style, |point| {
                 let count = point.errors.get(*class).copied().unwrap_or_default();
                 Some(count as f64 / point.seconds)
             })
         })
         .collect();
-    let chart = Chart {
+    Chart {
         title: "Errors per second by class",
         lines: &lines,
         y_scale: Scale::Linear,
         x_ticks: &seconds_ticks(summary),
         show_y: &show_rate,
+        x_last: Some(summary.ran()),
         shaded: warmup(summary),
+    }
+    .draw()
+}
+
+/// What came over WebSockets, second by second.
+fn socket_charts(summary: &Summary) -> Vec<(String, String, String)> {
+    let sockets = || summary.timeline.iter().filter_map(|point| point.socket.as_ref());
+    let chart = |title: &str, lines: &[Line], y_scale, show_y: &dyn Fn(f64) -> String| {
+        let drawn = Chart {
+            title,
+            lines,
+            y_scale,
+            x_ticks: &seconds_ticks(summary),
+            show_y,
+            x_last: Some(summary.ran()),
+            shaded: warmup(summary),
+        };
+        drawn.draw()
     };
-    // Classes hold text of the target's, which the drawing does not escape.
-    let drawn = chart.draw();
-    let (drawing, _) = drawn.split_once("<p class=\"legend\">").unwrap_or((&drawn, ""));
-    let keys: String = by_count
-        .iter()
-        .zip(ERROR_LINES)
-        .map(|((class, count), style)| {
-            let class = askama::filters::escape(class, askama::filters::Html)
-                .map(|safe| safe.to_string())
-                .unwrap_or_default();
-            format!("<span class=\"key {style}\"></span>{class} ({count}) ")
+    let mut charts = Vec::new();
+    if sockets().any(|socket| socket.lag.is_some()) {
+        let lag = |point: &Point| point.socket.as_ref().and_then(|socket| socket.lag);
+        let lines = [
+            line(summary, "p99", "p99", |point| lag(point).map(|(_, p99)| p99)),
+            line(summary, "p50", "p50", |point| lag(point).map(|(p50, _)| p50)),
+        ];
+        charts.push((
+            "Fan-out lag over the run".to_owned(),
+            "From the moment that a frame carries to its arrival.".to_owned(),
+            chart("Fan-out lag by second", &lines, Scale::Log, &show_seconds),
+        ));
+    }
+    if sockets().any(|socket| socket.frames > 0) {
+        let frames = |point: &Point| {
+            point.socket.as_ref().map_or(0.0, |socket| socket.frames as f64) / point.seconds
+        };
+        let lines = [line(summary, "frames", "lines-1", |point| Some(frames(point)))];
+        charts.push((
+            "Frames".to_owned(),
+            "What came over all WebSockets in a second.".to_owned(),
+            chart("Frames per second", &lines, Scale::Linear, &show_rate),
+        ));
+    }
+    type Count = fn(&SocketPoint) -> u64;
+    let faults: [(&str, &str, Count); 4] = [
+        ("lost", "e1", |socket| socket.lost),
+        ("doubled", "e2", |socket| socket.doubled),
+        ("reordered", "e3", |socket| socket.reordered),
+        ("closed by the target", "e4", |socket| socket.closed),
+    ];
+    let some = faults.into_iter().filter(|(_, _, count)| sockets().any(|socket| count(socket) > 0));
+    let lines: Vec<Line> = some
+        .map(|(name, class, count)| {
+            line(summary, name, class, |point| {
+                Some(point.socket.as_ref().map_or(0.0, |socket| count(socket) as f64))
+            })
         })
         .collect();
-    format!("{drawing}<p class=\"legend\">{keys}</p>")
+    if !lines.is_empty() {
+        charts.push((
+            "Faults of delivery".to_owned(),
+            "What is missing counts as lost when the run ends.".to_owned(),
+            chart("Faults of delivery by second", &lines, Scale::Linear, &|value| {
+                show_count(value as u64)
+            }),
+        ));
+    }
+    charts
+}
+
+/// The target's own metrics, on the same axis; and how many had no room.
+fn series_charts(summary: &Summary) -> (Vec<(String, String, String)>, usize) {
+    let (families, left_out) = series::families(summary);
+    let charts = families.into_iter().map(|family| {
+        let styles = ["lines-1", "lines-2", "lines-3", "e3"];
+        let lines = family.lines.into_iter().zip(styles);
+        let lines: Vec<Line> =
+            lines.map(|((name, points), class)| Line { name, class, points }).collect();
+        let drawn = Chart {
+            title: &family.name,
+            lines: &lines,
+            y_scale: Scale::Linear,
+            x_ticks: &seconds_ticks(summary),
+            show_y: &|value| family.unit.show(value),
+            x_last: Some(summary.ran()),
+            shaded: warmup(summary),
+        };
+        let more = match family.left_out {
+            0 => String::new(),
+            more => format!(" The {} that changed most; {more} more changed.", lines.len()),
+        };
+        // A single line has no legend, which would say its labels.
+        let labels = match lines.as_slice() {
+            [only] if !only.name.is_empty() => format!(" {}", only.name),
+            _ => String::new(),
+        };
+        (family.name.clone(), format!("{}{more}{labels}", family.shown_as), drawn.draw())
+    });
+    (charts.collect(), left_out)
+}
+
+/// What users took back, how often, and whether it is a fault.
+fn teardown(summary: &Summary) -> Vec<(u64, String, bool)> {
+    let Some(torn) = summary.end.as_ref().and_then(|end| end.teardown.as_ref()) else {
+        return Vec::new();
+    };
+    let done =
+        torn.done_by_step.iter().map(|(step, count)| (*count, format!("done: {step}"), false));
+    let failed =
+        torn.failed_by_class.iter().map(|(step, count)| (*count, format!("failed: {step}"), true));
+    let others = [
+        (torn.skipped, "steps with nothing to take back".to_owned(), false),
+        (torn.not_done, "users whose turn did not come in time".to_owned(), true),
+    ];
+    let rows = done.chain(failed).chain(others);
+    rows.filter(|(count, ..)| *count > 0).collect()
 }
 
 fn target_chart(
@@ -346,6 +480,7 @@ fn target_chart(
         y_scale: Scale::Linear,
         x_ticks: &seconds_ticks(summary),
         show_y,
+        x_last: Some(summary.ran()),
         shaded: warmup(summary),
     }
     .draw()
@@ -400,6 +535,19 @@ fn streams(summary: &Summary) -> Vec<Vec<String>> {
             ]
         })
         .collect()
+}
+
+/// The most frequent first.
+fn errors(summary: &Summary) -> Vec<(String, String, u64)> {
+    let all = summary.errors.iter();
+    let mut errors: Vec<(String, String, u64)> = all
+        .map(|((endpoint, class), count)| {
+            (name(summary, *endpoint).to_owned(), class.clone(), *count)
+        })
+        .collect();
+    errors.sort_by_key(|(_, _, count)| std::cmp::Reverse(*count));
+    errors.truncate(ERRORS_SHOWN);
+    errors
 }
 
 fn samples(summary: &Summary) -> Vec<SampleRow> {

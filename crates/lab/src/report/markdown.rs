@@ -3,9 +3,13 @@
 use std::fmt::{Result, Write as _};
 
 use super::text::{name, rows};
+use super::{series, sockets};
 use crate::summary::Summary;
 use crate::units::{show_rate, show_seconds, show_share};
 use crate::verdict::Verdict;
+
+/// Series of the target's that are listed.
+const SERIES_SHOWN: usize = 40;
 
 pub(super) fn markdown(summary: &Summary, verdict: &Verdict) -> String {
     let mut out = String::new();
@@ -62,9 +66,80 @@ fn write_markdown(out: &mut String, summary: &Summary, verdict: &Verdict) -> Res
             writeln!(out, "| {count} | {} | `{class}` |", name(summary, *endpoint))?;
         }
     }
+    websockets(out, summary)?;
+    teardown(out, summary)?;
+    target_series(out, summary)?;
     writeln!(out)?;
     for note in &verdict.notes {
         writeln!(out, "- {note}")?;
     }
     writeln!(out, "\n```\n{}\n```", header.command)
+}
+
+/// Within a cell.
+fn escaped(text: &str) -> String {
+    text.replace('|', "\\|")
+}
+
+fn websockets(out: &mut String, summary: &Summary) -> Result {
+    let times = sockets::times(summary);
+    if !times.is_empty() {
+        writeln!(out, "\n## WebSockets\n\n{}\n", sockets::ABOUT_TIMES)?;
+        writeln!(out, "| time of | step | {} |", sockets::TIMES.join(" | "))?;
+        writeln!(out, "|---|---|{}", "--:|".repeat(sockets::TIMES.len()))?;
+        for line in times {
+            let row = escaped(&line.row);
+            writeln!(out, "| {} | {row} | {} |", line.what, line.cells.join(" | "))?;
+        }
+    }
+    let deliveries = sockets::deliveries(summary);
+    if !deliveries.is_empty() {
+        writeln!(out, "\n{}\n", sockets::ABOUT_DELIVERIES)?;
+        writeln!(out, "| {} |", sockets::DELIVERIES.join(" | "))?;
+        writeln!(out, "|---|{}", "--:|".repeat(sockets::DELIVERIES.len() - 1))?;
+        for cells in deliveries {
+            let cells = cells.iter().map(|cell| match cell.bad {
+                true => format!("**{}**", escaped(&cell.text)),
+                false => escaped(&cell.text),
+            });
+            writeln!(out, "| {} |", cells.collect::<Vec<_>>().join(" | "))?;
+        }
+    }
+    Ok(())
+}
+
+fn teardown(out: &mut String, summary: &Summary) -> Result {
+    let Some(torn) = summary.end.as_ref().and_then(|end| end.teardown.as_ref()) else {
+        return Ok(());
+    };
+    writeln!(
+        out,
+        "\n## Teardown\n\n{} users took back what they had made in {} requests, of which {} failed; \
+         {} steps had nothing to take back, {} users had no turn.\n",
+        torn.users, torn.requests, torn.failed, torn.skipped, torn.not_done
+    )?;
+    for (step, count) in &torn.done_by_step {
+        writeln!(out, "- {count} done: `{step}`")?;
+    }
+    for (step, count) in &torn.failed_by_class {
+        writeln!(out, "- **{count} failed: `{step}`**")?;
+    }
+    Ok(())
+}
+
+/// The series that are drawn in the page, from their first value to their last.
+fn target_series(out: &mut String, summary: &Summary) -> Result {
+    let (listed, _) = series::listed(summary);
+    if listed.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n## What the target says of itself\n")?;
+    writeln!(out, "| series | first | last | least | most |\n|---|--:|--:|--:|--:|")?;
+    for [series, rest @ ..] in listed.iter().take(SERIES_SHOWN) {
+        writeln!(out, "| `{}` | {} |", escaped(series), rest.join(" | "))?;
+    }
+    match listed.len().saturating_sub(SERIES_SHOWN) {
+        0 => Ok(()),
+        more => writeln!(out, "\n{more} more changed; report.html and report.json have them."),
+    }
 }

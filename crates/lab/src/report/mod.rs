@@ -3,6 +3,8 @@
 mod data;
 mod html;
 mod markdown;
+mod series;
+mod sockets;
 mod svg;
 mod text;
 

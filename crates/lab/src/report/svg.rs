@@ -8,12 +8,13 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 34.0;
-/// A line of more points than pixels shows nothing more.
-const POINTS_MAX: usize = 800;
+/// A line of more columns than pixels shows nothing more. Of the points that
+/// share one, the lowest and the highest are drawn, so that no peak is lost.
+const COLUMNS_MAX: usize = 400;
 
 /// One line of a chart.
 pub(super) struct Line {
-    pub(super) name: &'static str,
+    pub(super) name: String,
     /// A class of the style sheet.
     pub(super) class: &'static str,
     pub(super) points: Vec<(f64, f64)>,
@@ -35,6 +36,9 @@ pub(super) struct Chart<'a> {
     pub(super) y_scale: Scale,
     pub(super) x_ticks: &'a [(f64, String)],
     pub(super) show_y: &'a dyn Fn(f64) -> String,
+    /// What the axis reaches at least, beyond the ticks; charts of one run have
+    /// the same.
+    pub(super) x_last: Option<f64>,
     /// Drawn behind the lines: from, to.
     pub(super) shaded: Option<(f64, f64)>,
 }
@@ -57,10 +61,15 @@ impl Chart<'_> {
     pub(super) fn draw(&self) -> String {
         let all = || self.lines.iter().flat_map(|line| &line.points);
         let x_values = all().map(|(x, _)| *x).chain(self.x_ticks.iter().map(|(x, _)| *x));
-        let (x_min, x_max) = bounds(x_values);
+        let x_values: Vec<f64> = match self.x_last {
+            Some(last) => vec![0.0, last],
+            None => x_values.collect(),
+        };
+        let (x_min, x_max) = bounds(x_values.into_iter());
         let (y_min, y_max, y_ticks) = self.y_axis(all().map(|(_, y)| *y));
         let x_span = if x_max > x_min { x_max - x_min } else { 1.0 };
-        let x = |value: f64| LEFT + (value - x_min) / x_span * (WIDTH - LEFT - RIGHT);
+        let x =
+            |value: f64| LEFT + ((value - x_min) / x_span).clamp(0.0, 1.0) * (WIDTH - LEFT - RIGHT);
         let y = |value: f64| {
             let share = match self.y_scale {
                 Scale::Linear => (value - y_min) / (y_max - y_min),
@@ -70,7 +79,7 @@ impl Chart<'_> {
         };
         let mut out = format!(
             "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">",
-            self.title
+            escape(self.title)
         );
         // Writing to a String cannot fail.
         if let Some((from, to)) = self.shaded {
@@ -102,10 +111,9 @@ impl Chart<'_> {
             );
         }
         for line in self.lines {
-            let step = line.points.len().div_ceil(POINTS_MAX).max(1);
             let mut path = String::new();
-            for (value, height) in line.points.iter().step_by(step) {
-                let _ = write!(path, "{:.1},{:.1} ", x(*value), y(*height));
+            for (value, height) in thinned(&line.points) {
+                let _ = write!(path, "{:.1},{:.1} ", x(value), y(height));
             }
             if let [(only, height)] = line.points.as_slice() {
                 let (cx, cy) = (x(*only), y(*height));
@@ -120,7 +128,8 @@ impl Chart<'_> {
         out.push_str("</svg><p class=\"legend\">");
         // One line is what the title says.
         for line in self.lines.iter().filter(|_| self.lines.len() > 1) {
-            let _ = write!(out, "<span class=\"key {}\"></span>{} ", line.class, line.name);
+            let _ =
+                write!(out, "<span class=\"key {}\"></span>{} ", line.class, escape(&line.name));
         }
         out.push_str("</p>");
         out
@@ -144,6 +153,32 @@ impl Chart<'_> {
     }
 }
 
+/// For text and attributes of the page.
+fn escape(text: &str) -> String {
+    // Writing to a String cannot fail.
+    askama::filters::escape(text, askama::filters::Html)
+        .map(|safe| safe.to_string())
+        .unwrap_or_default()
+}
+
+/// At most two points for each column, in their order.
+fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let step = points.len().div_ceil(COLUMNS_MAX).max(1);
+    if step < 3 {
+        return points.to_vec();
+    }
+    let mut kept = Vec::with_capacity(2 * COLUMNS_MAX);
+    for column in points.chunks(step) {
+        let order = |one: &&(f64, f64), other: &&(f64, f64)| one.1.total_cmp(&other.1);
+        let ends = column.iter().min_by(order).zip(column.iter().max_by(order));
+        if let Some((low, high)) = ends {
+            let (first, second) = if low.0 <= high.0 { (low, high) } else { (high, low) };
+            kept.extend([*first, *second]);
+        }
+    }
+    kept
+}
+
 fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
         (low.min(value), high.max(value))
@@ -154,6 +189,16 @@ fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peak_of_one_second_is_drawn_in_a_run_of_hours() {
+        let mut points: Vec<(f64, f64)> = (0..14_400).map(|n| (f64::from(n), 1.0)).collect();
+        points[7_777].1 = 9.0;
+        let drawn = thinned(&points);
+        assert!(drawn.len() <= 2 * COLUMNS_MAX && drawn.is_sorted_by(|a, b| a.0 <= b.0));
+        assert!(drawn.contains(&(7_777.0, 9.0)));
+        assert_eq!(thinned(&points[..700]), points[..700]);
+    }
 
     #[test]
     fn ticks_are_round_and_reach_the_top() {

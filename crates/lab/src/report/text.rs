@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::sockets;
 use crate::summary::{EndpointSummary, Summary};
 use crate::units::{show_bytes, show_rate, show_seconds, show_share};
 use crate::verdict::{Exit, Verdict};
@@ -63,6 +64,8 @@ fn write_text(out: &mut String, summary: &Summary, verdict: &Verdict) -> std::fm
     writeln!(out)?;
     table(out, summary)?;
     streams(out, summary)?;
+    websockets(out, summary)?;
+    teardown(out, summary)?;
     if !summary.errors.is_empty() {
         writeln!(out, "\nerrors")?;
         for ((endpoint, class), count) in &summary.errors {
@@ -164,6 +167,53 @@ fn streams(out: &mut String, summary: &Summary) -> std::fmt::Result {
                 n => format!("; {n} streams did not tell their tokens"),
             }
         )?;
+    }
+    Ok(())
+}
+
+fn websockets(out: &mut String, summary: &Summary) -> std::fmt::Result {
+    let times = sockets::times(summary);
+    if !times.is_empty() {
+        let width = times.iter().map(|line| line.row.chars().count()).max().unwrap_or_default();
+        write!(out, "\n{:18} {:width$}", "WebSocket", "step")?;
+        for head in sockets::TIMES {
+            write!(out, " {head:>9}")?;
+        }
+        writeln!(out)?;
+        for line in times {
+            write!(out, "{:18} {:width$}", line.what, line.row)?;
+            for cell in line.cells {
+                write!(out, " {cell:>9}")?;
+            }
+            writeln!(out)?;
+        }
+    }
+    for cells in sockets::deliveries(summary) {
+        let mut cells = cells.iter().zip(sockets::DELIVERIES);
+        if let Some((name, _)) = cells.next() {
+            let told: Vec<String> =
+                cells.map(|(cell, head)| format!("{head} {}", cell.text)).collect();
+            writeln!(out, "{}: {}", name.text, told.join(", "))?;
+        }
+    }
+    Ok(())
+}
+
+fn teardown(out: &mut String, summary: &Summary) -> std::fmt::Result {
+    let Some(torn) = summary.end.as_ref().and_then(|end| end.teardown.as_ref()) else {
+        return Ok(());
+    };
+    writeln!(
+        out,
+        "\nteardown: {} users, {} requests, {} failed, {} steps had nothing to take back, {} users \
+         had no turn",
+        torn.users, torn.requests, torn.failed, torn.skipped, torn.not_done
+    )?;
+    for (step, count) in &torn.done_by_step {
+        writeln!(out, "{count:>9}  {step}")?;
+    }
+    for (step, count) in &torn.failed_by_class {
+        writeln!(out, "{count:>9}  FAILED {step}")?;
     }
     Ok(())
 }

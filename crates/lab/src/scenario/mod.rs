@@ -22,12 +22,13 @@ use serde_json_path::JsonPath;
 pub(crate) use kinds::{Kind, of_users};
 pub(crate) use profile::{Arrivals, Load, Profile, Stage, Until};
 pub(crate) use request::{Piece, Request, render};
-pub(crate) use slo::{Measure, Slo, Subject};
+pub(crate) use slo::{Figure, Measure, Slo, SocketCount, Subject};
 pub(crate) use sockets::{Act, Connect, Wanted};
 
 use crate::dice::Dice;
 use crate::expression::{Escape, Kept, Names, NoValue, Scope, Template};
 use crate::ledger::Effect;
+use crate::run_file::RowKind;
 use crate::target::Target;
 use crate::tokens::Dialect;
 use crate::transport::{Protocol, Transport};
@@ -62,6 +63,8 @@ pub(crate) struct Plan {
     pub(crate) timeout: Duration,
     /// Names of endpoints, by number; rows of every table.
     pub(crate) endpoints: Vec<String>,
+    /// By row, what its times are of.
+    pub(crate) rows: Vec<RowKind>,
     /// What every user does once, before anything else.
     pub(crate) setup: Vec<Step>,
     pub(crate) flows: Vec<Flow>,
@@ -138,6 +141,20 @@ pub(crate) struct Step {
     /// What is done with the user's WebSocket instead of an HTTP request; the
     /// request is then the handshake's.
     pub(crate) socket: Option<Box<Act>>,
+}
+
+impl Step {
+    fn kind(&self) -> RowKind {
+        match self.socket.as_deref() {
+            None if self.stream.is_some() => RowKind::Stream,
+            None => RowKind::Request,
+            Some(Act::Connect(_)) => RowKind::Connect,
+            Some(Act::Send { answer: None, .. }) => RowKind::Send,
+            Some(Act::Send { answer: Some(_), .. }) => RowKind::RoundTrip,
+            Some(Act::Receive { .. }) => RowKind::Receive,
+            Some(Act::Reconnect { .. }) => RowKind::Reconnect,
+        }
+    }
 }
 
 /// What has to be so after the run when a step was acknowledged.
@@ -321,6 +338,7 @@ impl Plan {
             seed: 1,
             timeout: TIMEOUT,
             endpoints: vec!["hit".to_owned()],
+            rows: vec![RowKind::Request],
             setup: Vec::new(),
             teardown: Vec::new(),
             teardown_names: Vec::new(),
@@ -397,6 +415,17 @@ fn read_plan(
         .get("setup")
         .map(|node| steps::read_steps(reader, node, "setup", true, &common, &mut endpoints));
     let flows = steps::read_mix(reader, root, &fields, &common, &mut endpoints);
+    let (rows, sockets) = {
+        let all = || setup.iter().flatten().chain(flows.iter().flat_map(|flow| &flow.steps));
+        let of = |endpoint: usize| all().find(|step| step.endpoint == endpoint);
+        let rows = (0..endpoints.len()).map(|row| of(row).map(Step::kind).unwrap_or_default());
+        let tracking = |step: &Step| match step.socket.as_deref() {
+            Some(Act::Connect(connect)) => Some(connect.tracking()),
+            _ => None,
+        };
+        let sockets = (0..endpoints.len()).map(|row| of(row).and_then(tracking));
+        (rows.collect::<Vec<_>>(), sockets.collect::<Vec<_>>())
+    };
     let kinds = kinds::read(reader, fields.get("kinds"), &flows);
     let (flows, kinds) = chosen(reader, flows, kinds, &overrides.only);
     let mut teardown_names = Vec::new();
@@ -404,7 +433,9 @@ fn read_plan(
         .get("teardown")
         .map(|node| steps::read_teardown(reader, node, &common, &mut teardown_names));
     let profile = profile::choose(reader, fields.get("profiles"), overrides);
-    let slos = fields.get("slo").map(|node| slo::read(reader, node, &endpoints));
+    let slos = fields.get("slo").map(|node| {
+        slo::read(reader, node, slo::Rows { names: &endpoints, sockets: Some(&sockets) })
+    });
     let watch = fields.get("watch").map_or(Some(Watch::Auto), |node| read_watch(reader, node));
     let metrics = fields.get("watch").and_then(|node| read_prometheus(reader, node, &common));
     let transport = read_transport(reader, &fields, overrides);
@@ -414,6 +445,7 @@ fn read_plan(
         seed: overrides.seed.or(seed).unwrap_or(1),
         timeout: overrides.timeout.or(timeout).unwrap_or(TIMEOUT),
         endpoints,
+        rows,
         setup: setup.unwrap_or_default(),
         flows,
         kinds,
@@ -580,7 +612,8 @@ pub fn shipped(name: &str) -> Option<&'static str> {
 /// # Errors
 /// What is wrong with the first that is wrong.
 pub(crate) fn thresholds(texts: &[String], endpoints: &[String]) -> Result<Vec<Slo>, String> {
-    texts.iter().map(|text| slo::parse(text, endpoints)).collect()
+    let rows = slo::Rows { names: endpoints, sockets: None };
+    texts.iter().map(|text| slo::parse(text, rows)).collect()
 }
 
 /// Shared by the threads of a run.

@@ -42,6 +42,27 @@ pub(crate) struct Connect {
     pub(crate) resume: Option<Vec<Piece>>,
 }
 
+impl Connect {
+    pub(super) fn tracking(&self) -> Tracking {
+        Tracking {
+            seq: self.track.seq.is_some(),
+            time: self.track.time.is_some(),
+            goes_on: self.again.is_some() || self.resume.is_some(),
+        }
+    }
+}
+
+/// What can be told of the frames of a socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tracking {
+    /// Whether they carry a number.
+    pub(super) seq: bool,
+    /// Whether they carry a moment.
+    pub(super) time: bool,
+    /// Whether it asks to go on when it is opened again.
+    pub(super) goes_on: bool,
+}
+
 /// A frame that a step waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {

@@ -96,7 +96,7 @@ fn overrides_replace_what_the_profile_says() {
     };
     let plan = read(GOOD, &overrides).unwrap();
     assert_eq!((plan.profile.users(), plan.profile.until), (3, Until::Iterations(100)));
-    assert_eq!((plan.flows.len(), plan.target.port()), (1, 9));
+    assert_eq!((plan.flows.len(), &*plan.target.url()), (1, "http://127.0.0.1:9"));
     for wrong in [
         Overrides { only: vec!["none".to_owned()], ..Overrides::default() },
         Overrides { profile: Some("none".to_owned()), ..Overrides::default() },
@@ -150,6 +150,22 @@ slo: [c.p95 < 50ms, errors]
     let in_order: Vec<u64> =
         faults.iter().map(|fault| fault.split(':').next().unwrap().parse().unwrap()).collect();
     assert!(in_order.is_sorted(), "{all}");
+}
+
+#[test]
+fn thresholds_of_sockets_that_nothing_could_tell_are_faults_with_their_place() {
+    let text = "target: http://x\nsetup: [{connect: /ws, track: {time: $.t}}]\n\
+                mix: {a: {steps: [{get: /}]}}\nprofiles: {p: {closed: {users: 1}, for: 1s}}\n\
+                slo: [sockets.lost = 0, a.lag_p99 < 1s, setup.1.lag_p99 < 1s, closed < few]\n";
+    let faults = read(text, &Overrides::default()).unwrap_err();
+    assert_eq!(
+        faults,
+        [
+            "5:7: of `sockets` `track` needs `seq` to tell it",
+            "5:25: `a` opens no WebSocket; setup.1 (initial) does",
+            "5:63: `few` is no whole number, and `closed` counts",
+        ]
+    );
 }
 
 #[test]

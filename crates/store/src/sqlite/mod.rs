@@ -227,7 +227,9 @@ mod tests {
             (&goals::GOAL_DELETE, "goal_by_parent_goal_id (org=? AND parent_goal_id=?)"),
             (&tasks::TASK_REACHED, "PRIMARY KEY (org=? AND task=?)"),
             (&tasks::TASK_DELETE, "task_dependency_by_needs (org=? AND needs=?)"),
-            (&jobs::JOB_CLAIM, "job_claimable (next_at<?)"),
+            (&jobs::JOB_CLAIM, "job_waiting (org=? AND flow=? AND next_at<?)"),
+            (&jobs::ORGS_WAITING, "job_waiting (org>?)"),
+            (&jobs::FLOWS_WAITING, "job_waiting (org=? AND flow>?)"),
         ] {
             let mut explained =
                 connection.prepare(&format!("explain query plan {}", sql.sqlite)).unwrap();

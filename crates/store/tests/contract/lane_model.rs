@@ -10,7 +10,7 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::bed::Bed;
-use crate::lanes::{begin, end, enqueue};
+use crate::lanes::{begin, claim, end, enqueue};
 use crate::make;
 
 const CASES: usize = 12;
@@ -29,7 +29,6 @@ enum Operation {
     },
     Enqueue {
         lane: usize,
-        worker: usize,
     },
     /// Ends the head of a lane, with the newest claim that this worker had on it.
     End {
@@ -38,7 +37,7 @@ enum Operation {
     },
     Claim {
         worker: usize,
-        limit: u32,
+        limit: usize,
     },
     /// Every other worker's lease is over.
     Survive {
@@ -50,10 +49,9 @@ fn operation() -> impl Strategy<Value = Operation> {
     let (lane, worker) = (0..LANES, 0..WORKERS);
     prop_oneof![
         1 => (lane.clone(), worker.clone()).prop_map(|(lane, worker)| Operation::Begin { lane, worker }),
-        3 => (lane.clone(), worker.clone())
-            .prop_map(|(lane, worker)| Operation::Enqueue { lane, worker }),
+        3 => lane.clone().prop_map(|lane| Operation::Enqueue { lane }),
         3 => (lane, worker.clone()).prop_map(|(lane, worker)| Operation::End { lane, worker }),
-        3 => (worker.clone(), 1..3_u32)
+        3 => (worker.clone(), 1..3_usize)
             .prop_map(|(worker, limit)| Operation::Claim { worker, limit }),
         1 => worker.prop_map(|worker| Operation::Survive { worker }),
     ]
@@ -102,9 +100,8 @@ impl Model {
                     assert_eq!(make::refused(begun).code, Code::Conflict);
                 }
             }
-            Operation::Enqueue { lane, worker } => {
-                let (id, by) = (self.lanes[lane], self.workers[worker]);
-                let queued = enqueue(store, self.org, id, by, DEPTH_MAX).await;
+            Operation::Enqueue { lane } => {
+                let queued = enqueue(store, self.org, self.lanes[lane], DEPTH_MAX).await;
                 match self.jobs[lane].len() {
                     0 => assert_eq!(make::refused(queued).code, Code::Conflict),
                     depth if depth >= DEPTH_MAX as usize => {
@@ -137,13 +134,13 @@ impl Model {
         }
     }
 
-    async fn claim(&mut self, store: &Store, worker: usize, limit: u32) {
-        let claimed = store.job_claim(self.workers[worker], make::now(), limit).await.unwrap();
+    async fn claim(&mut self, store: &Store, worker: usize, limit: usize) {
+        let claimed = claim(store, self.workers[worker], limit).await;
         let heads = self.jobs.iter_mut().filter_map(VecDeque::front_mut);
         let mut due: Vec<&mut Job> = heads.filter(|head| head.holder.is_none()).collect();
         // A job is due from when it was made, and ids grow with time.
         due.sort_by_key(|job| job.id);
-        due.truncate(limit as usize);
+        due.truncate(limit);
         assert_eq!(claimed.len(), due.len());
         for job in due {
             let found = claimed.iter().find(|claimed| claimed.id == job.id).unwrap();
@@ -182,7 +179,7 @@ impl Model {
                 self.end(store, lane, 0).await;
             }
         }
-        assert!(store.job_claim(self.workers[0], make::now(), 100).await.unwrap().is_empty());
+        assert!(claim(store, self.workers[0], 100).await.is_empty());
     }
 }
 

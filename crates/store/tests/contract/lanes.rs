@@ -4,9 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use agentry_domain::jobs::JobKind;
-use agentry_domain::{Code, JobId, OrgId, WorkerId};
-use agentry_store::{ClaimedJob, Store, StoreError, Write};
+use agentry_domain::{Code, JobId, OrgId, Timestamp, WorkerId};
+use agentry_store::{ClaimedJob, Flow, LaneJob, NewJob, Store, StoreError, Turns, Write};
 use futures::future::join_all;
 use parking_lot::Mutex;
 
@@ -31,24 +30,23 @@ pub(crate) async fn begin(
     lane: Lane,
     worker: WorkerId,
 ) -> Result<ClaimedJob, StoreError> {
-    let id = make::job();
+    let job = make::new_job(lane);
     let mut write = Write::new(org);
-    write.job_begin(id, lane, worker, make::now());
+    write.job_begin(&job, worker);
     store.write(write).await?;
-    Ok(make::begun(org, id, lane, worker))
+    Ok(make::begun(org, job.id, lane, worker))
 }
 
 pub(crate) async fn enqueue(
     store: &Store,
     org: OrgId,
     lane: Lane,
-    worker: WorkerId,
     depth_max: u32,
 ) -> Result<JobId, StoreError> {
-    let id = make::job();
+    let job = make::new_job(lane);
     let mut write = Write::new(org);
-    write.job_enqueue(id, lane, worker, depth_max, make::now());
-    store.write(write).await.map(|_| id)
+    write.job_enqueue(&job, depth_max);
+    store.write(write).await.map(|_| job.id)
 }
 
 /// Whether another job was promoted.
@@ -65,23 +63,42 @@ async fn held(store: &Store, job: &ClaimedJob) -> Result<(), StoreError> {
     store.write(write).await.map(drop)
 }
 
-async fn claim(store: &Store, worker: WorkerId, limit: u32) -> Vec<ClaimedJob> {
-    store.job_claim(worker, make::now(), limit).await.unwrap()
+/// Claims in turn, from the first one on.
+pub(crate) async fn claim(store: &Store, worker: WorkerId, limit: usize) -> Vec<ClaimedJob> {
+    claim_at(store, worker, limit, make::now()).await
+}
+
+async fn claim_at(
+    store: &Store,
+    worker: WorkerId,
+    limit: usize,
+    now: Timestamp,
+) -> Vec<ClaimedJob> {
+    claim_turns(store, worker, limit, now, &mut Turns::default()).await
+}
+
+async fn claim_turns(
+    store: &Store,
+    worker: WorkerId,
+    limit: usize,
+    now: Timestamp,
+    turns: &mut Turns,
+) -> Vec<ClaimedJob> {
+    let waiting = store.job_turns(turns, limit).await.unwrap();
+    let shares = turns.share(&waiting, limit, |_, _| usize::MAX);
+    store.job_claim(worker, now, &shares).await.unwrap()
 }
 
 pub(crate) async fn a_lane_is_first_in_first_out(bed: Bed) {
     let store = bed.open().await;
     let (org, lane, worker) = (make::org(), lane(), make::worker());
     let first = begin(&store, org, lane, worker).await.unwrap();
-    let second = enqueue(&store, org, lane, worker, DEPTH_MAX).await.unwrap();
-    let third = enqueue(&store, org, lane, worker, DEPTH_MAX).await.unwrap();
+    let second = enqueue(&store, org, lane, DEPTH_MAX).await.unwrap();
+    let third = enqueue(&store, org, lane, DEPTH_MAX).await.unwrap();
     assert!(claim(&store, worker, 10).await.is_empty(), "only the head, which is claimed");
-    assert_eq!(store.job_oldest().await.unwrap(), None);
     assert!(end(&store, &first).await.unwrap());
-    assert!(store.job_oldest().await.unwrap().is_some());
     let claimed = claim(&store, worker, 10).await;
-    let expected =
-        ClaimedJob { org, id: second, lane, kind: JobKind::Run, worker, fence: 1, attempts: 1 };
+    let expected = make::begun(org, second, lane, worker);
     assert_eq!(claimed, [expected]);
     assert!(end(&store, &claimed[0]).await.unwrap());
     let claimed = claim(&store, worker, 10).await;
@@ -94,30 +111,124 @@ pub(crate) async fn a_lane_is_first_in_first_out(bed: Bed) {
     // A job that is due later is not claimed before.
     let first = begin(&store, org, lane, worker).await.unwrap();
     let before = make::now();
-    enqueue(&store, org, lane, worker, DEPTH_MAX).await.unwrap();
+    enqueue(&store, org, lane, DEPTH_MAX).await.unwrap();
     end(&store, &first).await.unwrap();
-    assert!(store.job_claim(worker, before, 10).await.unwrap().is_empty());
+    assert!(claim_at(&store, worker, 10, before).await.is_empty());
     assert_eq!(claim(&store, worker, 10).await.len(), 1);
 }
 
 pub(crate) async fn a_full_and_an_idle_lane_are_told_apart(bed: Bed) {
     let store = bed.open().await;
     let (org, lane, worker) = (make::org(), lane(), make::worker());
-    let idle = make::refused(enqueue(&store, org, lane, worker, DEPTH_MAX).await);
+    let idle = make::refused(enqueue(&store, org, lane, DEPTH_MAX).await);
     assert_eq!(idle.code, Code::Conflict);
     let first = begin(&store, org, lane, worker).await.unwrap();
     let busy = make::refused(begin(&store, org, lane, worker).await);
     assert_eq!(busy.code, Code::Conflict);
     for _ in 1..DEPTH_MAX {
-        enqueue(&store, org, lane, worker, DEPTH_MAX).await.unwrap();
+        enqueue(&store, org, lane, DEPTH_MAX).await.unwrap();
     }
-    let full = make::refused(enqueue(&store, org, lane, worker, DEPTH_MAX).await);
+    let full = make::refused(enqueue(&store, org, lane, DEPTH_MAX).await);
     assert_eq!(full.code, Code::SessionQueueFull);
     assert!(full.detail.contains('3'), "{}", full.detail);
     end(&store, &first).await.unwrap();
-    enqueue(&store, org, lane, worker, DEPTH_MAX).await.unwrap();
+    enqueue(&store, org, lane, DEPTH_MAX).await.unwrap();
     // Another organisation's lane of the same id is another lane.
     begin(&store, make::org(), lane, worker).await.unwrap();
+}
+
+pub(crate) async fn a_job_can_go_to_the_front(bed: Bed) {
+    let store = bed.open().await;
+    let (org, lane, worker) = (make::org(), lane(), make::worker());
+    let running = begin(&store, org, lane, worker).await.unwrap();
+    let waiting = enqueue(&store, org, lane, DEPTH_MAX).await.unwrap();
+    let put = async |place: fn(&mut Write, &NewJob, JobId), head: JobId| {
+        let job = make::new_job(lane);
+        let mut write = Write::new(org);
+        place(&mut write, &job, head);
+        store.write(write).await.map(|_| job.id)
+    };
+    let next: fn(&mut Write, &NewJob, JobId) =
+        |write, job, head| write.job_enqueue_next(job, head, 100);
+    let before: fn(&mut Write, &NewJob, JobId) =
+        |write, job, head| write.job_enqueue_before(job, head, 100);
+    assert_eq!(make::refused(put(next, waiting).await).code, Code::Conflict);
+    assert_eq!(make::refused(put(before, running.id).await).code, Code::Conflict);
+    let first = put(next, running.id).await.unwrap();
+    let second = put(next, running.id).await.unwrap();
+    let ids = async || -> Vec<JobId> {
+        store.lane_front(org, lane).await.unwrap().iter().map(|job| job.id).collect()
+    };
+    assert_eq!(ids().await, [running.id, second, first]);
+    assert!(end(&store, &running).await.unwrap());
+    assert_eq!(ids().await, [second, first, waiting]);
+    // The head waits, and another one takes its place.
+    let third = put(before, second).await.unwrap();
+    let front = store.lane_front(org, lane).await.unwrap();
+    let expected = |id, is_head| LaneJob { id, is_head, is_claimed: false };
+    assert_eq!(front, [expected(third, true), expected(second, false), expected(first, false)]);
+    // Whoever waits can go, wherever it stands.
+    let withdraw = async |id: JobId| {
+        let mut write = Write::new(org);
+        write.job_withdraw(id, lane);
+        store.write(write).await.map(drop)
+    };
+    withdraw(second).await.unwrap();
+    withdraw(third).await.unwrap();
+    assert_eq!(make::refused(withdraw(third).await).code, Code::Conflict);
+    let claimed = claim(&store, worker, 10).await;
+    assert_eq!(claimed.iter().map(|job| job.id).collect::<Vec<_>>(), [first]);
+    assert_eq!(make::refused(withdraw(first).await).code, Code::Conflict, "it is claimed");
+    withdraw(waiting).await.unwrap();
+    assert!(!end(&store, &claimed[0]).await.unwrap());
+    begin(&store, org, lane, worker).await.unwrap();
+}
+
+pub(crate) async fn turns_go_round_whoever_has_how_many(bed: Bed) {
+    let store = bed.open().await;
+    let worker = make::worker();
+    let (one, other) = (make::org(), make::org());
+    let add = async |org: OrgId, flow: &str, many: usize| {
+        for _ in 0..many {
+            let job = NewJob { flow: Flow::of_user(flow), ..make::new_job(lane()) };
+            let mut write = Write::new(org);
+            write.job_add(&job);
+            store.write(write).await.unwrap();
+        }
+    };
+    add(one, "many", 60).await;
+    add(one, "few", 2).await;
+    add(other, "many", 3).await;
+    let mut turns = Turns::default();
+    let mut order = Vec::new();
+    loop {
+        let claimed = claim_turns(&store, worker, 1, make::now(), &mut turns).await;
+        if claimed.is_empty() {
+            break;
+        }
+        order.extend(claimed.iter().map(|job| (job.org, job.flow)));
+    }
+    assert_eq!(order.len(), 65);
+    // Three of the other organisation are among the first six, and what is few
+    // among its own organisation's first four.
+    let many = Flow::of_user("many");
+    let place = |who: (OrgId, Flow), nth: usize| {
+        order.iter().enumerate().filter(|(_, it)| **it == who).nth(nth).unwrap().0
+    };
+    assert!(place((other, many), 2) < 6, "{order:?}");
+    let own: Vec<&(OrgId, Flow)> = order.iter().filter(|(org, _)| *org == one).collect();
+    let few = own.iter().filter(|(_, flow)| *flow == Flow::of_user("few")).count();
+    assert_eq!(few, 2);
+    assert_eq!(own[..4].iter().filter(|(_, flow)| *flow != many).count(), 2, "{order:?}");
+    // Several at once are shared out the same way.
+    add(one, "many", 60).await;
+    add(one, "few", 2).await;
+    add(other, "many", 3).await;
+    let claimed = claim(&store, worker, 8).await;
+    let of = |org, flow| {
+        claimed.iter().filter(|job| (job.org, job.flow) == (org, Flow::of_user(flow))).count()
+    };
+    assert_eq!((claimed.len(), of(other, "many"), of(one, "few")), (7, 3, 2));
 }
 
 pub(crate) async fn no_job_is_claimed_twice(bed: Bed) {
@@ -132,7 +243,7 @@ pub(crate) async fn no_job_is_claimed_twice(bed: Bed) {
     for _ in 0..40 {
         let lane = lane();
         let first = begin(&store, org, lane, starter).await.unwrap();
-        made.insert(enqueue(&store, org, lane, starter, DEPTH_MAX).await.unwrap());
+        made.insert(enqueue(&store, org, lane, DEPTH_MAX).await.unwrap());
         end(&store, &first).await.unwrap();
     }
     let workers = stores.map(|store| async move {
@@ -171,15 +282,7 @@ pub(crate) async fn a_lost_fence_cannot_write(bed: Bed) {
     })
     .await;
     let claimed = claim(&store, new, 10).await;
-    let expected = ClaimedJob {
-        org,
-        id: lost.id,
-        lane,
-        kind: JobKind::Run,
-        worker: new,
-        fence: 2,
-        attempts: 2,
-    };
+    let expected = ClaimedJob { worker: new, fence: 2, attempts: 2, ..lost };
     assert_eq!(claimed, [expected]);
     assert_eq!(make::refused(held(&store, &lost).await).code, Code::Conflict);
     assert_eq!(make::refused(end(&store, &lost).await).code, Code::Conflict);
@@ -252,7 +355,7 @@ pub(crate) async fn busy_lanes_keep_their_order(bed: Bed) {
                 }
                 error => assert_eq!(make::refused(error).code, Code::Conflict),
             }
-            match enqueue(&store, org, lane, worker, 1_000).await {
+            match enqueue(&store, org, lane, 1_000).await {
                 Ok(id) => mine.push(id),
                 // It became idle in between.
                 error => assert_eq!(make::refused(error).code, Code::Conflict),

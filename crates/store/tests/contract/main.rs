@@ -63,6 +63,8 @@ on_both_engines! {
     run_chunks::runs_that_go_on_are_told,
     lanes::a_lane_is_first_in_first_out,
     lanes::a_full_and_an_idle_lane_are_told_apart,
+    lanes::a_job_can_go_to_the_front,
+    lanes::turns_go_round_whoever_has_how_many,
     lanes::no_job_is_claimed_twice,
     lanes::a_lost_fence_cannot_write,
     lanes::a_session_with_work_is_not_deleted,

@@ -9,13 +9,16 @@ use agentry_domain::jobs::JobKind;
 use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::memories::{Memory, MemoryBody};
 use agentry_domain::ports::{Entropy as _, SystemEntropy};
-use agentry_domain::runs::{GivenMessage, Run, RunRequest, RunStatus, Usage, UserGiven, Warning};
+use agentry_domain::runs::{
+    GivenMessage, Handling, IfBusy, OnDisconnect, Run, RunRequest, RunStatus, Usage, UserGiven,
+    Warning,
+};
 use agentry_domain::sessions::{Message, MessageRole, Session, SessionBody, SessionStatus};
 use agentry_domain::{
     AgentId, Error, JobId, JsonText, MemoryId, MessageId, OrgId, RunId, SessionId, Timestamp,
     WorkerId,
 };
-use agentry_store::{ClaimedJob, StoreError, Write};
+use agentry_store::{ClaimedJob, Flow, NewJob, StoreError, Write};
 use uuid::Uuid;
 
 use crate::kept::WriteWhole as _;
@@ -56,6 +59,9 @@ pub(crate) fn agent(name: &str) -> Agent {
         instructions: "Answer.\nBriefly.".to_owned(),
         tools: json(r#"["one"]"#),
         memory: MemoryPolicy { recall: true, remember: false, limit: 7 },
+        cache_ttl_s: 60,
+        coalesce: true,
+        cache_shared: true,
         configuration: json(r#"{"c":1}"#),
         metadata: json(r#"{"m":2}"#),
         resource_limits: json(r#"{"r":3}"#),
@@ -130,11 +136,19 @@ pub(crate) fn run(agent: AgentId, session: SessionId, user_id: Option<&str>) -> 
             parameters: Some(r#"{"temperature":0}"#.to_owned()),
             timeout: Some(Duration::from_millis(1_234)),
             model: Some("compatible/x/y".to_owned()),
+            handling: Handling {
+                if_busy: IfBusy::Rollback,
+                on_disconnect: OnDisconnect::Continue,
+                background: true,
+            },
         },
         metadata: r#"{"run":1}"#.to_owned(),
         reply: None,
         error: None,
         usage: Usage::default(),
+        merged: 0,
+        stop: None,
+        cached_from: None,
         attempt: 0,
         created_at: now(),
         started_at: None,
@@ -173,9 +187,19 @@ pub(crate) fn session_write(org: OrgId, session: &Session) -> Write {
     write
 }
 
+/// Whose jobs are that are nobody's in particular.
+pub(crate) fn flow() -> Flow {
+    Flow::of_user("somebody")
+}
+
+/// A run's job that is due now.
+pub(crate) fn new_job(lane: [u8; 16]) -> NewJob {
+    NewJob { id: job(), lane, kind: JobKind::Run, flow: flow(), at: now() }
+}
+
 /// The claim of a job that was begun at once.
 pub(crate) fn begun(org: OrgId, id: JobId, lane: [u8; 16], worker: WorkerId) -> ClaimedJob {
-    ClaimedJob { org, id, lane, kind: JobKind::Run, worker, fence: 1, attempts: 1 }
+    ClaimedJob { org, id, lane, kind: JobKind::Run, worker, fence: 1, attempts: 1, flow: flow() }
 }
 
 /// The rule that was broken.

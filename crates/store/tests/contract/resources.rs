@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use agentry_domain::agents::{AgentStatus, MemoryPolicy};
 use agentry_domain::keys::{Key, KeyBody};
-use agentry_domain::runs::{RunError, RunStatus, Usage};
+use agentry_domain::runs::{Run, RunError, RunStatus, Stop, Usage};
 use agentry_domain::sessions::{MessageRole, SessionStatus};
-use agentry_domain::{Code, KeyId, MessageId, PageRequest, Permission, Role, RunId};
+use agentry_domain::{Code, KeyId, MessageId, PageRequest, Permission, Role, RunId, Timestamp};
 use agentry_store::Write;
 
 use crate::bed::Bed;
@@ -141,14 +141,37 @@ pub(crate) async fn runs_keep_every_field(bed: Bed) {
     run.error = Some(RunError { code: Code::ModelTimeout, detail: "no answer in 5 s".to_owned() });
     run.usage = Usage { input_tokens: Some(10), output_tokens: Some(0) };
     run.finished_at = Some(make::now());
-    let finish = || {
+    run.cached_from = Some(RunId::from_uuid(make::uuid()));
+    let finish = |run: &Run, known| {
         let mut write = Write::new(org);
-        write.run_finish(&run);
+        write.run_finish(run, known, Some([7; 16]));
         write
     };
-    store.write(finish()).await.unwrap();
+    // Somebody asks for its end meanwhile, which whoever ends it must know of.
+    for (stop, counts) in [
+        (Stop::Cancel, Stop::Cancel),
+        (Stop::Rollback, Stop::Rollback),
+        (Stop::Cancel, Stop::Rollback),
+    ] {
+        let mut write = Write::new(org);
+        write.run_stop(run.id, stop);
+        store.write(write).await.unwrap();
+        assert_eq!(store.runs_stopping().await.unwrap(), [(org, run.id, counts)]);
+    }
+    let refused = make::refused(store.write(finish(&run, None)).await);
+    assert_eq!(refused.code, Code::PreconditionFailed);
+    run.stop = Some(Stop::Rollback);
+    store.write(finish(&run, run.stop)).await.unwrap();
+    assert_eq!(store.runs_stopping().await.unwrap(), []);
+    let (before, after) = (RunId::from_uuid(make::uuid()), Timestamp::from_micros(0));
+    let found = store.run_of_fingerprint(org, [7; 16], after, before).await.unwrap();
+    assert_eq!(found, Some(run.id));
+    let late = make::now();
+    assert_eq!(store.run_of_fingerprint(org, [7; 16], late, before).await.unwrap(), None);
+    assert_eq!(store.run_of_fingerprint(org, [7; 16], after, run.id).await.unwrap(), None);
     assert_eq!(store.run_get(org, run.id).await.unwrap().as_ref(), Some(&run));
-    assert_eq!(make::refused(store.write(finish()).await).code, Code::Conflict);
+    let ended = make::refused(store.write(finish(&run, run.stop)).await);
+    assert_eq!(ended.code, Code::Conflict);
 
     let mut bare = make::run(agent, session, None);
     bare.warnings = Vec::new();

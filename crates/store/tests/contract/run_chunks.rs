@@ -63,7 +63,7 @@ pub(crate) async fn text_of_a_run_is_kept_until_its_end(bed: Bed) {
     run.finished_at = Some(make::now());
     let mut write = Write::new(org);
     write.job_end(&job);
-    write.run_finish(&run);
+    write.run_finish(&run, None, None);
     store.write(write).await.unwrap();
     assert!(texts(&store, org, run.id, 1, 0).await.is_empty());
     assert_eq!(make::refused(append(&store, &job, 14, "?").await).code, Code::Conflict);

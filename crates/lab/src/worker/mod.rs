@@ -1,6 +1,10 @@
 //! One thread of the generator: users with a connection each, and one loop for
 //! all of them, whatever paces it and whatever ends it.
 
+mod read_back;
+mod step;
+mod teardown;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
@@ -8,28 +12,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::connection::{Ask, Connection, Exchange, Wire};
+use crate::connection::{Connection, Wire};
 use crate::dice::Dice;
-use crate::expression::{Escape, Kept, NoValue, Scope};
-use crate::http1::Keep;
-use crate::ledger::{Effect, Item, Ledger, Names};
+use crate::expression::{Kept, Scope};
+use crate::ledger::Ledger;
 use crate::machine::{ThreadClock, ThreadUse};
 use crate::pacing::Schedule;
 use crate::queue::{Arrival, Queue};
-use crate::recorder::{Failed, Outcome, Recorder, Taken, Times};
+use crate::recorder::{Recorder, Taken};
 use crate::run_file::{Acknowledged, Metrics, Teardown};
-use crate::scenario::{
-    Acknowledge, AcknowledgedFields, Act, Flow, Load, SharedPlan, Step, Until, of_users,
-};
+use crate::scenario::{Act, Flow, Load, SharedPlan, Step, Until, of_users};
 use crate::subscription::Subscription;
 use crate::timers::Timers;
-use crate::tokens::Streamed;
 use crate::transport::Connector;
+use teardown::Retired;
 
 /// A body that is searched is kept up to here, in bytes.
 const SEARCHED_BODY_BYTES_MAX: usize = 8 << 20;
@@ -44,12 +44,8 @@ const TEARDOWN_GRACE: Duration = Duration::from_secs(30);
 const RECONNECT_AFTER: Duration = Duration::from_millis(10);
 /// Arrivals that are made without letting users run.
 const ARRIVALS_AT_ONCE: u32 = 32;
-/// What one user keeps in one of its lists; the oldest goes first.
-const KEPT_MAX: usize = 1_000;
 /// Connections of one thread that read acknowledged writes back.
 const READERS: usize = 8;
-/// Paths of each fault (lost, other than sent, not removed) that are named.
-const LOST_SHOWN: usize = 20;
 
 /// What all threads of a run share.
 #[derive(Debug)]
@@ -145,13 +141,6 @@ pub(crate) struct User {
     pub(crate) subscription: Option<Box<Subscription>>,
     /// It may have made something.
     began: bool,
-}
-
-/// What a user has that may have to be taken back.
-struct Retired {
-    uid: u64,
-    saved: Vec<Option<Value>>,
-    kept: Kept,
 }
 
 impl Worker {
@@ -548,151 +537,6 @@ impl Worker {
         (intended, true)
     }
 
-    async fn step(
-        &self,
-        user: &mut User,
-        step: &Step,
-        (iteration, draws): (u64, &Cell<u64>),
-        intended: Instant,
-        eligible: Instant,
-    ) -> (Instant, bool) {
-        let plan = &self.shared.plan;
-        let rendered = self.render(user, step, (iteration, draws));
-        let sent = Instant::now();
-        let request = match rendered {
-            Ok(request) => request,
-            Err(error) => {
-                let times = Times { intended, eligible, sent, first_byte: None, done: sent };
-                self.failed(step, &times, None, "no_value", &error.to_string());
-                return (sent, false);
-            }
-        };
-        let searched =
-            !(step.save.is_empty() && step.keep.is_empty() && step.expect.json.is_empty());
-        let keep = Keep {
-            headers: !step.expect.headers.is_empty(),
-            body_bytes: if searched { SEARCHED_BODY_BYTES_MAX } else { SHOWN_BODY_BYTES },
-        };
-        let ask = Ask {
-            request: &request,
-            head: step.request.head,
-            keep,
-            stream: step.stream,
-            timeout: plan.timeout,
-        };
-        let mut exchange = user.connection.exchange(&self.wire, ask).await;
-        let times = Times {
-            intended,
-            eligible,
-            sent,
-            first_byte: exchange.first_byte,
-            done: exchange.done,
-        };
-        if exchange.connected {
-            self.recorder.borrow_mut().connects += 1;
-        }
-        if let Some(failure) = &exchange.failure {
-            let connecting = failure.is_of_connecting();
-            user.failures_to_connect =
-                if connecting { user.failures_to_connect.saturating_add(1) } else { 0 };
-            self.failed(step, &times, Some(&exchange), failure.class, &failure.detail);
-            self.note_failure(user, step, &exchange, &request);
-            return (times.done, false);
-        }
-        user.failures_to_connect = 0;
-        match judge(step, &mut exchange, searched, &self.scope(user, iteration, draws)) {
-            Err((class, detail)) => {
-                self.failed(step, &times, Some(&exchange), &class, &detail);
-                self.note_failure(user, step, &exchange, &request);
-                return (times.done, false);
-            }
-            Ok(Judged { saved, kept, streamed }) => {
-                for (slot, value) in saved {
-                    user.saved[slot] = Some(value);
-                }
-                for (list, value) in kept {
-                    let items = &mut user.kept.borrow_mut()[list];
-                    if items.len() == KEPT_MAX {
-                        items.remove(0);
-                    }
-                    items.push(value);
-                }
-                let mut recorder = self.recorder.borrow_mut();
-                let answer = &exchange.answer;
-                let body = if recorder.wants_body(step.endpoint) { &answer.body[..] } else { &[] };
-                let outcome = Outcome::Ok {
-                    body_bytes: answer.body_bytes,
-                    body,
-                    streamed: streamed.as_ref(),
-                };
-                recorder.request(step.endpoint, &times, &outcome);
-            }
-        }
-        if let Some(acknowledge) = &step.acknowledged {
-            self.note(user, step.endpoint, acknowledge, &request, (iteration, draws));
-        }
-        (times.done, true)
-    }
-
-    fn render(
-        &self,
-        user: &mut User,
-        step: &Step,
-        (iteration, draws): (u64, &Cell<u64>),
-    ) -> Result<Bytes, NoValue> {
-        for (slot, template) in &step.with {
-            let value = template.value(&self.scope(user, iteration, draws))?;
-            user.saved[*slot] = Some(value);
-        }
-        step.request.render(&self.scope(user, iteration, draws))
-    }
-
-    /// The target acknowledged what has to be so from now on.
-    fn note(
-        &self,
-        user: &User,
-        endpoint: usize,
-        acknowledge: &Acknowledge,
-        request: &[u8],
-        (iteration, draws): (u64, &Cell<u64>),
-    ) {
-        let mut path = Vec::new();
-        let rendered = {
-            let scope = self.scope(user, iteration, draws);
-            acknowledge.path.render(&scope, &mut path, Escape::Url)
-        };
-        let mut ledger = self.ledger.borrow_mut();
-        let (Ok(()), Ok(path)) = (rendered, String::from_utf8(path)) else {
-            ledger.forgot();
-            return;
-        };
-        let sent = sent_fields(acknowledge, request);
-        let fields = sent.iter().map(|(name, value)| (name.as_str(), value));
-        ledger.acknowledged(endpoint, path, acknowledge.effect, fields);
-    }
-
-    /// What failed may have been carried out all the same, unless the target
-    /// said that it was the request's fault.
-    fn note_failure(&self, user: &User, step: &Step, exchange: &Exchange, request: &[u8]) {
-        let Some(acknowledge) = step.acknowledged.as_ref().filter(|ack| ack.changes) else {
-            return;
-        };
-        if exchange.failure.is_none() && (400..500).contains(&exchange.answer.status) {
-            return;
-        }
-        let mut path = Vec::new();
-        let draws = Cell::new(0);
-        let rendered = {
-            let scope = self.scope(user, 0, &draws);
-            acknowledge.path.render(&scope, &mut path, Escape::Url)
-        };
-        if let (Ok(()), Ok(path)) = (rendered, std::str::from_utf8(&path)) {
-            let sent = sent_fields(acknowledge, request);
-            let names = sent.iter().map(|(name, _)| name.as_str());
-            self.ledger.borrow_mut().uncertain(path, acknowledge.effect, names);
-        }
-    }
-
     pub(crate) fn scope<'a>(
         &'a self,
         user: &'a User,
@@ -709,373 +553,8 @@ impl Worker {
             draws,
         }
     }
-
-    fn failed(
-        &self,
-        step: &Step,
-        times: &Times,
-        exchange: Option<&Exchange>,
-        class: &str,
-        detail: &str,
-    ) {
-        let answer = exchange.map(|exchange| &exchange.answer);
-        let body = answer.map_or(&[][..], |answer| &answer.body);
-        self.failure(
-            step.endpoint,
-            times,
-            &Failed {
-                class,
-                detail,
-                status: answer.map(|answer| answer.status).filter(|status| *status > 0),
-                body_bytes: answer.map_or(0, |answer| answer.body_bytes),
-                body: &body[..body.len().min(SHOWN_BODY_BYTES)],
-            },
-        );
-    }
-
-    pub(crate) fn failure(&self, endpoint: usize, times: &Times, failed: &Failed<'_>) {
-        self.recorder.borrow_mut().request(endpoint, times, &Outcome::Failed(*failed));
-    }
-
-    /// Asks for everything that was acknowledged.
-    async fn read_back(&self) -> Acknowledged {
-        let (not_remembered, items, names) = self.ledger.take().into_items();
-        let mut sum = Acknowledged {
-            acknowledged: items.len() as u64 + not_remembered,
-            not_checked: not_remembered,
-            ..Acknowledged::default()
-        };
-        let (left, names) = (RefCell::new(items.into_iter()), &names);
-        let readers = (0..READERS).map(|_| async {
-            let mut connection = Connection::default();
-            let mut seen = Acknowledged::default();
-            loop {
-                let Some((path, item)) = left.borrow_mut().next() else { return seen };
-                match item.effect {
-                    Some(effect) if !*self.shared.interrupted.borrow() => {
-                        self.read_one(&mut connection, (&path, &item, effect), names, &mut seen)
-                            .await;
-                    }
-                    _ => seen.not_checked += 1,
-                }
-            }
-        });
-        for seen in futures::future::join_all(readers).await {
-            sum.merge(seen);
-        }
-        sum
-    }
-
-    /// Every user's teardown; what fails is counted and the rest goes on.
-    async fn tear_down(&self) -> Teardown {
-        let retired = self.retired.take();
-        let mut sum = Teardown { users: retired.len() as u64, ..Teardown::default() };
-        let left = RefCell::new(retired.into_iter());
-        let until = Instant::now() + TEARDOWN_GRACE;
-        let users = (0..READERS).map(|_| async {
-            let mut connection = Connection::default();
-            let mut torn = Teardown::default();
-            loop {
-                let Some(user) = left.borrow_mut().next() else { return torn };
-                if *self.shared.interrupted.borrow() && Instant::now() > until {
-                    torn.not_done += 1;
-                    continue;
-                }
-                self.tear_down_one(&mut connection, user, &mut torn).await;
-            }
-        });
-        for torn in futures::future::join_all(users).await {
-            sum.merge(torn);
-        }
-        sum
-    }
-
-    async fn tear_down_one(
-        &self,
-        connection: &mut Connection,
-        mut user: Retired,
-        torn: &mut Teardown,
-    ) {
-        for step in &self.shared.plan.teardown {
-            // A step that takes from a list is done until nothing is in it.
-            while self.take_back(connection, step, &mut user, torn).await {}
-        }
-    }
-
-    /// Whether the step took something from a list.
-    async fn take_back(
-        &self,
-        connection: &mut Connection,
-        step: &Step,
-        user: &mut Retired,
-        torn: &mut Teardown,
-    ) -> bool {
-        let plan = &self.shared.plan;
-        let draws = Cell::new(0);
-        let items = |kept: &Kept| kept.borrow().iter().map(Vec::len).sum::<usize>();
-        let before = items(&user.kept);
-        for (slot, template) in &step.with {
-            let value = template.value(&self.scope_of(user, &draws));
-            user.saved[*slot] = value.ok();
-        }
-        let Ok(request) = step.request.render(&self.scope_of(user, &draws)) else {
-            torn.skipped += 1;
-            return false;
-        };
-        let took = items(&user.kept) < before;
-        let searched =
-            !(step.save.is_empty() && step.keep.is_empty() && step.expect.json.is_empty());
-        let keep = Keep {
-            headers: !step.expect.headers.is_empty(),
-            body_bytes: if searched { SEARCHED_BODY_BYTES_MAX } else { 0 },
-        };
-        let (request, head) = (&*request, step.request.head);
-        let ask = Ask { request, head, keep, stream: step.stream, timeout: plan.timeout };
-        let mut exchange = connection.exchange(&self.wire, ask).await;
-        torn.requests += 1;
-        let judged = match &exchange.failure {
-            Some(failure) => Err((failure.class.to_owned(), String::new())),
-            None => judge(step, &mut exchange, searched, &self.scope_of(user, &draws)),
-        };
-        match judged {
-            Ok(judged) => {
-                for (slot, value) in judged.saved {
-                    user.saved[slot] = Some(value);
-                }
-            }
-            Err((class, _)) => {
-                torn.failed += 1;
-                let name = &plan.teardown_names[step.endpoint];
-                *torn.failed_by_class.entry(format!("{name}: {class}")).or_default() += 1;
-            }
-        }
-        took
-    }
-
-    fn scope_of<'a>(&'a self, user: &'a Retired, draws: &'a Cell<u64>) -> Scope<'a> {
-        Scope {
-            uid: user.uid,
-            iteration: u64::MAX,
-            saved: &user.saved,
-            kept: &user.kept,
-            data: &self.shared.plan.data,
-            dice: self.draws,
-            draws,
-        }
-    }
-
-    async fn read_one(
-        &self,
-        connection: &mut Connection,
-        (path, item, effect): (&str, &Item, Effect),
-        names: &Names,
-        seen: &mut Acknowledged,
-    ) {
-        let plan = &self.shared.plan;
-        let step = plan.step(item.endpoint);
-        let Some(acknowledge) = step.and_then(|step| step.acknowledged.as_ref()) else { return };
-        let (nothing, no_lists) = (vec![None; plan.slots], Kept::default());
-        let draws = Cell::new(0);
-        let scope = Scope {
-            uid: 0,
-            iteration: 0,
-            saved: &nothing,
-            kept: &no_lists,
-            data: &plan.data,
-            dice: self.draws,
-            draws: &draws,
-        };
-        let Ok(rest) = acknowledge.rest.render(&scope) else {
-            seen.not_checked += 1;
-            return;
-        };
-        let request = [b"GET ", path.as_bytes(), &rest].concat();
-        let ask = Ask {
-            request: &request,
-            head: false,
-            keep: Keep {
-                headers: false,
-                body_bytes: if item.has_fields() { SEARCHED_BODY_BYTES_MAX } else { 0 },
-            },
-            stream: None,
-            timeout: plan.timeout,
-        };
-        let exchange = connection.exchange(&self.wire, ask).await;
-        let mut show = |how: String| {
-            show_lost(&mut seen.lost_paths, format!("{path}{how}"));
-        };
-        match (&exchange.failure, exchange.answer.status, effect) {
-            (None, 200..=299, Effect::Kept) => {
-                seen.found += 1;
-                let body = serde_json::from_slice(&exchange.answer.body).unwrap_or_default();
-                let differences = item.differences(&body, names);
-                if !differences.is_empty() {
-                    seen.changed += 1;
-                    show(format!(" ({} not as it was sent)", differences.join(", ")));
-                }
-            }
-            (None, 404 | 410, Effect::Kept) => {
-                seen.lost += 1;
-                show(String::new());
-            }
-            (None, 404 | 410, Effect::Gone) => seen.gone += 1,
-            (None, 200..=299, Effect::Gone) => {
-                seen.undone += 1;
-                show(" (was removed)".to_owned());
-            }
-            (failure, status, _) => {
-                seen.unknown += 1;
-                let class = failure
-                    .as_ref()
-                    .map_or_else(|| format!("http_{status}"), |f| f.class.to_owned());
-                *seen.unknown_by_class.entry(class).or_default() += 1;
-            }
-        }
-    }
-}
-
-impl Teardown {
-    pub(crate) fn merge(&mut self, other: Self) {
-        self.users += other.users;
-        self.requests += other.requests;
-        self.failed += other.failed;
-        self.skipped += other.skipped;
-        self.not_done += other.not_done;
-        for (class, count) in other.failed_by_class {
-            *self.failed_by_class.entry(class).or_default() += count;
-        }
-    }
-}
-
-/// Each fault has room of its own, so that a frequent one hides no other.
-fn show_lost(shown: &mut Vec<String>, path: String) {
-    let fault = |path: &str| match path.split_once(' ') {
-        None => "lost",
-        Some((_, "(was removed)")) => "undone",
-        Some(_) => "changed",
-    };
-    let of_this = fault(&path);
-    if shown.iter().filter(|path| fault(path) == of_this).count() < LOST_SHOWN {
-        shown.push(path);
-    }
-}
-
-impl Acknowledged {
-    pub(crate) fn merge(&mut self, other: Self) {
-        self.acknowledged += other.acknowledged;
-        self.found += other.found;
-        self.lost += other.lost;
-        self.changed += other.changed;
-        self.gone += other.gone;
-        self.undone += other.undone;
-        self.unknown += other.unknown;
-        self.not_checked += other.not_checked;
-        for path in other.lost_paths {
-            show_lost(&mut self.lost_paths, path);
-        }
-        for (class, count) in other.unknown_by_class {
-            *self.unknown_by_class.entry(class).or_default() += count;
-        }
-    }
 }
 
 fn first_endpoint(flow: &Flow) -> usize {
     flow.steps.first().map_or(0, |step| step.endpoint)
-}
-
-/// The fields of a request's JSON that are held against what is read back.
-fn sent_fields(acknowledge: &Acknowledge, request: &[u8]) -> Vec<(String, Value)> {
-    const END_OF_HEAD: &[u8] = b"\r\n\r\n";
-    if acknowledge.fields == AcknowledgedFields::None {
-        return Vec::new();
-    }
-    let end = request.windows(END_OF_HEAD.len()).position(|bytes| bytes == END_OF_HEAD);
-    let body = end.map_or(&[][..], |end| &request[end + END_OF_HEAD.len()..]);
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(fields)) => {
-            fields.into_iter().filter(|(name, _)| acknowledge.fields.has(name)).collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
-/// What an answer that is right brought.
-struct Judged {
-    saved: Vec<(usize, Value)>,
-    kept: Vec<(usize, Value)>,
-    streamed: Option<Streamed>,
-}
-
-/// Whether the answer is what the step expects; otherwise the class of failure
-/// and a detail.
-fn judge(
-    step: &Step,
-    exchange: &mut Exchange,
-    searched: bool,
-    scope: &Scope<'_>,
-) -> Result<Judged, (String, String)> {
-    let answer = &exchange.answer;
-    let fail = |class: String, detail: String| Err((class, detail));
-    if !step.expect.status_is_right(answer.status) {
-        return fail(format!("http_{}", answer.status), String::new());
-    }
-    for (name, expected) in &step.expect.headers {
-        let mut wanted = Vec::new();
-        if let Err(error) = expected.render(scope, &mut wanted, Escape::None) {
-            return fail("no_value".to_owned(), error.to_string());
-        }
-        if answer.header(name).map(str::as_bytes) != Some(wanted.as_slice()) {
-            let found = answer.header(name).unwrap_or("nothing");
-            let wanted = String::from_utf8_lossy(&wanted);
-            return fail(format!("expect_header:{name}"), format!("{found}, not {wanted}"));
-        }
-    }
-    let streamed = match exchange.events.take().map(crate::tokens::EventStream::end) {
-        Some(Ok(streamed)) => Some(streamed),
-        Some(Err(class)) => return fail(class.to_owned(), String::new()),
-        None => None,
-    };
-    let (mut saved, mut kept) = (Vec::new(), Vec::new());
-    if searched {
-        if answer.body_bytes > answer.body.len() as u64 {
-            return fail("body_too_large".to_owned(), "to be searched".to_owned());
-        }
-        let body: Value = match serde_json::from_slice(&answer.body) {
-            Ok(body) => body,
-            Err(error) => return fail("not_json".to_owned(), error.to_string()),
-        };
-        for (path, expected) in &step.expect.json {
-            let found = path.query(&body).first();
-            let expected = match expected.as_ref().map(|expected| expected.value(scope)).transpose()
-            {
-                Ok(expected) => expected,
-                Err(error) => return fail("no_value".to_owned(), error.to_string()),
-            };
-            let right = match &expected {
-                None => found.is_some(),
-                Some(expected) => found == Some(expected),
-            };
-            if !right {
-                let found = found.map_or("nothing".to_owned(), Value::to_string);
-                let detail = match expected {
-                    None => "nothing stands there".to_owned(),
-                    Some(expected) => format!("{found:.200}, not {expected}"),
-                };
-                return fail(format!("expect_json:{path}"), detail);
-            }
-        }
-        for (places, what, found) in
-            [(&step.save, "save", &mut saved), (&step.keep, "keep", &mut kept)]
-        {
-            for (number, path) in places {
-                match path.query(&body).first() {
-                    Some(value) => found.push((*number, value.clone())),
-                    None => {
-                        return fail(format!("{what}:{path}"), "nothing stands there".to_owned());
-                    }
-                }
-            }
-        }
-    }
-    Ok(Judged { saved, kept, streamed })
 }
