@@ -569,12 +569,11 @@ fn stream(
         if writer.failed {
             return None;
         }
-        let news = events.next().await?;
-        if matches!(&news, Ok(RunNews { event: RunEvent::Reset, .. })) {
-            // What may end the stream here is not the client's doing.
+        let chunks = writer.write(events.next().await?);
+        if writer.failed {
+            // That the stream ends here is not the client's doing.
             events.unattended();
         }
-        let chunks = writer.write(news);
         Some((stream::iter(chunks), (events, writer)))
     });
     sse(stream::iter([first]).chain(chunks.flatten()).map(Ok))

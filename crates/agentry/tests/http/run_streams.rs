@@ -26,6 +26,8 @@ on_both_engines! {
     a_failed_run_says_so_in_its_stream,
     what_is_wrong_with_a_place_is_said,
     a_deleted_run_has_no_events,
+    a_cancelled_run_ends_for_its_readers_with_what_it_said,
+    only_its_client_cancels_a_run_by_leaving,
 }
 
 /// Characters of one to four bytes.
@@ -256,12 +258,12 @@ async fn a_slow_reader_is_told_and_holds_nobody_up(engine: Engine) {
     let home = Home::new(engine).await;
     let process = start(&home, &model, &[]);
     let path = runs_of_agent(&process).await;
-    let (run, mut fast) = stream(&process, &path, &json!({"message": "x"})).await;
-    let mut slow = Reader::default();
-    let mut asleep = RunStream::of(slow.resume(&process, &run).send().await.unwrap());
+    // The slow one is the run's client, whose leaving would cancel it.
+    let (run, mut asleep) = stream(&process, &path, &json!({"message": "x"})).await;
+    let (mut slow, mut reader) = (Reader::default(), Reader::default());
     slow.take(&asleep.event().await.unwrap());
+    let mut fast = RunStream::of(reader.resume(&process, &run).send().await.unwrap());
     model.step(1);
-    let mut reader = Reader::default();
     // As fast as the fast one reads, so that it alone says how fast that is.
     while reader.text.len() < TEXT_BYTES {
         model.step(8);
@@ -472,6 +474,55 @@ async fn a_deleted_run_has_no_events(engine: Engine) {
     }
     let gone = reader.resume(&process, &run).send().await.unwrap();
     assert_eq!(gone.status(), StatusCode::NOT_FOUND);
+}
+
+async fn a_cancelled_run_ends_for_its_readers_with_what_it_said(engine: Engine) {
+    let model = ModelServer::start().await;
+    model.by_default(spelt(TEXT));
+    let home = Home::new(engine).await;
+    let process = start(&home, &model, &[]);
+    let path = runs_of_agent(&process).await;
+    model.step(4);
+    let (run, mut first) = stream(&process, &path, &json!({"message": "x"})).await;
+    let (mut one, mut two) = (Reader::default(), Reader::default());
+    one.read_text(&mut first, "Grü".len()).await;
+    let mut second = RunStream::of(two.resume(&process, &run).send().await.unwrap());
+    two.read_text(&mut second, "Grü".len()).await;
+    wait_until(|| async { stored_bytes(&home).await == 4 }).await;
+    let cancel = format!("/api/v1/runs/{run}/cancel");
+    let (status, cancelled) = process.post(&cancel, json!({})).await;
+    assert_eq!((status, &cancelled["status"]), (StatusCode::OK, &json!("cancelled")));
+    tokio::join!(one.read_to_end(&mut first), two.read_to_end(&mut second));
+    let mut late = Reader::default();
+    late.follow(&process, &run).await;
+    for reader in [&one, &two, &late] {
+        assert_eq!((reader.text.as_str(), reader.resets), ("Grü", 0));
+        let end = ["run.started", "message.delta", "message.completed", "run.finished"];
+        assert_eq!(reader.names, end);
+        assert_eq!(reader.finished.as_ref(), Some(&cancelled));
+    }
+    assert_eq!(stored_bytes(&home).await, 0, "the text is in the message alone");
+}
+
+async fn only_its_client_cancels_a_run_by_leaving(engine: Engine) {
+    let model = ModelServer::start().await;
+    model.by_default(spelt(TEXT));
+    let home = Home::new(engine).await;
+    let process = start(&home, &model, &[]);
+    let path = runs_of_agent(&process).await;
+    model.step(2);
+    let (run, mut first) = stream(&process, &path, &json!({"message": "x"})).await;
+    let (mut one, mut two) = (Reader::default(), Reader::default());
+    one.read_text(&mut first, 1).await;
+    let mut second = RunStream::of(two.resume(&process, &run).send().await.unwrap());
+    two.read_text(&mut second, 1).await;
+    drop(second);
+    model.step(2);
+    one.read_text(&mut first, "Grü".len()).await;
+    drop(first);
+    two.follow(&process, &run).await;
+    assert_eq!(two.text, "Grü");
+    assert_eq!(two.finished.unwrap()["status"], "cancelled");
 }
 
 /// A run that one process carries out is followed and waited for at another.
