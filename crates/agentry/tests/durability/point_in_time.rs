@@ -6,8 +6,8 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use agentry_testkit::WAIT_MAX;
 use agentry_testkit::postgres::Cluster;
-use agentry_testkit::{TempDir, WAIT_MAX};
 use tokio_postgres::NoTls;
 
 use crate::client::{Client, Outcome, Target};

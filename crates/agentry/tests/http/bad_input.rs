@@ -106,6 +106,18 @@ impl Document {
         Some(self.resolved(schema))
     }
 
+    /// A body that an operation takes.
+    fn good(&self, operation: &Operation) -> Option<Value> {
+        let schema = self.body(operation)?;
+        let mut body = self.sample(schema);
+        for name in NEEDED {
+            if types(&schema["properties"][name]).contains(&"string".to_owned()) {
+                body[name] = json!("x");
+            }
+        }
+        Some(body)
+    }
+
     /// A value that a schema takes, as small as can be.
     fn sample(&self, schema: &Value) -> Value {
         let schema = self.resolved(schema);
@@ -136,6 +148,9 @@ impl Document {
         Value::Object(fields.collect())
     }
 }
+
+/// Of two names of a field neither is required by the document, and one is there.
+const NEEDED: [&str; 3] = ["description", "message", "name"];
 
 /// The types that a schema names.
 fn types(schema: &Value) -> Vec<String> {
@@ -469,8 +484,7 @@ fn fault(operation: &Operation, case: &Case, heard: &Heard) -> Option<String> {
 /// Something of each kind, so that more than the absence of it is met.
 async fn make_of_each(server: &Server, document: &Document, operations: &[Operation]) {
     for operation in operations.iter().filter(|it| it.method == "post" && !it.path.contains('{')) {
-        let body = document.body(operation).map(|schema| document.sample(schema));
-        if let Some(body) = body {
+        if let Some(body) = document.good(operation) {
             let (status, answer) = server.post(&operation.path, body.clone()).await;
             assert!(!status.is_server_error(), "{} {body}: {status} {answer}", operation.path);
         }
@@ -560,7 +574,7 @@ async fn what_another_organisation_has_is_not_there(engine: Engine) {
             *value = newest("/api/v1/agents").await.as_str().unwrap().to_owned();
         }
         let body = document.body(operation);
-        let good = body.map(|schema| document.sample(schema));
+        let good = document.good(operation);
         let target = filled(&operation.path, &values);
         let called = format!("{} {}", operation.method, operation.path);
         // The pages of the error codes are everybody's.
