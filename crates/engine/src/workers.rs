@@ -43,6 +43,8 @@ impl Engine {
         self.0.tasks.spawn(async move { engine.retain().await });
         let engine = self.clone();
         self.0.tasks.spawn(async move { engine.feed_webhooks().await });
+        let engine = self.clone();
+        self.0.tasks.spawn(async move { engine.keep_key_uses().await });
         if !self.0.store.is_sqlite() {
             let engine = self.clone();
             self.0.tasks.spawn(async move { engine.hear_stops().await });
