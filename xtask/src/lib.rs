@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod guarded;
+pub mod node;
 pub mod packages;
 pub mod postgres;
 pub mod powercut;

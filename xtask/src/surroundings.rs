@@ -7,6 +7,7 @@
 //! | `AGENTRY_TEST_POSTGRES_BIN` | the directory of `initdb` and `postgres` |
 //! | `AGENTRY_TEST_POSTGRES_USER` | `UID:GID` that a test's own cluster runs as, when we are root |
 //! | `AGENTRY_TEST_PYTHON` | a Python interpreter with `xtask/python/requirements.txt` |
+//! | `AGENTRY_TEST_REDOCLY` | the script of redocly's lint, for `node` |
 //! | `AGENTRY_TEST_CHROMIUM` | a Chromium |
 //! | `AGENTRY_TEST_SHIMS` | the directory of the built shims |
 //! | `AGENTRY_TEST_SOAK` | `1` when tests with a long form shall take it |
@@ -20,7 +21,7 @@ use anyhow::{Context, Result};
 use crate::guarded::User;
 use crate::packages::install;
 use crate::workspace::{cargo, on_path, root, target};
-use crate::{postgres, python, shims};
+use crate::{node, postgres, python, shims};
 
 /// Everything that was made and started for the tests; gone when dropped.
 #[derive(Debug)]
@@ -39,6 +40,7 @@ impl Surroundings {
         shims::build(&shims_dir)?;
         let requirements = root().join("xtask/python/requirements.txt");
         let python = python::venv("venv", &requirements)?;
+        let redocly = node::redocly()?;
         let chromium = chromium()?;
         let binaries = postgres::binaries()?;
         let cluster = postgres::Cluster::start(&postgres::log_file("test"), None)
@@ -47,6 +49,7 @@ impl Surroundings {
             ("AGENTRY_TEST_POSTGRES", cluster.url().into()),
             ("AGENTRY_TEST_POSTGRES_BIN", binaries.into()),
             ("AGENTRY_TEST_PYTHON", python.into()),
+            ("AGENTRY_TEST_REDOCLY", redocly.into()),
             ("AGENTRY_TEST_CHROMIUM", chromium.into()),
             ("AGENTRY_TEST_SHIMS", shims_dir.into()),
         ];

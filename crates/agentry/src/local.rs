@@ -6,9 +6,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agentry_outbound::{Client, Options, PostJson, Reply, Url};
+use agentry_outbound::{Ask, Client, Options, PostJson, Reply, Url};
 use anyhow::Context as _;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::settings::Settings;
 use crate::{TEXT_BYTES_MAX, owner};
@@ -98,17 +98,38 @@ impl Server {
     pub(crate) async fn post(&self, path: &str, body: &str) -> anyhow::Result<Reply> {
         let call = PostJson {
             url: self.url.join(path)?,
-            headers: HeaderMap::from_iter([(X_API_KEY, self.key.clone())]),
+            headers: self.headers(),
             body: body.to_owned().into(),
             deadline: tokio::time::Instant::now() + REQUEST_WITHIN,
             first_byte_timeout: Some(ANSWER_WITHIN),
             idle_timeout: None,
         };
-        let reply = self
-            .client
-            .post_json(call)
-            .await
-            .with_context(|| format!("asking the server at {}", self.url))?;
+        let reply = self.client.post_json(call).await;
+        self.success(reply.with_context(|| self.asking())?).await
+    }
+
+    /// Sends a request without a body; whatever is no success is an error that
+    /// says why.
+    pub(crate) async fn ask(&self, method: Method, path: &str) -> anyhow::Result<Reply> {
+        let ask = Ask {
+            method,
+            url: self.url.join(path)?,
+            headers: self.headers(),
+            deadline: tokio::time::Instant::now() + REQUEST_WITHIN,
+        };
+        let reply = self.client.ask(ask).await;
+        self.success(reply.with_context(|| self.asking())?).await
+    }
+
+    fn headers(&self) -> HeaderMap {
+        HeaderMap::from_iter([(X_API_KEY, self.key.clone())])
+    }
+
+    fn asking(&self) -> String {
+        format!("asking the server at {}, which {URL_FILE_NAME} names", self.url)
+    }
+
+    async fn success(&self, reply: Reply) -> anyhow::Result<Reply> {
         let status = reply.status();
         if status.is_success() {
             return Ok(reply);
@@ -119,9 +140,18 @@ impl Server {
     }
 }
 
-/// What a problem says, or all of it when it is none.
+/// What a problem says, with its faults when there are several, or all of it when
+/// it is none.
 fn detail_of(said: &str) -> String {
     let problem: Option<serde_json::Value> = serde_json::from_str(said).ok();
-    let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
-    detail.unwrap_or(said).to_owned()
+    let Some(problem) = problem.filter(|problem| problem["detail"].is_string()) else {
+        return said.to_owned();
+    };
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let faults = problem["errors"].as_array().filter(|faults| faults.len() > 1);
+    let faults = faults
+        .into_iter()
+        .flatten()
+        .map(|fault| format!("{} {}", text(&fault["pointer"]), text(&fault["detail"])));
+    [text(&problem["detail"])].into_iter().chain(faults).collect::<Vec<_>>().join("\n  ")
 }

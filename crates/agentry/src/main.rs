@@ -3,6 +3,7 @@
 
 mod backup;
 mod event_metrics;
+mod keys;
 mod local;
 mod owner;
 mod sealing;
@@ -44,6 +45,8 @@ enum Command {
     Restore(RestoreArgs),
     /// Look whether what is stored agrees with itself.
     Doctor(DoctorArgs),
+    /// Make, list and revoke API keys, while the installation is served or not.
+    Keys(KeysArgs),
     /// Print every setting with its default, as a configuration file.
     Settings,
     /// Load and measure this or any other HTTP server.
@@ -73,13 +76,13 @@ struct ServeArgs {
 #[derive(Args, Debug)]
 struct Installation {
     /// A configuration file; see `agentry settings`.
-    #[arg(long, value_name = "FILE", env = "AGENTRY_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "AGENTRY_CONFIG", global = true)]
     config: Option<PathBuf>,
     /// The directory of the embedded database.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     data: Option<PathBuf>,
     /// A postgres:// URL, when the state is there.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", global = true)]
     database: Option<String>,
 }
 
@@ -114,6 +117,14 @@ struct DoctorArgs {
     /// Read everything: the whole file, and each row with what belongs to it.
     #[arg(long)]
     deep: bool,
+    #[command(flatten)]
+    installation: Installation,
+}
+
+#[derive(Args, Debug)]
+struct KeysArgs {
+    #[command(subcommand)]
+    command: keys::KeysCommand,
     #[command(flatten)]
     installation: Installation,
 }
@@ -158,6 +169,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let (said, code) = alone(backup::examine(&settings, deep))?;
             println!("{said}");
             return Ok(code);
+        }
+        Command::Keys(KeysArgs { command, installation }) => {
+            let settings = installation.settings()?;
+            print!("{}", alone(keys::run(&settings, command))?);
         }
         Command::Settings => {
             print!("{}", settings::DEFAULT_FILE);

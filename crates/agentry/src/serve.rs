@@ -17,6 +17,7 @@ use agentry_store::Store;
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::event_metrics;
@@ -70,16 +71,7 @@ fn start_logging(settings: &Settings) -> anyhow::Result<()> {
 
 async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
     let tasks = Tasks::default();
-    let store = Arc::new(
-        Store::open(&settings.store_options())
-            .await
-            .map_err(agentry_domain::Error::from)
-            .map_err(|error| anyhow::anyhow!(error.chain()))
-            .context("opening the store")?,
-    );
-    let outbound = agentry_outbound::Client::new(&settings.outbound)?;
-    let webhook_client = agentry_outbound::Client::guarded(&settings.webhook_outbound())?;
-    let providers = agentry_llm::Options { providers: settings.providers.clone() };
+    let store = open(&settings).await?;
     let entropy = Arc::new(SystemEntropy::default());
     let stop = Stop::new();
     let events = Events::start(agentry_events::Parts {
@@ -89,16 +81,7 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
         options: settings.events_options(),
         closing: stop.closing(),
     });
-    let engine = Engine::new(Parts {
-        store: Arc::clone(&store),
-        models: Models::new(&providers, outbound)?,
-        webhook_client,
-        clock: Arc::new(SystemClock),
-        entropy: entropy.clone(),
-        tasks: tasks.clone(),
-        closing: stop.closing(),
-        options: settings.engine_options(),
-    });
+    let engine = engine(&settings, &store, entropy.clone(), &tasks, stop.closing())?;
     owner::ensure(&engine, &settings.data).await?;
     sealing::ensure(&engine, &settings).await?;
     engine.start_workers().await?;
@@ -145,6 +128,39 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
     }
     store.close().await;
     Ok(())
+}
+
+/// Opens the store that the settings name.
+pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Arc<Store>> {
+    let store = Store::open(&settings.store_options())
+        .await
+        .map_err(agentry_domain::Error::from)
+        .map_err(|error| anyhow::anyhow!(error.chain()))
+        .context("opening the store")?;
+    Ok(Arc::new(store))
+}
+
+/// The use cases on a store.
+pub(crate) fn engine(
+    settings: &Settings,
+    store: &Arc<Store>,
+    entropy: Arc<SystemEntropy>,
+    tasks: &Tasks,
+    closing: CancellationToken,
+) -> anyhow::Result<Engine> {
+    let outbound = agentry_outbound::Client::new(&settings.outbound)?;
+    let webhook_client = agentry_outbound::Client::guarded(&settings.webhook_outbound())?;
+    let providers = agentry_llm::Options { providers: settings.providers.clone() };
+    Ok(Engine::new(Parts {
+        store: Arc::clone(store),
+        models: Models::new(&providers, outbound)?,
+        webhook_client,
+        clock: Arc::new(SystemClock),
+        entropy,
+        tasks: tasks.clone(),
+        closing,
+        options: settings.engine_options(),
+    }))
 }
 
 /// Says where: on stdout, in one line, and to commands on this machine.

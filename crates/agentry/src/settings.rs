@@ -99,6 +99,8 @@ pub(crate) struct Runs {
 pub(crate) struct Retention {
     sessions_s: u64,
     runs_s: u64,
+    admin_jobs_s: u64,
+    uploads_s: u64,
     every_ms: u64,
 }
 
@@ -261,6 +263,10 @@ impl Settings {
             anyhow::ensure!(value > 0, "runs.{name} must be at least 1");
         }
         anyhow::ensure!(self.runs.lease_ms >= 1_000, "runs.lease_ms must be at least 1000");
+        anyhow::ensure!(
+            self.retention.uploads_s.saturating_mul(1_000) > self.http.transfer_ms,
+            "retention.uploads_s must be longer than http.transfer_ms: a file may be arriving"
+        );
         anyhow::ensure!(self.retention.every_ms >= 100, "retention.every_ms must be at least 100");
         Ok(())
     }
@@ -319,6 +325,8 @@ impl Settings {
         agentry_engine::Retention {
             sessions: kept(self.retention.sessions_s),
             runs: kept(self.retention.runs_s),
+            admin_jobs: kept(self.retention.admin_jobs_s),
+            uploads: Duration::from_secs(self.retention.uploads_s),
             every: Duration::from_millis(self.retention.every_ms),
         }
     }
@@ -410,6 +418,7 @@ mod tests {
             ("AGENTRY_OUTBOUND__LOOPBACK_TARGETS_ALLOWED", "true"),
             ("AGENTRY_LISTEN", "0.0.0.0:80"),
         ]);
+        refused(&[("AGENTRY_RETENTION__UPLOADS_S", "300")]);
         refused(&[("AGENTRY_STORE__WRITES_WAITING_MAX", "0")]);
         refused(&[("AGENTRY_PROVIDERS__X__KEY", "no url")]);
         refused(&[("AGENTRY_SEALING_KEY", "too short")]);

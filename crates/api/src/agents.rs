@@ -14,6 +14,9 @@ use utoipa::ToSchema;
 
 use crate::answer::{Handled, IfMatch, IfNoneMatch, created, json, no_content, tagged};
 use crate::extract::{Json, PathId, Posted, Query};
+use crate::fields::bounds::{
+    DESCRIPTION_CHARS_MAX, DID_CHARS_MAX, LABEL_CHARS_MAX, NAME_CHARS_MAX,
+};
 use crate::fields::kinds::{FreeObject, Kind, Site, Text, list_schema};
 use crate::fields::{Change, Create, Fields, FromFields, Purpose, ResourceFields, Shown};
 use crate::lists::{List, documents, page_request};
@@ -21,11 +24,7 @@ use crate::openapi::{NotFound, PreconditionFailed};
 use crate::query_parameters;
 use crate::state::ApiState;
 
-const NAME_CHARS_MAX: usize = 200;
-const LABEL_CHARS_MAX: usize = 200;
-const DESCRIPTION_CHARS_MAX: usize = 10_000;
 const INSTRUCTIONS_CHARS_MAX: usize = 200_000;
-const DID_CHARS_MAX: usize = 100;
 
 type AgentCreate = Create<AgentBody>;
 type AgentPatch = Change<AgentBody>;

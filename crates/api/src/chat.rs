@@ -21,6 +21,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use crate::answer::{Handled, json, put, replay};
 use crate::body_schema;
 use crate::extract::Posted;
+use crate::fields::bounds::LABEL_CHARS_MAX;
 use crate::fields::kinds::{EXTERNAL_ID_CHARS_MAX, Integer, Kind, MergePatch, Number, Site, Text};
 use crate::fields::{Fields, FromFields, NOT_SUPPORTED_YET, Purpose};
 use crate::messages::CONTENT_CHARS_MAX;
@@ -33,7 +34,6 @@ use crate::state::ApiState;
 const X_SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
 const MESSAGES_MAX: usize = 1_000;
 const MODEL_CHARS_MAX: usize = 300;
-const LABEL_CHARS_MAX: usize = 200;
 const STOPS_MAX: usize = 4;
 /// Choices that OpenAI allows; more than one is not built.
 const CHOICES_MAX: i64 = 128;

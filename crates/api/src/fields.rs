@@ -23,6 +23,7 @@
 //! ([`ResourceFields`]): each field also says what it was, which is what it
 //! stays when a change does not name it.
 
+pub(crate) mod bounds;
 pub mod kinds;
 #[cfg(test)]
 mod tests;

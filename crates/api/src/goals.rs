@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use crate::answer::{Handled, IfMatch, IfNoneMatch, created, json_text, no_content, tagged};
 use crate::extract::{Json, PathId, Posted, Query};
+use crate::fields::bounds::{DESCRIPTION_CHARS_MAX, DID_CHARS_MAX, LABEL_CHARS_MAX};
 use crate::fields::kinds::{Text, Uuid};
 use crate::fields::{Change, Create, Fields, FromFields, ResourceFields, Shown};
 use crate::lists::{List, documents, page_request};
@@ -20,10 +21,7 @@ use crate::openapi::{Conflict, NotFound, PreconditionFailed};
 use crate::query_parameters;
 use crate::state::ApiState;
 
-const LABEL_CHARS_MAX: usize = 200;
-const DESCRIPTION_CHARS_MAX: usize = 10_000;
 const CRITERIA_MAX: usize = 200;
-const DID_CHARS_MAX: usize = 100;
 
 type GoalCreate = Create<GoalBody>;
 type GoalPatch = Change<GoalBody>;

@@ -1,8 +1,8 @@
 //! API keys over HTTP.
 
 use agentry_domain::keys::{Key, KeyBody};
-use agentry_domain::{KeyId, Order, OrgId, PageRequest, Permission, Role};
-use agentry_engine::{KeyFilter, KeyMade};
+use agentry_domain::{Document, KeyId, Order, OrgId, PageRequest, Permission, Role};
+use agentry_engine::{KeyFilter, KeyMade, KeySeen};
 use agentry_gateway::Authenticated;
 use axum::extract::State;
 use serde::Serialize;
@@ -10,14 +10,14 @@ use utoipa::ToSchema;
 
 use crate::answer::{Handled, IfMatch, IfNoneMatch, created, no_content, tagged};
 use crate::extract::{Json, PathId, Posted, Query};
-use crate::fields::kinds::{Choices, Instant, Text, Uuid};
+use crate::fields::bounds::NAME_CHARS_MAX;
+use crate::fields::kinds::{Choices, Instant, Text, Time, Uuid};
 use crate::fields::{Change, Fields, FromFields, ResourceFields, Shown};
 use crate::lists::{List, documents, page_request};
 use crate::openapi::{Conflict, NotFound, PreconditionFailed};
 use crate::state::ApiState;
 use crate::{body_schema, query_parameters};
 
-const NAME_CHARS_MAX: usize = 200;
 const PREFIX_CHARS_MAX: usize = 20;
 const ID_CHARS_MAX: usize = 36;
 
@@ -64,13 +64,18 @@ impl ResourceFields for KeyBody {
         let prefix = Text::of(1..=PREFIX_CHARS_MAX);
         fields.made("prefix", prefix, "How its secret begins, to tell keys apart.");
         fields.made_optional("created_by", Uuid, "The key that made it.", true);
+        let used = "When it was last used, a second late at most; its version stays the same.";
+        fields.made_optional("last_used_at", Time, used, true);
     }
 }
 
 /// Body of a new key.
+#[derive(Clone, Debug)]
 pub struct KeyCreate {
-    body: KeyBody,
-    org: Option<OrgId>,
+    /// The key.
+    pub body: KeyBody,
+    /// The organisation that it opens, when the request names one.
+    pub org: Option<OrgId>,
 }
 
 body_schema!(KeyCreate, "KeyCreate");
@@ -144,14 +149,26 @@ pub async fn key_create(
     Posted { once, body: KeyCreate { body, org } }: Posted<KeyCreate>,
 ) -> Handled {
     let made = state.engine.key_create(&caller, once.as_ref(), org, body).await?;
-    let KeyMade { mut key, secret } = made;
-    // A key's document is an object, and the secret is base-16.
-    key.value.json.pop();
-    match secret {
-        Some(secret) => key.value.json.push_str(&format!(r#","secret":"{secret}"}}"#)),
-        None => key.value.json.push_str(r#","secret":null}"#),
-    }
+    let KeyMade { key, secret } = made;
+    let mut key = key.map(|key| seen((key, None)));
+    add(&mut key.value.json, "secret", secret.as_deref());
     created(key, "/api/v1/keys")
+}
+
+/// The key with what is not in its document, because it changes without it.
+fn seen((mut key, used): KeySeen) -> Document<KeyBody> {
+    add(&mut key.json, "last_used_at", used.map(|used| used.to_string()).as_deref());
+    key
+}
+
+/// Adds a field to a document, which is an object. The text is base-16 or an
+/// instant: nothing in it has to be escaped.
+fn add(document: &mut String, name: &str, text: Option<&str>) {
+    document.pop();
+    match text {
+        Some(text) => document.push_str(&format!(r#","{name}":"{text}"}}"#)),
+        None => document.push_str(&format!(r#","{name}":null}}"#)),
+    }
 }
 
 /// List keys
@@ -167,8 +184,8 @@ pub async fn key_list(
     Authenticated(caller): Authenticated,
     Query(KeyQuery(filter, page)): Query<KeyQuery>,
 ) -> Handled {
-    let keys = state.engine.resource_list::<KeyBody>(&caller, &filter, &page).await?;
-    documents(&keys, page.order)
+    let keys = state.engine.key_list(&caller, &filter, &page).await?;
+    documents(&keys.map(seen), page.order)
 }
 
 /// Read a key
@@ -194,7 +211,7 @@ pub async fn key_get(
     PathId(id): PathId<KeyId>,
     known: IfNoneMatch,
 ) -> Handled {
-    known.answer(state.engine.resource_get::<KeyBody>(&caller, id).await?)
+    known.answer(seen(state.engine.key_get(&caller, id).await?))
 }
 
 /// Change a key
@@ -226,7 +243,9 @@ pub async fn key_update(
     Json(change): Json<KeyPatch>,
 ) -> Handled {
     let changed = |was: &Key| change.apply(was);
-    tagged(state.engine.key_update(&caller, id, version, changed).await?)
+    let key = state.engine.key_update(&caller, id, version, changed).await?;
+    let (_, used) = state.engine.key_get(&caller, id).await?;
+    tagged(seen((key, used)))
 }
 
 /// Revoke a key

@@ -17,14 +17,13 @@ use crate::answer::{
     Handled, IfMatch, IfNoneMatch, created, json, no_content, raw, replay, tagged,
 };
 use crate::extract::{Json, PathId, Posted, Query};
+use crate::fields::bounds::{DESCRIPTION_CHARS_MAX, NAME_CHARS_MAX};
 use crate::fields::{Change, Create, Fields, FromFields, ResourceFields, Shown};
 use crate::lists::{List, documents, page_request};
 use crate::openapi::{NotFound, PreconditionFailed};
 use crate::state::ApiState;
 use crate::{body_schema, query_parameters};
 
-const NAME_CHARS_MAX: usize = 200;
-const DESCRIPTION_CHARS_MAX: usize = 10_000;
 const CONTENT_CHARS_MAX: usize = 100_000;
 const QUERY_CHARS_MAX: usize = 10_000;
 

@@ -7,11 +7,12 @@ use agentry_domain::idempotency::IDEMPOTENCY_KEY_CHARS_MAX;
 use agentry_gateway::operations::{Access, Class, Rule, SECURITY_SCHEMES, described};
 use http::Method;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::SchemaType;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{
     Components, ContentBuilder, HeaderBuilder, InfoBuilder, LicenseBuilder, ObjectBuilder, OpenApi,
-    OpenApiBuilder, Ref, RefOr, Required, Response, ResponseBuilder, ServerBuilder, Type,
+    OpenApiBuilder, Ref, RefOr, Required, Response, ResponseBuilder, Schema, ServerBuilder, Type,
 };
 use utoipa::{PartialSchema, ToResponse, ToSchema};
 
@@ -183,6 +184,7 @@ referred! {
 pub fn complete(document: &mut OpenApi, rules: &[Rule]) {
     for (path, item) in &mut document.paths.paths {
         for (method, operation) in described(item) {
+            sent_or_absent(operation);
             let rule = rules.iter().find(|rule| rule.method == method && rule.path == *path);
             if let Some(rule) = rule {
                 let answers = if path.starts_with("/v1/") {
@@ -201,6 +203,29 @@ pub fn complete(document: &mut OpenApi, rules: &[Rule]) {
         }
     }
 }
+
+/// A header or a part of the query is sent or is not there: there is no null
+/// in either. A condition is an entity tag or `*` (RFC 9110, section 13.1).
+fn sent_or_absent(operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        let RefOr::T(parameter) = parameter else { continue };
+        let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema else { continue };
+        if let SchemaType::Array(types) = &mut schema.schema_type {
+            types.retain(|one| *one != Type::Null);
+            if let [one] = types.as_slice() {
+                schema.schema_type = SchemaType::Type(one.clone());
+            }
+        }
+        if let Some(names) = &mut schema.enum_values {
+            names.retain(|name| !name.is_null());
+        }
+        if parameter.name == "If-Match" {
+            schema.pattern = Some(IF_MATCH_PATTERN.to_owned());
+        }
+    }
+}
+
+const IF_MATCH_PATTERN: &str = r#"^(\*|(W/)?"[^",]*")$"#;
 
 /// POSTs that take no `Idempotency-Key`: a ticket is a secret for a few seconds,
 /// which is not kept so that it could be told again, a search changes nothing, and a
@@ -272,7 +297,11 @@ fn answers(operation: &Operation, rule: &Rule) -> Answers {
             ("415", "UnsupportedMediaType"),
         ]);
     }
-    if operation.request_body.is_some() || has_query {
+    let has_condition =
+        operation.parameters.iter().flatten().any(
+            |parameter| matches!(parameter, RefOr::T(parameter) if parameter.name == "If-Match"),
+        );
+    if operation.request_body.is_some() || has_query || has_condition {
         answers.insert("422", "ValidationFailed");
     }
     answers

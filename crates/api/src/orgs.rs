@@ -8,13 +8,12 @@ use axum::extract::State;
 
 use crate::answer::{Handled, IfNoneMatch, created};
 use crate::extract::{PathId, Posted, Query};
+use crate::fields::bounds::NAME_CHARS_MAX;
 use crate::fields::{Create, Fields, FromFields, ResourceFields, Shown};
 use crate::lists::{List, documents, page_request};
 use crate::openapi::NotFound;
 use crate::query_parameters;
 use crate::state::ApiState;
-
-const NAME_CHARS_MAX: usize = 200;
 
 type OrgCreate = Create<OrgBody>;
 type OrgShown = Shown<OrgBody>;

@@ -8,6 +8,7 @@ use axum::extract::State;
 
 use crate::answer::{Handled, IfMatch, IfNoneMatch, created, no_content, tagged};
 use crate::extract::{Json, PathId, Posted, Query};
+use crate::fields::bounds::{DESCRIPTION_CHARS_MAX, LABEL_CHARS_MAX};
 use crate::fields::kinds::Uuid;
 use crate::fields::{Change, Create, Fields, FromFields, ResourceFields, Shown};
 use crate::lists::{List, documents, page_request};
@@ -15,8 +16,6 @@ use crate::openapi::{NotFound, PreconditionFailed};
 use crate::query_parameters;
 use crate::state::ApiState;
 
-const LABEL_CHARS_MAX: usize = 200;
-const DESCRIPTION_CHARS_MAX: usize = 10_000;
 const STEPS_MAX: usize = 500;
 
 type PlanCreate = Create<PlanBody>;

@@ -8,15 +8,13 @@ use axum::extract::State;
 
 use crate::answer::{Handled, IfMatch, IfNoneMatch, created, no_content, tagged};
 use crate::extract::{Json, PathId, Posted, Query};
+use crate::fields::bounds::{DESCRIPTION_CHARS_MAX, LABEL_CHARS_MAX};
 use crate::fields::kinds::{References, Uuid};
 use crate::fields::{Change, Create, Fields, FromFields, ResourceFields, Shown};
 use crate::lists::{List, documents, page_request};
 use crate::openapi::{Conflict, NotFound, PreconditionFailed};
 use crate::query_parameters;
 use crate::state::ApiState;
-
-const LABEL_CHARS_MAX: usize = 200;
-const DESCRIPTION_CHARS_MAX: usize = 10_000;
 
 type TaskCreate = Create<TaskBody>;
 type TaskPatch = Change<TaskBody>;

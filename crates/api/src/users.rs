@@ -3,7 +3,7 @@
 use agentry_domain::users::{
     EMAIL_CHARS_MAX, PHONE_NUMBER_CHARS_MAX, User, UserBody, is_email, is_phone_number,
 };
-use agentry_domain::{Caller, Order, PageRequest};
+use agentry_domain::{Order, PageRequest};
 use agentry_engine::UserFilter;
 use agentry_gateway::Authenticated;
 use axum::extract::State;
@@ -13,6 +13,7 @@ use utoipa::openapi::schema::Schema;
 use crate::admin_jobs::{JobAnswer, accepted};
 use crate::answer::{Handled, IfMatch, IfNoneMatch, created, no_content, tagged};
 use crate::extract::{Json, PathName, Posted, Query};
+use crate::fields::bounds::NAME_CHARS_MAX;
 use crate::fields::kinds::{Kind, Site, Text, pattern_schema};
 use crate::fields::{Change, Create, Fields, FromFields, Purpose, ResourceFields, Shown};
 use crate::lists::{List, documents, page_request};
@@ -20,7 +21,6 @@ use crate::openapi::{Conflict, NotFound, PreconditionFailed};
 use crate::query_parameters;
 use crate::state::ApiState;
 
-const NAME_CHARS_MAX: usize = 200;
 type UserCreate = Create<UserBody>;
 type UserPatch = Change<UserBody>;
 type UserShown = Shown<UserBody>;
@@ -200,10 +200,12 @@ pub async fn user_update(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
     PathName(user): PathName,
-    version: IfMatch,
+    IfMatch(version): IfMatch,
     Json(change): Json<UserPatch>,
 ) -> Handled {
-    change_user(&state, &caller, &user, version, &change).await
+    let id = state.engine.user_find(&caller, &user).await?.id;
+    let changed = |was: &User| change.apply(was);
+    tagged(state.engine.user_update(&caller, id, version, changed).await?)
 }
 
 /// Change a user, for clients that send PUT
@@ -229,24 +231,12 @@ pub async fn user_update(
 )]
 pub async fn user_put(
     State(state): State<ApiState>,
-    Authenticated(caller): Authenticated,
-    PathName(user): PathName,
+    caller: Authenticated,
+    user: PathName,
     version: IfMatch,
-    Json(change): Json<UserPatch>,
+    change: Json<UserPatch>,
 ) -> Handled {
-    change_user(&state, &caller, &user, version, &change).await
-}
-
-async fn change_user(
-    state: &ApiState,
-    caller: &Caller,
-    user: &str,
-    IfMatch(version): IfMatch,
-    change: &UserPatch,
-) -> Handled {
-    let id = state.engine.user_find(caller, user).await?.id;
-    let changed = |was: &User| change.apply(was);
-    tagged(state.engine.user_update(caller, id, version, changed).await?)
+    user_update(State(state), caller, user, version, change).await
 }
 
 /// How to delete a user.

@@ -73,4 +73,10 @@ impl<T> Page<T> {
         let next = if more { items.last().map(id) } else { None };
         Self { items, total, total_capped: false, limit: request.limit, next }
     }
+
+    /// The same page of something else.
+    pub fn map<U>(self, map: impl FnMut(T) -> U) -> Page<U> {
+        let Self { items, total, total_capped, limit, next } = self;
+        Page { items: items.into_iter().map(map).collect(), total, total_capped, limit, next }
+    }
 }

@@ -4,9 +4,7 @@
 use agentry_domain::files::{FILE_CHUNK_BYTES, File, FilePath};
 use agentry_domain::log::EntityKind;
 use agentry_domain::sessions::SessionBody;
-use agentry_domain::{
-    Caller, Code, Error, FileId, Page, PageRequest, Result, SessionId, Timestamp,
-};
+use agentry_domain::{Caller, Code, Error, FileId, Page, PageRequest, Result, SessionId};
 use agentry_store::Write;
 use agentry_store::files::file_missing;
 use bytes::Bytes;
@@ -14,9 +12,6 @@ use futures::{Stream, StreamExt as _};
 
 use crate::guarded::until_unchanged;
 use crate::{Engine, entry};
-
-/// How long a content may be arriving before it counts as left behind.
-const UPLOAD_STALE_AFTER_MICROS: i64 = 60 * 60 * 1_000_000;
 
 /// A file that a client puts.
 #[derive(Clone, Debug)]
@@ -154,7 +149,7 @@ impl Engine {
     ) -> Result<()> {
         let (now, mut write) = (self.now(), Write::new(caller.org));
         if upload.chunks == 0 {
-            let stale = Timestamp::from_micros(now.micros() - UPLOAD_STALE_AFTER_MICROS);
+            let stale = now.minus(self.0.options.retention.uploads);
             write.file_upload_begin(upload.session, upload.content, now, stale);
         }
         write.file_upload_chunk(upload.session, upload.content, upload.chunks, chunk);

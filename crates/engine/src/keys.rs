@@ -1,5 +1,12 @@
 //! API keys: the first one, those that are made with it, and who holds one.
+//!
+//! When a key was last used is noted when it is looked up, which happens once a
+//! second for one that is used all the time, kept in memory and written down soon
+//! after, for all keys together. So it is a second late at most, here at once and
+//! in other processes a moment later; a crash forgets what was not written down
+//! yet. A request that only reads costs no write of its own.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use agentry_domain::agents::{Agent, AgentBody, FIRST_AGENT_NAME, did};
@@ -8,12 +15,13 @@ use agentry_domain::log::EntityKind;
 use agentry_domain::orgs::{INSTALLATION_ORG, Org, OrgBody};
 use agentry_domain::ports::Authenticate;
 use agentry_domain::{
-    AgentId, Caller, Code, Document, Done, Error, Fault, KeyId, Once, OrgId, Permission, Result,
-    Role,
+    AgentId, Caller, Code, Document, Done, Error, Fault, KeyId, Once, OrgId, Page, PageRequest,
+    Permission, Result, Role, Timestamp,
 };
-use agentry_store::Write;
+use agentry_store::{KeyFilter, Write};
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::orgs::is_installation_owner;
 use crate::{Engine, entry, version_data};
@@ -61,6 +69,36 @@ impl Callers {
         self.known.invalidate(hash);
     }
 }
+
+/// How long uses are gathered before they are written down.
+const USES_GATHERED_FOR: Duration = Duration::from_millis(500);
+/// Keys whose use waits to be written down at most; that of another one is noted
+/// when it is looked up again.
+const USES_WAITING_MAX: usize = 10_000;
+/// Uses that one write notes.
+const USES_AT_ONCE_MAX: usize = 500;
+
+/// When keys were used, until that is written down.
+#[derive(Default)]
+pub(crate) struct KeyUses {
+    waiting: Mutex<BTreeMap<(OrgId, KeyId), Timestamp>>,
+    noted: Notify,
+}
+
+impl KeyUses {
+    fn note(&self, org: OrgId, key: KeyId, at: Timestamp) {
+        let mut waiting = self.waiting.lock();
+        if waiting.len() < USES_WAITING_MAX || waiting.contains_key(&(org, key)) {
+            let last = waiting.entry((org, key)).or_insert(at);
+            *last = at.max(*last);
+        }
+        drop(waiting);
+        self.noted.notify_one();
+    }
+}
+
+/// A key, and when it was last used.
+pub type KeySeen = (Document<KeyBody>, Option<Timestamp>);
 
 /// A key that was just made.
 #[derive(Debug)]
@@ -205,6 +243,81 @@ impl Engine {
         }
     }
 
+    /// The key with this id.
+    pub async fn key_get(&self, caller: &Caller, id: KeyId) -> Result<KeySeen> {
+        let key = self.resource_get::<KeyBody>(caller, id).await?;
+        let used = self.key_uses(caller.org, (id, id)).await?;
+        Ok((key, used.get(&id).copied()))
+    }
+
+    /// A page of keys.
+    pub async fn key_list(
+        &self,
+        caller: &Caller,
+        filter: &KeyFilter,
+        page: &PageRequest,
+    ) -> Result<Page<KeySeen>> {
+        let found = self.resource_list::<KeyBody>(caller, filter, page).await?;
+        let ids = || found.items.iter().map(|key| key.id);
+        let used = match ids().min().zip(ids().max()) {
+            Some(span) => self.key_uses(caller.org, span).await?,
+            None => BTreeMap::new(),
+        };
+        Ok(found.map(|key| {
+            let used = used.get(&key.id).copied();
+            (key, used)
+        }))
+    }
+
+    /// When the keys from one id to another were last used, also what is not
+    /// written down yet.
+    async fn key_uses(
+        &self,
+        org: OrgId,
+        span: (KeyId, KeyId),
+    ) -> Result<BTreeMap<KeyId, Timestamp>> {
+        let waiting: Vec<(KeyId, Timestamp)> = {
+            let waiting = self.0.key_uses.waiting.lock();
+            let of_span = waiting.range((org, span.0)..=(org, span.1));
+            of_span.map(|((_, id), at)| (*id, *at)).collect()
+        };
+        let mut uses = BTreeMap::from_iter(self.0.store.key_uses(org, span).await?);
+        for (id, at) in waiting {
+            let last = uses.entry(id).or_insert(at);
+            *last = at.max(*last);
+        }
+        Ok(uses)
+    }
+
+    /// Writes down when keys were used, soon after they were, until this process
+    /// stops, and then what is left.
+    pub(crate) async fn keep_key_uses(&self) {
+        let stopping = self.0.tasks.stopping().clone();
+        while !stopping.is_cancelled() {
+            stopping.run_until_cancelled(self.0.key_uses.noted.notified()).await;
+            stopping.run_until_cancelled(tokio::time::sleep(USES_GATHERED_FOR)).await;
+            if let Err(error) = self.key_uses_write().await {
+                tracing::warn!(error = %error.chain(), "when keys were used could not be noted");
+            }
+        }
+    }
+
+    async fn key_uses_write(&self) -> Result<()> {
+        let uses = std::mem::take(&mut *self.0.key_uses.waiting.lock());
+        let mut uses: Vec<_> = uses.into_iter().collect();
+        // In the order of the keys, so that two processes cannot wait for each other.
+        while let Some(((org, _), _)) = uses.first() {
+            let org = *org;
+            let of_org = uses.iter().take_while(|((of, _), _)| *of == org).count();
+            let mut write = Write::new(org).bulk();
+            for ((_, key), at) in uses.drain(..of_org.min(USES_AT_ONCE_MAX)) {
+                write.key_used(key, at);
+            }
+            self.0.store.write(write).await?;
+        }
+        Ok(())
+    }
+
     /// Changes a key's name, or when it expires.
     pub async fn key_update(
         &self,
@@ -299,6 +412,10 @@ impl Authenticate for Engine {
                 let changes = callers.changes();
                 let caller = self.0.store.key_caller(&hash).await?.ok_or_else(refused)?;
                 callers.remember(hash, caller, changes);
+                let now = self.now();
+                if let Some(key) = caller.key.filter(|_| caller.is_in_time(now)) {
+                    self.0.key_uses.note(caller.org, key, now);
+                }
                 caller
             }
         };

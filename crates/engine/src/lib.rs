@@ -50,7 +50,7 @@ pub use agentry_store::{
 };
 pub use files::FilePut;
 pub use goals::GoalTree;
-pub use keys::KeyMade;
+pub use keys::{KeyMade, KeySeen};
 pub use memories::MemoryHit;
 pub use retention::Retention;
 pub use run_events::{RunCursor, RunEvent, RunEvents, RunHandle, RunNews, Told};
@@ -143,6 +143,7 @@ struct Inner {
     delivering: webhooks::DeliveryPlaces,
     /// A webhook was made or changed here.
     webhooks_changed: Notify,
+    key_uses: keys::KeyUses,
 }
 
 impl Engine {
@@ -168,6 +169,7 @@ impl Engine {
             sealing_key: OnceLock::new(),
             webhook_client: parts.webhook_client,
             webhooks_changed: Notify::new(),
+            key_uses: keys::KeyUses::default(),
         }))
     }
 

@@ -6,6 +6,8 @@
 //! it, and another one goes on. A session goes as a whole: at once when it is
 //! small; otherwise its row goes first, so that nobody sees it or adds to it, and
 //! then what was in it. One in which a run is under way is left for a later round.
+//! With each thing goes what is remembered of the request that made it, which
+//! holds the answer.
 
 use std::time::Duration;
 
@@ -68,6 +70,7 @@ impl Engine {
             write.log(entry(caller, now, kind.deleted(), kind, id.to_bytes(), data));
             let (kind, data) = (EntityKind::Job, r#"{"kind":"purge"}"#.to_owned());
             write.log(entry(caller, now, kind.created(), kind, job.id.to_bytes(), data));
+            write.idempotency_forget(id.to_bytes());
             purge_insert(&mut write, &job);
             self.0.store.write(write).await?;
             Ok(job)
@@ -204,7 +207,9 @@ impl Engine {
         let files = self.0.store.file_count(org, session.id).await?;
         let mut write = purge.begin();
         self.log_session_deleted(&mut write, session);
+        write.idempotency_forget(session.id.to_bytes());
         if contents.is_small() {
+            forget_requests(&mut write, &contents.messages, &contents.runs);
             let documents = self.0.store.text_of_session(org, session.id).await?;
             write.session_purge(session, contents.messages.last().copied());
             let went = Purged {
@@ -236,6 +241,7 @@ impl Engine {
             let mut write = purge.begin();
             write.session_messages_purge(session, &contents.messages);
             write.runs_purge(contents.runs.iter().copied());
+            forget_requests(&mut write, &contents.messages, &contents.runs);
             if is_last {
                 write.session_counter_forget(session);
             }
@@ -287,6 +293,7 @@ impl Engine {
             went.messages += messages.len() as u64;
             went.documents += self.0.store.text_of_messages(org, &messages).await?;
             write.session_messages_purge(run.session, &messages);
+            forget_requests(&mut write, &messages, &[run.id]);
         }
         let emptying = purge.rest.emptying;
         self.purge_write(purge, write, went, emptying).await
@@ -308,6 +315,7 @@ impl Engine {
             let mut write = purge.begin();
             for memory in &found {
                 write.memory_delete(memory.id, memory.version);
+                write.idempotency_forget(memory.id.to_bytes());
             }
             let went = Purged { memories: found.len() as u64, ..Purged::default() };
             let emptying = purge.rest.emptying;
@@ -456,6 +464,16 @@ fn purge_of(
     };
     fill(&mut record);
     record
+}
+
+/// What was answered to the requests that made these holds what they said.
+fn forget_requests(write: &mut Write, messages: &[MessageId], runs: &[RunId]) {
+    for message in messages {
+        write.idempotency_forget(message.to_bytes());
+    }
+    for run in runs {
+        write.idempotency_forget(run.to_bytes());
+    }
 }
 
 fn purge_insert(write: &mut Write, record: &AdminJob) {

@@ -168,6 +168,22 @@ impl Engine {
         if_match: Option<i64>,
         delete: impl Fn(&mut Write, &Document<R>) + Sync,
     ) -> Result<()> {
+        let delete = |write: &mut Write, was: &Document<R>| {
+            delete(write, was);
+            Ok(())
+        };
+        self.resource_delete_after(caller, id, if_match, delete).await
+    }
+
+    /// Deletes a resource, where what that takes is in its body: `delete` may
+    /// find that it cannot be read.
+    pub(crate) async fn resource_delete_after<R: Table>(
+        &self,
+        caller: &Caller,
+        id: R::Id,
+        if_match: Option<i64>,
+        delete: impl Fn(&mut Write, &Document<R>) -> Result<()> + Sync,
+    ) -> Result<()> {
         until_unchanged(if_match, || async {
             let was = self.resource_get::<R>(caller, id).await?;
             if let Some(wanted) = if_match
@@ -176,7 +192,7 @@ impl Engine {
                 return Err(changed::<R>(id, was.version));
             }
             let mut write = Write::new(caller.org);
-            delete(&mut write, &was);
+            delete(&mut write, &was)?;
             let data = version_data(was.version);
             write.log(entry(caller, self.now(), R::KIND.deleted(), R::KIND, id.bytes(), data));
             self.0.store.write(write).await?;

@@ -2,8 +2,9 @@
 //! bulk writes that go after everything that a client waits for.
 //!
 //! A session is as old as the last thing that was said in it or changed of it,
-//! and goes with all that is in it; a run is as old as its end. The log
-//! is shortened by its own rules, and requests that took effect are forgotten
+//! and goes with all that is in it; a run and a job are as old as their end. A
+//! file that was never wholly sent goes with what arrived of it. The log is
+//! shortened by its own rules, and requests that took effect are forgotten
 //! with their keys. Several processes may do this on one database: whoever comes
 //! second finds nothing.
 
@@ -17,8 +18,10 @@ use crate::Engine;
 
 /// Sessions that are looked at in one go.
 const SESSIONS_AT_ONCE: u32 = 100;
-/// Runs that one write deletes.
+/// Runs, or jobs, that one write deletes.
 const DELETED_AT_ONCE: u32 = 100;
+/// Abandoned uploads that are looked up in one go.
+const UPLOADS_AT_ONCE: u32 = 100;
 
 /// How long things are kept; none for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +30,23 @@ pub struct Retention {
     pub sessions: Option<Duration>,
     /// Runs, since they ended.
     pub runs: Option<Duration>,
+    /// Jobs that people look at, since they ended.
+    pub admin_jobs: Option<Duration>,
+    /// What arrived of a file that was never wholly sent, since it began.
+    pub uploads: Duration,
     /// How long after a round the next one begins.
     pub every: Duration,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { sessions: None, runs: None, every: Duration::from_secs(600) }
+        Self {
+            sessions: None,
+            runs: None,
+            admin_jobs: Some(Duration::from_secs(30 * 24 * 3_600)),
+            uploads: Duration::from_secs(3_600),
+            every: Duration::from_secs(600),
+        }
     }
 }
 
@@ -58,10 +71,7 @@ impl Engine {
     /// Deletes what is too old, round after round, until the tasks stop.
     pub(crate) async fn retain(&self) {
         let stopping = self.0.tasks.stopping().clone();
-        let Retention { sessions, runs, every } = self.0.options.retention;
-        if sessions.is_none() && runs.is_none() {
-            return;
-        }
+        let every = self.0.options.retention.every;
         loop {
             match stopping.run_until_cancelled(self.retention_round()).await {
                 None => return,
@@ -78,8 +88,9 @@ impl Engine {
     }
 
     async fn retention_round(&self) -> Result<()> {
-        let Retention { sessions, runs, .. } = self.0.options.retention;
+        let Retention { sessions, runs, admin_jobs, uploads, .. } = self.0.options.retention;
         let now = self.now();
+        self.uploads_expire(now.minus(uploads)).await?;
         for org in self.0.store.org_ids().await? {
             if let Some(kept) = sessions {
                 self.sessions_expire(org, now.minus(kept)).await?;
@@ -87,8 +98,40 @@ impl Engine {
             if let Some(kept) = runs {
                 self.runs_expire(org, now.minus(kept)).await?;
             }
+            if let Some(kept) = admin_jobs {
+                self.admin_jobs_expire(org, now.minus(kept)).await?;
+            }
         }
         Ok(())
+    }
+
+    async fn uploads_expire(&self, before: Timestamp) -> Result<()> {
+        loop {
+            let batch = self.0.store.file_upload_old(before, UPLOADS_AT_ONCE).await?;
+            for (org, session, content) in &batch {
+                let mut write = Write::new(*org).bulk();
+                write.file_upload_end(*session, *content);
+                self.0.store.write(write).await?;
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn admin_jobs_expire(&self, org: OrgId, before: Timestamp) -> Result<()> {
+        let mut after = [0; 16];
+        loop {
+            let within = (after, id_at(before));
+            let batch = self.0.store.admin_job_old(org, within, before, DELETED_AT_ONCE).await?;
+            let Some(last) = batch.last() else { return Ok(()) };
+            after = last.to_bytes();
+            let mut write = Write::new(org).bulk();
+            for id in batch {
+                write.admin_job_delete(id);
+            }
+            unless_in_use(self.0.store.write(write).await.map(drop).map_err(Error::from))?;
+        }
     }
 
     async fn sessions_expire(&self, org: OrgId, before: Timestamp) -> Result<()> {

@@ -18,7 +18,6 @@ use agentry_domain::users::{Alias, User, UserBody, alias_candidates, email_alias
 use agentry_domain::{Caller, Code, Document, Done, Entity, Error, JsonText, Once, Result, UserId};
 use agentry_store::{Table, Write};
 
-use crate::guarded::until_unchanged;
 use crate::{Engine, entry, version_data};
 
 /// How often a write is tried that makes a user whom others make too.
@@ -69,16 +68,11 @@ impl Engine {
         id: UserId,
         if_match: Option<i64>,
     ) -> Result<()> {
-        until_unchanged(if_match, || async {
-            let was = self.resource_get::<UserBody>(caller, id).await?.entity()?;
-            let mut write = Write::new(caller.org);
-            delete_user(&mut write, &was, if_match);
-            let (kind, data) = (EntityKind::User, version_data(was.version));
-            write.log(entry(caller, self.now(), kind.deleted(), kind, id.to_bytes(), data));
-            self.0.store.write(write).await?;
+        let delete = |write: &mut Write, was: &Document<UserBody>| {
+            delete_user(write, &was.entity()?, None);
             Ok(())
-        })
-        .await
+        };
+        self.resource_delete_after(caller, id, if_match, delete).await
     }
 
     /// The user who is to be made because it is named for the first time; none

@@ -40,6 +40,8 @@ impl Engine {
         self.0.tasks.spawn(async move { engine.retain().await });
         let engine = self.clone();
         self.0.tasks.spawn(async move { engine.feed_webhooks().await });
+        let engine = self.clone();
+        self.0.tasks.spawn(async move { engine.keep_key_uses().await });
         if let Some(changes) = self.0.store.runs_changed() {
             let engine = self.clone();
             self.0.tasks.spawn(async move { engine.hear_of_runs(changes).await });

@@ -3,12 +3,14 @@
 //! name, that no answer grows past a bound, and that a request which may have
 //! had an effect is never sent twice. What an answer means is left to callers.
 
+mod ask;
 mod failure;
 pub mod guard;
 mod options;
 mod post;
 mod reply;
 
+pub use ask::Ask;
 pub use failure::{Cause, Failure};
 pub use guard::{Guard, Refused};
 pub use options::Options;

@@ -22,8 +22,8 @@ const CONNECT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// The client. Clones share the pool.
 #[derive(Clone, Debug)]
 pub struct Client {
-    http: reqwest::Client,
-    options: Options,
+    pub(crate) http: reqwest::Client,
+    pub(crate) options: Options,
     /// Which targets are allowed; none when whoever configured this
     /// installation named them.
     guard: Option<Guard>,

@@ -2,7 +2,7 @@
 //! and changes only in writes that the job's fence guards.
 
 use agentry_domain::jobs::{AdminJob, JobKind, JobState};
-use agentry_domain::{Error, JobId, OrgId, Page, PageRequest, UserId};
+use agentry_domain::{Error, JobId, OrgId, Page, PageRequest, Timestamp, UserId};
 use serde::de::DeserializeOwned;
 
 use crate::counters::ADMIN_JOBS;
@@ -25,6 +25,10 @@ statements! {
     ADMIN_JOB_LIST_DESC = "select id, kind, state, holder, rest, result, error, created_at, \
         started_at, finished_at from admin_job where org = $1 and id < $2 \
         order by id desc limit $3 offset $4";
+    EXPIRE_ADMIN_JOBS = "select id from admin_job where org = $1 and id > $2 and id < $3 \
+        and finished_at < $4 order by id limit $5";
+    ADMIN_JOB_DELETE = "delete from admin_job where org = $1 and id = $2 \
+        and finished_at is not null";
 }
 
 fn text(value: &impl serde::Serialize) -> Value {
@@ -69,9 +73,29 @@ impl Write {
         )
         .expect_one(Probe::always(move || Error::not_found("job", id)));
     }
+
+    /// Forgets a job that has ended.
+    pub fn admin_job_delete(&mut self, id: JobId) {
+        self.add(&ADMIN_JOB_DELETE, values![self.org, id])
+            .expect_one(Probe::always(move || Error::not_found("job", id)));
+        self.count(ADMIN_JOBS, &[], -1);
+    }
 }
 
 impl Store {
+    /// Jobs between these ids that ended before this time, oldest first.
+    pub async fn admin_job_old(
+        &self,
+        org: OrgId,
+        (after, before): ([u8; 16], [u8; 16]),
+        ended_before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<JobId>> {
+        let id = |row: &mut Columns<'_>| Ok(JobId::from_bytes(row.id()?));
+        let bound = values![org, after, before, ended_before, limit];
+        self.scan(&EXPIRE_ADMIN_JOBS, bound, id).await
+    }
+
     /// The job with this id.
     pub async fn admin_job_get(&self, org: OrgId, id: JobId) -> Result<Option<AdminJob>> {
         self.point(&ADMIN_JOB_GET, values![org, id], job).await

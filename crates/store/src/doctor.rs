@@ -173,6 +173,57 @@ const RULES: &[Rule] = &[
          or r.reply is not null then 1 else 0 end",
     ),
     deep(
+        "every goal that is below another has that one",
+        "select count(*) from goal g where g.parent_goal_id is not null and not exists \
+         (select 1 from goal a where a.org = g.org and a.id = g.parent_goal_id)",
+    ),
+    deep(
+        "every task that waits for another is there, and so is that one",
+        "select count(*) from task_dependency d where not exists (select 1 from task t \
+         where t.org = d.org and t.id = d.task) or not exists (select 1 from task t \
+         where t.org = d.org and t.id = d.needs)",
+    ),
+    // Goals outlive their agents, and plans their goals: clients are told of
+    // that, and what they name stays.
+    deep(
+        "goals, plans and tasks belong to an organisation",
+        "select (select count(*) from goal g where not exists \
+         (select 1 from org o where o.id = g.org)) + (select count(*) from plan p where not exists \
+         (select 1 from org o where o.id = p.org)) + (select count(*) from task t where not exists \
+         (select 1 from org o where o.id = t.org))",
+    ),
+    deep(
+        "every file has its session",
+        "select count(*) from session_file f where not exists \
+         (select 1 from session s where s.org = f.org and s.id = f.session)",
+    ),
+    deep(
+        "files are counted",
+        "select count(*) from (select org, id, sum(n) as n from (\
+         select org, key as id, n from c where kind = 'files' union all \
+         select org, session as id, -1 as n from session_file) as both_sides \
+         group by org, id having sum(n) <> 0) as wrong",
+    ),
+    deep(
+        "every file has all of its content",
+        "select count(*) from session_file f where f.bytes <> (select coalesce(sum(length(k.data)), 0) \
+         from file_chunk k where k.org = f.org and k.content = f.content) or (select count(*) \
+         from file_chunk k where k.org = f.org and k.content = f.content) <> \
+         (select coalesce(max(k.n) + 1, 0) from file_chunk k \
+         where k.org = f.org and k.content = f.content)",
+    ),
+    deep(
+        "every content has its file, or is still arriving",
+        "select count(*) from (select distinct org, content from file_chunk) as k where not exists \
+         (select 1 from session_file f where f.org = k.org and f.content = k.content) \
+         and not exists (select 1 from file_upload u where u.org = k.org and u.content = k.content)",
+    ),
+    deep(
+        "every content that is still arriving has its session",
+        "select count(*) from file_upload u where not exists \
+         (select 1 from session s where s.org = u.org and s.id = u.session)",
+    ),
+    deep(
         "nothing is made or ended twice in the log",
         "select count(*) from (select 1 from e where kind in ('agent.created', 'agent.deleted', \
          'session.created', 'session.deleted', 'run.created', 'run.finished', 'message.created') \

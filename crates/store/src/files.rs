@@ -3,9 +3,10 @@
 //! so that a file changes at once and readers never see half of two.
 //!
 //! A content that is still arriving is noted in `file_upload`; what was left
-//! behind by a process that ended goes with the next upload of its session.
+//! behind by a process that ended goes with the next upload of its session, or
+//! when retention finds it.
 
-use agentry_domain::files::{File, FileLimits};
+use agentry_domain::files::{FILE_CHUNK_BYTES, File, FileLimits};
 use agentry_domain::{Code, Error, FileId, OrgId, Page, PageRequest, SessionId, Timestamp};
 
 use crate::counters::{COUNTER_FORGET, FILES};
@@ -53,6 +54,9 @@ statements! {
         values ($1, $2, $3, $4)";
     FILE_UPLOAD_EXISTS = "select at from file_upload where org = $1 and session = $2 \
         and content = $3";
+    // Of the whole installation, by its index.
+    FILE_UPLOAD_OLD = "select org, session, content from file_upload where at < $1 \
+        order by at limit $2";
     FILE_UPLOAD_DELETE = "delete from file_upload where org = $1 and session = $2 and content = $3";
     FILE_UPLOAD_CHUNK_DELETE_OLD = "delete from file_chunk where org = $1 and content in \
         (select content from file_upload where file_upload.org = $1 and session = $2 and at < $3)";
@@ -122,7 +126,14 @@ impl Write {
         // One after the other, so that what each is counted with is there.
         self.add(&SESSION_LOCK, values![self.org, session])
             .expect_one(Probe::always(move || session_missing(session)));
-        self.add(&FILE_UPLOAD_DELETE, values![self.org, session, file.content]);
+        let ended = self.add(&FILE_UPLOAD_DELETE, values![self.org, session, file.content]);
+        // Of a content with several chunks the first ones are there only as long
+        // as its note is.
+        if file.bytes > FILE_CHUNK_BYTES as u64 {
+            ended.expect_one(Probe::always(|| {
+                Error::new(Code::Conflict, "the upload took too long, and was given up")
+            }));
+        }
         let (bytes_max, files_max) = (limits.session_bytes_max, limits.session_files_max);
         let fits =
             values![self.org, session, &path, whole(file.bytes), whole(bytes_max), files_max,];
@@ -217,6 +228,19 @@ impl Store {
     /// How many files a session has.
     pub async fn file_count(&self, org: OrgId, session: SessionId) -> Result<u64> {
         self.counter(org, FILES, &session.to_bytes()).await
+    }
+
+    /// Contents of the whole installation that began to arrive before this time,
+    /// the oldest first: organisation, session and content.
+    pub async fn file_upload_old(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(OrgId, SessionId, [u8; 16])>> {
+        let upload = |row: &mut Columns<'_>| {
+            Ok((OrgId::from_bytes(row.id()?), SessionId::from_bytes(row.id()?), row.id()?))
+        };
+        self.scan(&FILE_UPLOAD_OLD, values![before, limit], upload).await
     }
 
     /// A chunk of a content; none when the content was replaced or deleted.

@@ -18,6 +18,7 @@ statements! {
         values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (org, caller, operation, key) \
         do update set body = excluded.body, at = excluded.at, id = excluded.id, \
         answer = excluded.answer where idempotency.at <= $9";
+    IDEMPOTENCY_FORGET = "delete from idempotency where org = $1 and id = $2";
     // The first row of an index.
     scan IDEMPOTENCY_OLDEST = "select at from idempotency order by at limit 1";
     IDEMPOTENCY_EXPIRE = sqlite "delete from idempotency where rowid in (select rowid \
@@ -55,6 +56,12 @@ impl Write {
         self.add_first(&IDEMPOTENCY_SET, bound).expect_one(Probe::always(|| {
             Error::new(Code::AlreadyDone, "a request with this Idempotency-Key took effect already")
         }));
+    }
+
+    /// Forgets the requests that made the thing with this id, and what they were
+    /// answered.
+    pub fn idempotency_forget(&mut self, id: [u8; 16]) {
+        self.add(&IDEMPOTENCY_FORGET, values![self.org, id]);
     }
 
     /// Forgets requests of the whole installation that are too old to count, at

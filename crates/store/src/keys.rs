@@ -18,6 +18,11 @@ statements! {
         values ($1, $2, $3, $4, $5, $6)";
     KEY_SECRET_EXPIRE = "update key_secret set expires_at = $1 where org = $2 and id = $3";
     KEY_SECRET_DELETE = "delete from key_secret where org = $1 and id = $2";
+    // The latest wins, whichever process says it first.
+    KEY_USED = "update key_secret set used_at = $1 where org = $2 and id = $3 \
+        and (used_at is null or used_at < $1)";
+    KEY_USES = "select id, used_at from key_secret where org = $1 and id >= $2 and id <= $3 \
+        and used_at is not null";
     KEY_HASH = "select hash from key_secret where org = $1 and id = $2";
     KEY_CALLER = "select org, id, role, scopes, expires_at from key_secret where hash = $1";
     KEY_CALLER_BY_ID = "select org, id, role, scopes, expires_at from key_secret \
@@ -86,6 +91,11 @@ impl Write {
         self.add(&KEY_SECRET_DELETE, values![self.org, id]);
     }
 
+    /// Notes when a key was used, if it is still there and that is news.
+    pub fn key_used(&mut self, id: KeyId, at: Timestamp) {
+        self.add(&KEY_USED, values![at, self.org, id]);
+    }
+
     /// Guard: beside this key the organisation has another one of an owner who
     /// may do everything, at least until then.
     pub fn key_owner_stays(&mut self, id: KeyId, until: Timestamp) {
@@ -115,6 +125,16 @@ impl Store {
     pub async fn key_is_valid(&self, org: OrgId, id: KeyId, now: Timestamp) -> Result<bool> {
         let caller = self.key_caller_by_id(org, id).await?;
         Ok(caller.is_some_and(|caller| caller.is_in_time(now)))
+    }
+
+    /// When keys from this id to that one were last used, of those that were.
+    pub async fn key_uses(
+        &self,
+        org: OrgId,
+        (first, last): (KeyId, KeyId),
+    ) -> Result<Vec<(KeyId, Timestamp)>> {
+        let used = |row: &mut Columns<'_>| Ok((KeyId::from_bytes(row.id()?), row.time()?));
+        self.scan(&KEY_USES, values![org, first, last], used).await
     }
 
     /// The hash of a key's secret.

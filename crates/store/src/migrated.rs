@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use agentry_domain::agents::{AgentBody, AgentStatus, MemoryPolicy};
+use agentry_domain::keys::KeyBody;
+use agentry_domain::orgs::OrgBody;
 use agentry_domain::sessions::{SessionBody, SessionStatus};
-use agentry_domain::{AgentId, JsonText, OrgId, Page, PageRequest, SessionId, Timestamp};
+use agentry_domain::{
+    AgentId, Caller, JsonText, KeyId, Order, OrgId, Page, PageRequest, Role, SessionId, Timestamp,
+};
 use agentry_testkit::TempDir;
 use agentry_testkit::postgres::Database;
 use refinery::Target;
 
-use crate::{Options, Scope, Sought, Store};
+use crate::{KeyFilter, Options, OrgFilter, Scope, Sought, Store};
 
 const ORG: OrgId = OrgId::from_bytes([1; 16]);
 const AGENT: AgentId = AgentId::from_bytes([2; 16]);
@@ -35,6 +39,69 @@ fn rows(blob: impl Fn(u8) -> String, vector: &str) -> String {
              '{{\"a\":{{}}}}', 2, 1000000, 3000000); \
          insert into session values ({org}, {two}, null, '', null, 'active', '{{}}', 1, 1, 1);"
     )
+}
+
+/// Two organisations and their keys, as version 8 had them.
+fn keys(blob: impl Fn(u8) -> String, hash: impl Fn(u8) -> String) -> String {
+    let (org, other) = (blob(1), blob(5));
+    format!(
+        "insert into org values ({org}, 'default', 1000000), ({other}, 'the \"other\"', 2000000); \
+         insert into api_key values ({}, {org}, {}, 'owner', 'owner', 'ak_1234567', 1000000), \
+             ({}, {org}, {}, 'bills', 'service', 'ak_89abcde', 3000000), \
+             ({}, {other}, {}, 'theirs', 'owner', 'ak_fedcba9', 2000000);",
+        hash(6),
+        blob(6),
+        hash(7),
+        blob(7),
+        hash(8),
+        blob(8),
+    )
+}
+
+async fn the_keys_are_there(store: &Store) {
+    let page = PageRequest { order: Order::Ascending, ..PageRequest::default() };
+    let list = async |org| {
+        store.resource_list::<KeyBody>(org, &KeyFilter::default(), &page).await.unwrap()
+    };
+    let other = OrgId::from_bytes([5; 16]);
+    let expected = [
+        (ORG, 6, "owner", Role::Owner, "ak_1234567", 1_000_000),
+        (ORG, 7, "bills", Role::Service, "ak_89abcde", 3_000_000),
+        (other, 8, "theirs", Role::Owner, "ak_fedcba9", 2_000_000),
+    ];
+    let (ours, theirs) = (list(ORG).await, list(other).await);
+    assert_eq!((ours.total, theirs.total), (2, 1));
+    for (document, (org, byte, name, role, prefix, at)) in
+        ours.items.iter().chain(&theirs.items).zip(expected)
+    {
+        let key = document.entity().unwrap();
+        assert_eq!((key.id, key.version), (KeyId::from_bytes([byte; 16]), 1));
+        let at = Timestamp::from_micros(at);
+        assert_eq!((key.created_at, key.updated_at), (at, at));
+        let body = KeyBody {
+            name: name.to_owned(),
+            role,
+            scopes: Vec::new(),
+            expires_at: None,
+            prefix: prefix.to_owned(),
+            created_by: None,
+        };
+        assert_eq!(key.body, body);
+        // The document is whole, though the stored one had no head.
+        let json: serde_json::Value = serde_json::from_str(&document.json).unwrap();
+        assert_eq!(
+            (&json["id"], &json["role"]),
+            (&key.id.to_string().into(), &role.as_str().into())
+        );
+        let caller = store.key_caller(&[byte; 32]).await.unwrap().unwrap();
+        assert_eq!(caller, Caller::of(org, Some(key.id), role));
+    }
+    let orgs = store.resource_list::<OrgBody>(ORG, &OrgFilter::default(), &page).await.unwrap();
+    let named: Vec<_> =
+        orgs.items.iter().map(|org| (org.id, org.entity().unwrap().body.name)).collect();
+    assert_eq!(named, [(ORG, "default".to_owned()), (other, "the \"other\"".to_owned())]);
+    assert_eq!(orgs.total, 2);
+    assert_eq!(store.org_ids().await.unwrap(), [ORG, other]);
 }
 
 async fn everything_is_there(store: &Store) {
@@ -99,6 +166,38 @@ async fn on_sqlite() {
     drop(connection);
     let store = Store::open(&Options::sqlite(directory.path())).await.unwrap();
     everything_is_there(&store).await;
+    store.close().await;
+}
+
+#[tokio::test]
+async fn keys_and_organisations_on_sqlite() {
+    let directory = TempDir::new();
+    let path = directory.path().join(crate::sqlite::FILE_NAME);
+    let mut connection = crate::sqlite::open_writer(&path).unwrap();
+    let before = crate::sqlite::migrations::migrations::runner().set_target(Target::Version(8));
+    before.run(&mut connection).unwrap();
+    let bytes = |byte: u8, n| format!("x'{}'", format!("{byte:02x}").repeat(n));
+    connection.execute_batch(&keys(|byte| bytes(byte, 16), |byte| bytes(byte, 32))).unwrap();
+    drop(connection);
+    let store = Store::open(&Options::sqlite(directory.path())).await.unwrap();
+    the_keys_are_there(&store).await;
+    store.close().await;
+}
+
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
+async fn keys_and_organisations_on_postgres() {
+    let database = Database::create().await;
+    let (mut client, connection) =
+        tokio_postgres::connect(database.url(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let before = crate::postgres::migrations::migrations::runner().set_target(Target::Version(8));
+    before.run_async(&mut client).await.unwrap();
+    let bytes = |byte: u8, n| format!("'\\x{}'::bytea", format!("{byte:02x}").repeat(n));
+    client.batch_execute(&keys(|byte| bytes(byte, 16), |byte| bytes(byte, 32))).await.unwrap();
+    drop(client);
+    let store = Store::open(&Options::postgres(database.url())).await.unwrap();
+    the_keys_are_there(&store).await;
     store.close().await;
 }
 

@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs::Permissions;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -68,14 +68,15 @@ impl Database {
         execute(&self.url, sql).await
     }
 
-    /// What a statement says that counts something.
+    /// Asks this database for one number, on a connection of its own.
     ///
     /// # Errors
-    /// When the database cannot be reached or refuses the statement.
+    /// When the database cannot be reached or refuses the query.
     pub async fn number(&self, sql: &str) -> Result<i64, Error> {
         let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await?;
-        let (row, _) = tokio::join!(async move { client.query_one(sql, &[]).await }, connection);
-        row?.try_get(0)
+        let query = async move { client.query_one(sql, &[]).await?.try_get(0) };
+        let (found, _) = join(query, connection).await;
+        found
     }
 }
 
@@ -130,6 +131,8 @@ cat
 kill -QUIT "$!"
 wait "$!"
 "#;
+/// The data directory in the cluster's.
+const DATA: &str = "data";
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
 impl Cluster {
@@ -139,17 +142,45 @@ impl Cluster {
     /// # Panics
     /// When the programs are missing (run `make test`) or it does not start.
     pub fn start() -> Self {
+        Self::start_with(|_| String::new())
+    }
+
+    /// The same, with these lines in its `postgresql.conf`; they may name the
+    /// directory that they are given, in which PostgreSQL may make what it likes.
+    ///
+    /// # Panics
+    /// As [`Cluster::start`].
+    pub fn start_with(settings: impl FnOnce(&Path) -> String) -> Self {
+        Self::make(|dir| {
+            let mut initdb = program("initdb");
+            initdb.arg("--pgdata").arg(dir.join(DATA));
+            initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]);
+            done(&mut initdb);
+            configure(dir, &settings(dir));
+        })
+    }
+
+    /// A PostgreSQL on a copy of this base backup, that recovers as these lines
+    /// in its `postgresql.conf` say.
+    ///
+    /// # Panics
+    /// As [`Cluster::start`].
+    pub fn recover(base: &Path, settings: &str) -> Self {
+        Self::make(|dir| {
+            done(unprivileged("cp").arg("-a").arg(base).arg(dir.join(DATA)));
+            configure(dir, settings);
+            done(unprivileged("touch").arg(dir.join(DATA).join("recovery.signal")));
+        })
+    }
+
+    fn make(fill: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::Builder::new().prefix("agentry-cluster-").tempdir();
         let dir = dir.unwrap_or_else(|error| panic!("no directory for PostgreSQL: {error}"));
         if let Some((uid, gid)) = server_user() {
             std::os::unix::fs::chown(dir.path(), Some(uid), Some(gid))
                 .unwrap_or_else(|error| panic!("cannot give PostgreSQL its directory: {error}"));
         }
-        let mut initdb = program("initdb");
-        initdb.arg("--pgdata").arg(dir.path().join("data"));
-        initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]);
-        let made = initdb.output().unwrap_or_else(|error| panic!("cannot run initdb: {error}"));
-        assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        fill(dir.path());
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .and_then(|listener| listener.local_addr())
             .unwrap_or_else(|error| panic!("no free port: {error}"))
@@ -163,6 +194,31 @@ impl Cluster {
     /// `postgres://postgres@127.0.0.1:PORT/postgres`, the same after every start.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The directory that PostgreSQL may write to; it goes with this value.
+    pub fn directory(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A command line of PostgreSQL's own, to be run as the user that owns the
+    /// cluster; its first word is the program.
+    ///
+    /// # Panics
+    /// When there is no word.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let (name, arguments) = words.split_first().unwrap_or_else(|| panic!("no command"));
+        let mut command = program(name);
+        command.args(arguments);
+        command
+    }
+
+    /// Makes a directory that PostgreSQL may write to, in its own one.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn make_directory(&self, path: &Path) {
+        done(unprivileged("mkdir").arg("-p").arg(path));
     }
 
     /// Ends it at once and without a checkpoint, as `pg_ctl stop -m immediate`
@@ -205,7 +261,7 @@ impl Cluster {
     /// # Panics
     /// When it does not start.
     pub fn start_again(&mut self) {
-        self.server = Some(Server::start(&self.dir.path().join("data"), self.port));
+        self.server = Some(Server::start(&self.dir.path().join(DATA), self.port));
     }
 }
 
@@ -257,6 +313,23 @@ impl Drop for Server {
         }
         let _ = self.guard.wait();
     }
+}
+
+/// Runs a command to its end.
+fn done(command: &mut Command) {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let ended = command.output().unwrap_or_else(|error| panic!("cannot run {name}: {error}"));
+    assert!(ended.status.success(), "{name}: {}", String::from_utf8_lossy(&ended.stderr));
+}
+
+/// Adds lines to a cluster's settings.
+fn configure(dir: &Path, lines: &str) {
+    let path = dir.join(DATA).join("postgresql.conf");
+    let added = std::fs::OpenOptions::new().append(true).open(&path).and_then(|mut file| {
+        file.write_all(b"\n")?;
+        file.write_all(lines.as_bytes())
+    });
+    added.unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
 }
 
 /// A program of PostgreSQL, run as a user that it accepts.

@@ -14,6 +14,7 @@ mod home;
 mod invariants;
 mod kill;
 mod ledger;
+mod point_in_time;
 mod power_cut;
 mod runs;
 #[expect(dead_code, reason = "the harness of the HTTP tests offers more than these need")]

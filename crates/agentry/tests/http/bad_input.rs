@@ -13,11 +13,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::on_both_engines;
-use crate::server::{Engine, Server};
+use crate::server::{Engine, Server, answer};
 use crate::webhooks::SEALING_KEY;
 
 on_both_engines! {
     whatever_is_wrong_is_said_by_a_documented_code,
+    what_another_organisation_has_is_not_there,
 }
 
 /// Requests under way at once.
@@ -105,6 +106,18 @@ impl Document {
         Some(self.resolved(schema))
     }
 
+    /// A body that an operation takes.
+    fn good(&self, operation: &Operation) -> Option<Value> {
+        let schema = self.body(operation)?;
+        let mut body = self.sample(schema);
+        for name in NEEDED {
+            if types(&schema["properties"][name]).contains(&"string".to_owned()) {
+                body[name] = json!("x");
+            }
+        }
+        Some(body)
+    }
+
     /// A value that a schema takes, as small as can be.
     fn sample(&self, schema: &Value) -> Value {
         let schema = self.resolved(schema);
@@ -135,6 +148,9 @@ impl Document {
         Value::Object(fields.collect())
     }
 }
+
+/// Of two names of a field neither is required by the document, and one is there.
+const NEEDED: [&str; 3] = ["description", "message", "name"];
 
 /// The types that a schema names.
 fn types(schema: &Value) -> Vec<String> {
@@ -465,6 +481,16 @@ fn fault(operation: &Operation, case: &Case, heard: &Heard) -> Option<String> {
     (!is_code).then(|| format!("{status} without a documented code: {text:.300}"))
 }
 
+/// Something of each kind, so that more than the absence of it is met.
+async fn make_of_each(server: &Server, document: &Document, operations: &[Operation]) {
+    for operation in operations.iter().filter(|it| it.method == "post" && !it.path.contains('{')) {
+        if let Some(body) = document.good(operation) {
+            let (status, answer) = server.post(&operation.path, body.clone()).await;
+            assert!(!status.is_server_error(), "{} {body}: {status} {answer}", operation.path);
+        }
+    }
+}
+
 async fn whatever_is_wrong_is_said_by_a_documented_code(engine: Engine) {
     let settings = [("AGENTRY_LOG", "error"), ("AGENTRY_SEALING_KEY", SEALING_KEY)];
     let server = Server::start_with(engine, &settings).await;
@@ -472,14 +498,7 @@ async fn whatever_is_wrong_is_said_by_a_documented_code(engine: Engine) {
     assert_eq!(status, StatusCode::OK);
     let document = Document(document);
     let operations = document.operations();
-    // Something of each kind, so that more than the absence of it is met.
-    for operation in operations.iter().filter(|it| it.method == "post" && !it.path.contains('{')) {
-        let body = document.body(operation).map(|schema| document.sample(schema));
-        if let Some(body) = body {
-            let (status, answer) = server.post(&operation.path, body.clone()).await;
-            assert!(!status.is_server_error(), "{} {body}: {status} {answer}", operation.path);
-        }
-    }
+    make_of_each(&server, &document, &operations).await;
     let (mut asked, mut statuses, mut faults) = (0, BTreeSet::new(), Vec::new());
     for operation in &operations {
         let values = known(&server, operation).await;
@@ -506,4 +525,98 @@ async fn whatever_is_wrong_is_said_by_a_documented_code(engine: Engine) {
     assert!(asked > 1_000 && statuses.len() > 8, "{asked} requests, {statuses:?}");
     assert_eq!(server.get("/health").await.0, StatusCode::OK);
     eprintln!("{} operations, {asked} requests, answered with {statuses:?}", operations.len());
+}
+
+/// The list with the things that a field of a body names, when it must name one
+/// that is there.
+fn list_of(operation: &Operation, name: &str, schema: &Value) -> Option<&'static str> {
+    let of_items = &schema["items"];
+    if schema["format"] != "uuid" && of_items["format"] != "uuid" {
+        let is_run = operation.path.ends_with("/run") || operation.path.ends_with("/runs");
+        return (is_run && name == "session_id").then_some("/api/v1/sessions");
+    }
+    match name {
+        "agent_id" => Some("/api/v1/agents"),
+        "goal_id" | "parent_goal_id" => Some("/api/v1/goals"),
+        "depends_on" => Some("/api/v1/tasks"),
+        _ => None,
+    }
+}
+
+/// Every operation is asked for what another organisation has, by an owner: in
+/// its path, and in the fields of its body. It is not there, and stays as it is.
+async fn what_another_organisation_has_is_not_there(engine: Engine) {
+    let settings = [("AGENTRY_LOG", "error"), ("AGENTRY_SEALING_KEY", SEALING_KEY)];
+    let server = Server::start_with(engine, &settings).await;
+    let document = Document(server.get("/openapi.json").await.1);
+    let operations = document.operations();
+    make_of_each(&server, &document, &operations).await;
+    server.post("/api/v1/users", json!({"user_id": "gone"})).await;
+    assert_eq!(server.delete("/api/v1/users/gone?purge=true").await, StatusCode::ACCEPTED);
+    let (_, org) = server.post("/api/v1/orgs", json!({"name": "other"})).await;
+    let key = json!({"name": "theirs", "role": "owner", "org_id": org["id"]});
+    let (_, key) = server.post("/api/v1/keys", key).await;
+    let by_them = async |method: &str, path: &str, body: Option<&Value>| {
+        let method = method.to_ascii_uppercase().parse().unwrap();
+        let request = server.client.request(method, format!("{}{path}", server.url));
+        let request = request.bearer_auth(key["secret"].as_str().unwrap());
+        answer(match body {
+            Some(body) => request.json(body),
+            None => request,
+        })
+        .await
+    };
+    let newest = async |list: &str| server.get(list).await.1["items"][0]["id"].clone();
+    let (mut asked, mut faults, mut kept) = (0, Vec::new(), BTreeSet::new());
+    for operation in &operations {
+        let mut values = known(&server, operation).await;
+        for (_, value) in values.iter_mut().filter(|(name, _)| name == "agent") {
+            *value = newest("/api/v1/agents").await.as_str().unwrap().to_owned();
+        }
+        let body = document.body(operation);
+        let good = document.good(operation);
+        let target = filled(&operation.path, &values);
+        let called = format!("{} {}", operation.method, operation.path);
+        // The pages of the error codes are everybody's.
+        if !values.is_empty() && !operation.path.starts_with("/errors/") {
+            let (status, problem) = by_them(operation.method, &target, good.as_ref()).await;
+            // Only the installation's owner may ask for organisations at all.
+            let is_refused = operation.path.starts_with("/api/v1/orgs/") && status == 403;
+            if status != StatusCode::NOT_FOUND && !is_refused {
+                faults.push(format!("{called}: {status} {problem}"));
+            }
+            asked += 1;
+            if operation.method == "get" && server.get(&target).await.0.is_success() {
+                kept.insert(target.clone());
+            }
+        }
+        let properties = body.and_then(|schema| schema["properties"].as_object());
+        for (name, schema) in properties.into_iter().flatten() {
+            let (Some(list), true) = (list_of(operation, name, schema), operation.method == "post")
+            else {
+                continue;
+            };
+            let (mut body, theirs) = (good.clone().unwrap(), newest(list).await);
+            assert!(theirs.is_string(), "there is nothing in {list}");
+            let is_list = types(schema).iter().any(|one| one == "array");
+            body[name] = if is_list { json!([theirs]) } else { theirs };
+            // In a run of an agent that is their own.
+            let (_, agent) = by_them("post", "/api/v1/agents", Some(&json!({"name": "own"}))).await;
+            let own: Vec<(String, String)> = values
+                .iter()
+                .map(|(name, _)| (name.clone(), agent["id"].as_str().unwrap().to_owned()))
+                .collect();
+            let target = filled(&operation.path, &own);
+            let (status, problem) = by_them("post", &target, Some(&body)).await;
+            if status != StatusCode::NOT_FOUND {
+                faults.push(format!("{called} with {name}: {status} {problem}"));
+            }
+            asked += 1;
+        }
+    }
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    assert!(asked > 40 && kept.len() > 8, "{asked} requests, {kept:?}");
+    for target in kept {
+        assert_eq!(server.get(&target).await.0, StatusCode::OK, "{target}");
+    }
 }

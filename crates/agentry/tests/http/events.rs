@@ -1,14 +1,12 @@
 //! Events: over WebSocket, as server-sent events, resumed, filtered, for pages.
 
-use std::time::Duration;
-
 use agentry_testkit::WAIT_MAX;
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::on_both_engines;
-use crate::server::{Engine, Process, Server};
+use crate::server::{Engine, Process, Server, wait_until};
 use crate::socket::{CLOSE, Socket};
 
 on_both_engines! {
@@ -165,17 +163,9 @@ async fn an_expired_cursor_is_told(engine: Engine) {
     let server = Server::start_with(engine, &settings).await;
     let made = make_agents(&server, 60).await;
     // Retention looks now and then; what it keeps is the newest.
-    let oldest = tokio::time::timeout(WAIT_MAX, async {
-        loop {
-            let (_, status) = server.get("/ws/status").await;
-            let oldest = status["oldest"].as_i64().unwrap();
-            if oldest > 0 {
-                return oldest;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    });
-    let oldest = oldest.await.expect("the log is trimmed in time");
+    let oldest = async || server.get("/ws/status").await.1["oldest"].as_i64().unwrap();
+    wait_until(|| async { oldest().await > 0 }).await;
+    let oldest = oldest().await;
     let mut socket = Socket::open(&server, "/ws/events?after=3").await;
     assert_eq!(socket.json().await, json!({"type": "expired", "oldest": oldest}));
     socket.say(&json!({"action": "resume", "after": oldest}).to_string()).await;

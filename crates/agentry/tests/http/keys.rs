@@ -1,12 +1,13 @@
 //! `/api/v1/keys` and `/api/v1/orgs`: who may do what, until when, and where.
 
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::on_both_engines;
-use crate::server::{Engine, Process, Server, answer, wait_until};
+use crate::server::{Engine, Home, Process, Server, answer, wait_until};
 
 on_both_engines! {
     every_field_is_stored_and_returned,
@@ -18,6 +19,7 @@ on_both_engines! {
     a_revocation_reaches_other_processes,
     the_last_owner_key_stays,
     organisations_see_nothing_of_each_other,
+    the_last_use_is_shown_and_survives_a_restart,
 }
 
 const KEYS: &str = "/api/v1/keys";
@@ -97,8 +99,9 @@ async fn every_field_is_stored_and_returned(engine: Engine) {
     let (_, all) = server.get(KEYS).await;
     assert!(!all.to_string().contains(&secret[10..]));
     let fields: Vec<&String> = all["items"][0].as_object().unwrap().keys().collect();
-    let expected = ["created_at", "created_by", "expires_at", "id", "name", "prefix", "role"];
-    assert_eq!(fields, [&expected[..], &["scopes", "updated_at", "version"]].concat());
+    let expected = ["created_at", "created_by", "expires_at", "id", "last_used_at", "name"];
+    let expected = [&expected[..], &["prefix", "role", "scopes", "updated_at", "version"]];
+    assert_eq!(fields, expected.concat());
     wait_until(|| async { server.get(KEYS).await.1["total"] == json!(2) }).await;
     for (wrong, pointer) in [
         (json!({"role": "viewer"}), "/name"),
@@ -384,4 +387,38 @@ async fn organisations_see_nothing_of_each_other(engine: Engine) {
     assert_eq!(found["hits"], json!([]));
     let (_, ours) = server.post("/api/v1/memories/search", query).await;
     assert_eq!(ours["hits"].as_array().unwrap().len(), 1);
+}
+
+async fn the_last_use_is_shown_and_survives_a_restart(engine: Engine) {
+    let home = Home::new(engine).await;
+    let server = Process::start(&home);
+    let before = later(Duration::ZERO);
+    let key = made(&server, json!({"name": "seldom", "role": "viewer"})).await;
+    assert_eq!(key["last_used_at"], Value::Null);
+    let read = async || server.get(&path(&key)).await.1;
+    assert_eq!(read().await["last_used_at"], Value::Null);
+    assert_eq!(get_by(&server, secret(&key), "/api/v1/agents").await, StatusCode::OK);
+    wait_until(|| async { !read().await["last_used_at"].is_null() }).await;
+    let used = read().await["last_used_at"].as_str().unwrap().to_owned();
+    assert!(before < used && used < later(Duration::ZERO), "{before} {used}");
+    // It is no change of the key's.
+    assert_eq!(read().await["version"], json!(1));
+    let (_, page) = server.get(KEYS).await;
+    let keys = page["items"].as_array().unwrap();
+    assert!(keys.iter().all(|key| key["last_used_at"].is_string()), "{page}");
+    let (_, changed) = server.patch(&path(&key), json!({"name": "rarely"})).await;
+    assert_eq!(changed["last_used_at"], json!(used));
+
+    // A server that is asked to stop writes down what it knows.
+    let id = server.id().to_string();
+    assert!(Command::new("kill").arg(id).status().unwrap().success());
+    server.wait();
+    let server = Process::start(&home);
+    assert_eq!(server.get(&path(&key)).await.1["last_used_at"], json!(used));
+    // Another use is a later one, soon.
+    let later_use = || async {
+        assert_eq!(get_by(&server, secret(&key), "/api/v1/agents").await, StatusCode::OK);
+        server.get(&path(&key)).await.1["last_used_at"].as_str().unwrap() > used.as_str()
+    };
+    wait_until(later_use).await;
 }

@@ -14,6 +14,7 @@ on_both_engines! {
     a_purge_survives_kills,
     a_run_under_way_is_waited_for,
     how_far_it_is_is_heard,
+    what_was_answered_to_its_requests_goes_too,
 }
 
 const RUN: &str = "/api/v1/agent/simple/run";
@@ -276,4 +277,34 @@ async fn how_far_it_is_is_heard(engine: Engine) {
         .header("sec-websocket-version", "13")
         .header("sec-websocket-key", crate::socket::KEY);
     assert_eq!(answer(refused).await.0, StatusCode::FORBIDDEN);
+}
+
+async fn what_was_answered_to_its_requests_goes_too(engine: Engine) {
+    let server = Server::start(engine).await;
+    let once = async |user: &str, path: &str, body: Value| {
+        let key = format!("{user} {path}");
+        let request = server.request(Method::POST, path).header("idempotency-key", key);
+        let (status, made) = answer(request.json(&body)).await;
+        assert!(status.is_success(), "{path}: {made}");
+        made
+    };
+    for user in ["ann", "ben"] {
+        once(user, "/api/v1/users", json!({"user_id": user, "name": "Secret"})).await;
+        let body = json!({"user_id": user, "session_name": "s"});
+        let session = once(user, "/api/v1/sessions", body).await;
+        let messages = format!("/api/v1/sessions/{}/messages", session["id"].as_str().unwrap());
+        once(user, &messages, json!({"role": "user", "content": "My pin is 7719."})).await;
+        let body = json!({"message": "What is it?", "user_id": user, "session_name": "s"});
+        once(user, RUN, body).await;
+        let body = json!({"content": "A pearl costs 31.", "user_id": user});
+        once(user, "/api/v1/memories", body).await;
+    }
+    assert_eq!(server.home.count("idempotency").await, 2 * 5);
+    let job = purge(&server, "ann").await;
+    finished(&server, &job).await;
+    assert_eq!(server.home.count("idempotency").await, 5);
+    // Whoever sends it again makes it again; the others' requests are known still.
+    let body = json!({"user_id": "ann", "name": "Secret"});
+    let made = once("ann", "/api/v1/users", body).await;
+    assert_eq!(server.get("/api/v1/users/ann").await.1["id"], made["id"]);
 }

@@ -78,6 +78,25 @@ impl Home {
         arguments
     }
 
+    /// How many rows a table has.
+    pub(crate) async fn count(&self, table: &str) -> i64 {
+        let sql = format!("select count(*) from {table}");
+        match &self.database {
+            Some(database) => database.number(&sql).await.unwrap(),
+            None => {
+                let path = self.data.path().join("agentry.db");
+                let connection = rusqlite::Connection::open(path).unwrap();
+                connection.busy_timeout(agentry_testkit::WAIT_MAX).unwrap();
+                connection.query_row(&sql, [], |row| row.get(0)).unwrap()
+            }
+        }
+    }
+
+    /// Where the state is, when it is in PostgreSQL.
+    pub(crate) fn database_url(&self) -> Option<&str> {
+        self.database.as_ref().map(Database::url)
+    }
+
     pub(crate) fn key(&self) -> String {
         let path: &Path = self.data.path();
         std::fs::read_to_string(path.join("owner.key")).unwrap().trim().to_owned()

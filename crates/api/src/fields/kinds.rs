@@ -336,7 +336,7 @@ impl<T: Named + PartialEq> Kind for Choices<T> {
     type Out = Vec<T>;
 
     fn schema(&self, purpose: Purpose) -> Schema {
-        list_schema(Choice::<T>::new().schema(purpose), &(0..=T::ALL.len()))
+        unique(list_schema(Choice::<T>::new().schema(purpose), &(0..=T::ALL.len())))
     }
 
     fn read(&self, value: Value, site: &mut Site<'_>) -> Option<Vec<T>> {
@@ -577,7 +577,7 @@ impl<T: ResourceId> Kind for References<T> {
     type Out = Vec<T>;
 
     fn schema(&self, purpose: Purpose) -> Schema {
-        list_schema(self.to.schema(purpose), &self.count)
+        unique(list_schema(self.to.schema(purpose), &self.count))
     }
 
     fn read(&self, value: Value, site: &mut Site<'_>) -> Option<Vec<T>> {
@@ -724,6 +724,14 @@ impl<T, F: Fn(&mut Fields) -> T> Kind for Items<F> {
 pub fn pattern_schema(chars_max: usize, pattern: &'static str) -> Schema {
     let object = of_type(Type::String).min_length(Some(1)).max_length(Some(chars_max));
     Schema::Object(object.pattern(Some(pattern)).build())
+}
+
+/// The schema of a list in which nothing stands twice.
+fn unique(mut schema: Schema) -> Schema {
+    if let Schema::Array(list) = &mut schema {
+        list.unique_items = true;
+    }
+    schema
 }
 
 /// The schema of text that is one of these.

@@ -77,6 +77,7 @@ on_both_engines! {
     text::a_scope_finds_its_own_and_no_other,
     text::a_deleted_session_is_forgotten,
     doctor::the_doctor_finds_what_does_not_agree,
+    doctor::the_doctor_looks_deeper_when_asked,
     text::memories_are_found_by_words_user_and_marks,
     users::what_leads_to_a_user_stays_in_its_organisation,
     durability::what_was_acknowledged_is_there_after_reopening,

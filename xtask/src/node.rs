@@ -1,0 +1,63 @@
+//! Packages of npm in the build folder, at exactly the version that is named
+//! here: nothing of them is committed.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::packages::install;
+use crate::workspace::{on_path, output, run, target};
+
+/// The lint of OpenAPI documents; everything it needs is in this one package.
+const REDOCLY: &str = "@redocly/cli";
+const REDOCLY_VERSION: &str = "2.77.0";
+/// The oldest Node.js that it runs on, as its major and minor version.
+const NODE_MIN: (u32, u32) = (20, 19);
+
+/// Makes `target/node` hold the lint and gives the script that Node.js runs.
+///
+/// # Errors
+/// When Node.js is missing or too old and cannot be installed, or the package
+/// cannot be had.
+pub fn redocly() -> Result<PathBuf> {
+    if on_path("node").is_none() || on_path("npm").is_none() {
+        install(&["nodejs", "npm"], "Node.js with npm")?;
+    }
+    let version = output(Command::new("node").arg("--version"))?;
+    if parsed(&version).is_none_or(|version| version < NODE_MIN) {
+        let (major, minor) = NODE_MIN;
+        bail!("Node.js {major}.{minor} or later is needed, and this is {}", version.trim());
+    }
+    let dir = target().join("node");
+    let package = dir.join("node_modules").join(REDOCLY);
+    let installed = std::fs::read_to_string(package.join("package.json")).unwrap_or_default();
+    if !installed.contains(&format!("\"version\": \"{REDOCLY_VERSION}\"")) {
+        std::fs::create_dir_all(&dir)?;
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]);
+        npm.args(["--loglevel", "error", "--prefix"]).arg(&dir);
+        npm.arg(format!("{REDOCLY}@{REDOCLY_VERSION}"));
+        run(npm.stdin(Stdio::null()).stdout(Stdio::null()))?;
+    }
+    let script = package.join("bin/cli.js");
+    script.is_file().then_some(script).with_context(|| format!("{REDOCLY} brought no bin/cli.js"))
+}
+
+/// "v20.19.2", as its major and minor version.
+fn parsed(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.trim().strip_prefix('v')?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        assert_eq!(parsed("v20.19.2\n"), Some((20, 19)));
+        assert!(parsed("v9.4.0") < parsed("v20.2.0"));
+        assert_eq!(parsed("20"), None);
+    }
+}
