@@ -9,11 +9,11 @@ use anyhow::{Context, Result, bail};
 use crate::packages::install;
 use crate::workspace::{on_path, output, run, target};
 
-/// The lint of OpenAPI documents; everything it needs is in this one package.
+/// The lint of OpenAPI documents: the newest that runs on the Node.js of Debian 12.
 const REDOCLY: &str = "@redocly/cli";
-const REDOCLY_VERSION: &str = "2.77.0";
+const REDOCLY_VERSION: &str = "1.34.20";
 /// The oldest Node.js that it runs on, as its major and minor version.
-const NODE_MIN: (u32, u32) = (20, 19);
+const NODE_MIN: (u32, u32) = (18, 17);
 
 /// Makes `target/node` hold the lint and gives the script that Node.js runs.
 ///
