@@ -197,6 +197,7 @@ mod tests {
         reuse.tell("yes");
         let told = follower.wait_for(Option::is_some).await.unwrap().clone();
         assert_eq!(told, Some(("yes".into(), run(1))));
+        drop(reuse);
         let leader = answers.join((org, [7; 16]), run(4)).ok().unwrap();
         let mut follower = answers.join((org, [7; 16]), run(5)).err().unwrap();
         drop(leader);
