@@ -112,7 +112,9 @@ const NO_EVENT_ID: &str = "must be the id of one of the run's events";
         (
             status = 200,
             description = "The events.",
-            body = String,
+            // Neither a text nor one event of it: whoever reads this as JSON
+            // Schema is told nothing wrong.
+            body = serde_json::Value,
             content_type = "text/event-stream",
         ),
         (status = 204, description = "The run is over, and that was its last event."),

@@ -1,5 +1,6 @@
 //! Webhooks over HTTP.
 
+use agentry_domain::log::EntityKind;
 use agentry_domain::webhooks::{DeliveryState, Webhook, WebhookBody, WebhookDelivery};
 use agentry_domain::{Fault, Order, PageRequest, Result, Timestamp, WebhookId};
 use agentry_engine::{WebhookFilter, WebhookMade};
@@ -10,7 +11,7 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
-use utoipa::openapi::schema::Schema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use uuid::Uuid as Id;
 
 use crate::answer::{Handled, IfMatch, IfNoneMatch, created, json, no_content, tagged};
@@ -32,15 +33,37 @@ type WebhookCreate = Create<WebhookBody>;
 type WebhookPatch = Change<WebhookBody>;
 type WebhookShown = Shown<WebhookBody>;
 
-/// A list of texts.
+/// A list of what a filter names.
 #[derive(Clone, Copy, Debug)]
-struct Texts;
+enum Texts {
+    /// Types of events, or their beginnings.
+    Types,
+    /// Kinds of things.
+    Kinds,
+    /// Ids of things.
+    Ids,
+}
+
+impl Texts {
+    /// What each item is, as the document says it; [`read_filter`] holds it to that.
+    fn item(self, purpose: Purpose) -> Schema {
+        match self {
+            Self::Types => Text::of(1..=ITEM_CHARS_MAX).schema(purpose),
+            Self::Kinds => {
+                let names = EntityKind::ALL.iter().map(|kind| kind.as_str());
+                let text = ObjectBuilder::new().schema_type(Type::String);
+                Schema::Object(text.enum_values(Some(names)).build())
+            }
+            Self::Ids => Uuid.schema(purpose),
+        }
+    }
+}
 
 impl Kind for Texts {
     type Out = Vec<String>;
 
     fn schema(&self, purpose: Purpose) -> Schema {
-        list_schema(Text::of(1..=ITEM_CHARS_MAX).schema(purpose), &(0..=FILTER_ITEMS_MAX))
+        list_schema(self.item(purpose), &(0..=FILTER_ITEMS_MAX))
     }
 
     fn read(&self, value: Value, site: &mut Site<'_>) -> Option<Vec<String>> {
@@ -69,23 +92,26 @@ impl ResourceFields for WebhookBody {
     const NAME: &'static str = "Webhook";
 
     fn fields(fields: &mut Fields, was: Option<&Self>) -> Self {
-        let mut texts = |name, about, was: Option<&Vec<String>>| {
-            fields.field(name, Texts).about(about).or_was(Vec::new(), was)
+        let mut texts = |name, item, about, was: Option<&Vec<String>>| {
+            fields.field(name, item).about(about).or_was(Vec::new(), was)
         };
         let event_types = texts(
             "event_types",
+            Texts::Types,
             "Types of events that it hears of; one with a `*` at its end means all that begin so. \
              All when this is empty.",
             was.map(|was| &was.event_types),
         );
         let entity_types = texts(
             "entity_types",
+            Texts::Kinds,
             "Kinds of things, such as `agent`, that it hears of. All that administrators may follow \
              when this is empty.",
             was.map(|was| &was.entity_types),
         );
         let entity_ids = texts(
             "entity_ids",
+            Texts::Ids,
             "Ids of things that it hears of. All when this is empty.",
             was.map(|was| &was.entity_ids),
         );

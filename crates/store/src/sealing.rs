@@ -9,9 +9,15 @@ use crate::{Result, Store};
 
 statements! {
     // When nothing is sealed any more, any key will do.
-    SEALING_GET = "select mark from sealing where one = 1 \
+    // Every key is at least the empty one: a look for the first row, and not a scan.
+    SEALING_GET = sqlite "select mark from sealing where one = 1 \
+        and exists (select 1 from webhook_feed where org >= x'')"
+        postgres "select mark from sealing where one = 1 \
         and exists (select 1 from webhook_feed)";
-    SEALING_SET = "insert into sealing (one, mark) values (1, $1) on conflict (one) \
+    SEALING_SET = sqlite "insert into sealing (one, mark) values (1, $1) on conflict (one) \
+        do update set mark = excluded.mark \
+        where not exists (select 1 from webhook_feed where org >= x'')"
+        postgres "insert into sealing (one, mark) values (1, $1) on conflict (one) \
         do update set mark = excluded.mark where not exists (select 1 from webhook_feed)";
     SEALING_SEEN = "select mark from sealing where one = 1";
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::on_both_engines;
 use crate::server::{Engine, Home, Process, Server, answer, wait_until};
+use crate::webhooks::SEALING_KEY;
 
 on_both_engines! {
     every_field_is_stored_and_returned,
@@ -302,7 +303,7 @@ async fn the_last_owner_key_stays(engine: Engine) {
 }
 
 async fn organisations_see_nothing_of_each_other(engine: Engine) {
-    let server = Server::start(engine).await;
+    let server = Server::start_with(engine, &[("AGENTRY_SEALING_KEY", SEALING_KEY)]).await;
     let (status, org) = server.post("/api/v1/orgs", json!({"name": "second"})).await;
     assert_eq!(status, StatusCode::CREATED, "{org}");
     let org_path = format!("/api/v1/orgs/{}", org["id"].as_str().unwrap());
@@ -331,6 +332,8 @@ async fn organisations_see_nothing_of_each_other(engine: Engine) {
     let (_, plan) = server.post("/api/v1/plans", json!({"name": "p", "goal_id": goal["id"]})).await;
     let task = json!({"description": "water it", "agent_id": agent, "plan_id": plan["id"]});
     let (_, task) = server.post("/api/v1/tasks", task).await;
+    let webhook = json!({"url": "https://hooks.example.org/agentry", "enabled": false});
+    let (_, webhook) = server.post("/api/v1/webhooks", webhook).await;
     let (_, users) = server.get("/api/v1/users").await;
     let (_, keys) = server.get(KEYS).await;
     server.post("/api/v1/users", json!({"user_id": "gone"})).await;
@@ -346,6 +349,7 @@ async fn organisations_see_nothing_of_each_other(engine: Engine) {
         ("goals", goal["id"].clone()),
         ("plans", plan["id"].clone()),
         ("tasks", task["id"].clone()),
+        ("webhooks", webhook["id"].clone()),
         ("orgs", org["id"].clone()),
         ("admin", job["id"].clone()),
     ];
@@ -364,7 +368,9 @@ async fn organisations_see_nothing_of_each_other(engine: Engine) {
         let filled = format!("/api/v1/{}{id}{}", &rest[..begin], &rest[end + 1..]);
         for method in item.as_object().unwrap().keys() {
             let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
-            let body = json!({"message": "x", "role": "user", "content": "x", "name": "x"});
+            let body = json!({
+                "message": "x", "role": "user", "content": "x", "name": "x", "after": 0
+            });
             let body = (method != Method::GET && method != Method::DELETE).then_some(&body);
             let (status, answer) = by(&server, their, method.clone(), &filled, body).await;
             let expected =
@@ -374,7 +380,9 @@ async fn organisations_see_nothing_of_each_other(engine: Engine) {
         }
     }
     assert!(tried > 15, "{tried} operations are too few");
-    for list in ["agents", "sessions", "runs", "users", "memories", "goals", "plans", "tasks"] {
+    let lists =
+        ["agents", "sessions", "runs", "users", "memories", "goals", "plans", "tasks", "webhooks"];
+    for list in lists {
         let (status, page) =
             by(&server, their, Method::GET, &format!("/api/v1/{list}"), None).await;
         assert_eq!((status, &page["items"]), (StatusCode::OK, &json!([])), "{list}");
