@@ -81,7 +81,7 @@ mod tests {
     fn a_file_without_authorities_is_refused() {
         let directory = agentry_testkit::TempDir::new();
         let file = directory.path().join("ca.pem");
-        let why = |file: &Path| connector(Some(file)).err().map(|error| error.to_string());
+        let why = |file: &Path| connector(Some(file)).err().map(|error| format!("{error:?}"));
         assert!(why(&file).is_some_and(|why| why.contains("ca.pem")));
         std::fs::write(&file, "no certificate").unwrap();
         assert!(why(&file).is_some_and(|why| why.contains("holds no certificate")));
