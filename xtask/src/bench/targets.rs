@@ -210,7 +210,8 @@ impl Target {
 }
 
 fn name(place: &Path) -> String {
-    place.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    // Not a name that PostgreSQL has taken itself.
+    format!("bench-{}", place.file_name().unwrap_or_default().to_string_lossy())
 }
 
 fn listening(server: &mut Guarded) -> Result<String> {
