@@ -47,6 +47,11 @@ impl HeldJobs {
         }
     }
 
+    /// Whether somebody here is at work on this job.
+    pub(crate) fn is_held(&self, job: JobId) -> bool {
+        self.held.lock().contains_key(&job)
+    }
+
     /// Whether nobody here is at work.
     pub(crate) fn is_empty(&self) -> bool {
         self.held.lock().is_empty()

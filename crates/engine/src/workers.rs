@@ -43,10 +43,10 @@ impl Engine {
         let engine = self.clone();
         self.0.tasks.spawn(async move { engine.keep_key_uses().await });
         if let Some(changes) = self.0.store.runs_changed() {
+            let (engine, stops) = (self.clone(), changes.resubscribe());
+            self.0.tasks.spawn(async move { engine.hear_stops(stops).await });
             let engine = self.clone();
             self.0.tasks.spawn(async move { engine.hear_of_runs(changes).await });
-            let engine = self.clone();
-            self.0.tasks.spawn(async move { engine.hear_stops().await });
         }
         Ok(())
     }

@@ -186,6 +186,7 @@ impl Write {
     /// end because the client went away that was first.
     pub fn run_stop(&mut self, id: RunId, stop: Stop) {
         let org = self.org;
+        self.run_changed(id);
         self.add(&RUN_STOP, values![Stop::number(Some(stop)), org, id]).expect_one(over(org, id));
     }
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 use agentry_domain::log::EntityKind;
 use agentry_domain::runs::{Run, RunStatus, Stop};
 use agentry_domain::{Caller, Code, Error, JobId, Result, RunId, Timestamp};
-use agentry_store::Write;
+use agentry_store::{RunsChanged, Write};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 
 use super::{LANE_TRIES_MAX, run_entry};
 use crate::{Engine, entry};
@@ -17,9 +19,9 @@ use crate::{Engine, entry};
 /// How long whoever cancels a run waits for its end before it is told that the run
 /// is still stopping.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(10);
-/// How often runs that are to stop are looked for without a hint. Only with a
-/// store that several processes share.
-const LOOK_FOR_STOPS: Duration = Duration::from_millis(200);
+/// How often runs that are to stop are looked for without a hint, which may be
+/// lost. Only with a store that several processes share.
+const LOOK_FOR_STOPS: Duration = Duration::from_secs(2);
 /// How soon after a look the next hint counts.
 const STOPS_PAUSE: Duration = Duration::from_millis(25);
 
@@ -121,29 +123,35 @@ impl Engine {
         Ok(())
     }
 
-    /// Hears of runs of this process that another one asked to stop.
-    pub(crate) async fn hear_stops(&self) {
+    /// Hears of runs of this process that another one asked to stop: whoever asks
+    /// says that the run has changed.
+    pub(crate) async fn hear_stops(&self, mut changes: Receiver<RunsChanged>) {
         let stopping = self.0.tasks.stopping().clone();
-        let mut log = self.0.store.log_changed();
         loop {
-            tokio::select! {
+            let may_be_ours = tokio::select! {
                 () = stopping.cancelled() => return,
-                // Whoever asks leaves an entry in the log.
-                changed = log.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(LOOK_FOR_STOPS) => {}
+                () = tokio::time::sleep(LOOK_FOR_STOPS) => true,
+                changed = changes.recv() => match changed {
+                    Ok(RunsChanged::These(runs)) => runs
+                        .iter()
+                        .any(|run| self.0.held.is_held(JobId::from_bytes(run.to_bytes()))),
+                    Ok(RunsChanged::Any) | Err(RecvError::Lagged(_)) => true,
+                    Err(RecvError::Closed) => return,
+                },
+            };
+            if !may_be_ours || self.0.held.is_empty() {
+                continue;
             }
-            if !self.0.held.is_empty() {
-                match self.0.store.runs_stopping().await {
-                    Ok(runs) => {
-                        for (_, run, stop) in runs {
-                            self.0.held.stop(JobId::from_bytes(run.to_bytes()), stop);
-                        }
+            match self.0.store.runs_stopping().await {
+                Ok(runs) => {
+                    for (_, run, stop) in runs {
+                        self.0.held.stop(JobId::from_bytes(run.to_bytes()), stop);
                     }
-                    Err(error) => {
-                        let error = Error::from(error);
-                        tracing::warn!(error = %error.chain(),
-                            "runs that are to stop could not be looked for");
-                    }
+                }
+                Err(error) => {
+                    let error = Error::from(error);
+                    tracing::warn!(error = %error.chain(),
+                        "runs that are to stop could not be looked for");
                 }
             }
             tokio::time::sleep(STOPS_PAUSE).await;
