@@ -1,6 +1,8 @@
 //! `cargo xtask bench-realtime`: what it costs to tell many listeners. A server
 //! holds connections of several client processes; writers make agents over HTTP
-//! as fast as they can (the peak), and then at half of the rate that this gave.
+//! as fast as they can (the peak), then at half of the rate that this gave, and
+//! then as many as make half of the deliveries that are aimed at and half of those
+//! that are the floor.
 //! A delivery is one event read by one client; its lag is from the writer's
 //! instant in the event to the client's read, sampled at the newest event of each
 //! read. Server, writers and clients share the processors, so what a delivery
@@ -26,6 +28,9 @@ use crate::workspace::{cargo, output, run, target};
 
 /// Connections of writers; a server shares a commit among those that wait.
 const WRITERS: usize = 16;
+/// Deliveries a second that are aimed at, and fewer than which are too few.
+const DELIVERIES_AIM: f64 = 800_000.0;
+const DELIVERIES_FLOOR: f64 = 400_000.0;
 /// What comes before each measurement.
 const SETTLE: Duration = Duration::from_secs(2);
 const READY_WITHIN: Duration = Duration::from_secs(120);
@@ -70,7 +75,7 @@ pub struct Report {
 /// One load.
 #[derive(Debug, Serialize)]
 pub struct Load {
-    /// `peak` or `half`.
+    /// `peak`, `half`, `half of the aim` or `half of the floor`.
     pub name: &'static str,
     /// Writes that were acknowledged, a second.
     pub writes_per_second: f64,
@@ -122,7 +127,12 @@ pub fn bench(options: &Options) -> Result<Report> {
     let idle = resident_bytes(server.pid())?.saturating_sub(before);
     let load = Loader { server: &server, address: &address, key: &key, options };
     let peak = load.measure("peak", None, &mut clients)?;
-    let half = load.measure("half", Some(peak.writes_per_second / 2.0), &mut clients)?;
+    let writes = |deliveries: f64| Some(deliveries / options.connections as f64);
+    let loads = vec![
+        load.measure("half", Some(peak.writes_per_second / 2.0), &mut clients)?,
+        load.measure("half of the aim", writes(DELIVERIES_AIM / 2.0), &mut clients)?,
+        load.measure("half of the floor", writes(DELIVERIES_FLOOR / 2.0), &mut clients)?,
+    ];
     Ok(Report {
         at: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
         commit: output(git().args(["describe", "--always", "--dirty"]))?.trim().to_owned(),
@@ -131,7 +141,7 @@ pub fn bench(options: &Options) -> Result<Report> {
         connections: options.connections,
         processes: options.processes,
         idle_bytes_each: idle / options.connections as u64,
-        loads: vec![peak, half],
+        loads: std::iter::once(peak).chain(loads).collect(),
     })
 }
 
@@ -208,10 +218,12 @@ impl Loader<'_> {
         let writes = Arc::new(AtomicU64::new(0));
         let pace = rate.map(|rate| Duration::from_secs_f64(WRITERS as f64 / rate.max(1.0)));
         let writers: Vec<_> = (0..WRITERS)
-            .map(|_| {
+            .map(|nth| {
                 let (stop, writes) = (Arc::clone(&stop), Arc::clone(&writes));
                 let (address, key) = (self.address.to_owned(), self.key.to_owned());
-                std::thread::spawn(move || write(&address, &key, pace, &stop, &writes))
+                // Their turns are spread: writers in step would be bursts of sixteen.
+                let turn = pace.map(|every| (every * nth as u32 / WRITERS as u32, every));
+                std::thread::spawn(move || write(&address, &key, turn, &stop, &writes))
             })
             .collect();
         pause(SETTLE);
@@ -259,11 +271,12 @@ impl Loader<'_> {
 
 const BODY: &str = r#"{"name":"told"}"#;
 
-/// Makes agents until told to stop, one at a time; with a pace, each at its time.
+/// Makes agents until told to stop, one at a time; with a turn, which is its first
+/// time and what is between two, each at its time.
 fn write(
     address: &str,
     key: &str,
-    pace: Option<Duration>,
+    turn: Option<(Duration, Duration)>,
     stop: &AtomicBool,
     writes: &AtomicU64,
 ) -> Result<()> {
@@ -275,11 +288,11 @@ fn write(
          content-type: application/json\r\ncontent-length: {length}\r\n\r\n{BODY}"
     );
     let mut answer = vec![0; 16 * 1_024];
-    let mut due = Instant::now();
+    let mut due = Instant::now() + turn.map_or(Duration::ZERO, |(first, _)| first);
     while !stop.load(Ordering::Relaxed) {
-        if let Some(pace) = pace {
-            due += pace;
+        if let Some((_, every)) = turn {
             pause(due.saturating_duration_since(Instant::now()));
+            due += every;
         }
         stream.write_all(request.as_bytes())?;
         let mut read = 0;
