@@ -11,6 +11,7 @@
 //! its answer. The latencies are those at saturation and say nothing of what a
 //! client sees at a lower load.
 
+pub mod fairness;
 pub mod generators;
 pub mod http;
 pub mod load;

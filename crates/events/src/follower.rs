@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// follower waits for company as long as waking everybody takes, so that events
 /// share the calls: a lone event goes at once, and under load the price of an
 /// event does not grow with the rate.
-const WAKE_COST: Duration = Duration::from_micros(2);
+const WAKE_COST: Duration = Duration::from_micros(5);
 const GATHER_MIN: Duration = Duration::from_millis(1);
 /// Events wait for company at most this long.
 const GATHER_MAX: Duration = Duration::from_millis(10);

@@ -4,7 +4,7 @@
 //! run, its messages and its end), whole and streamed, by 10, 50 and 200 clients at
 //! a time that each wait for their answer. Direct calls and runs take turns in
 //! slices, so that both see the same machine; generator, mock and server share
-//! its processors.
+//! its processors. At last, what a user's waiting runs cost another (`fairness.rs`).
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::json;
 
+use super::fairness::{Asked, Fairness};
 use super::load::{Driver, Outcome, Request, Requests};
 use super::procfs::written_bytes;
 use super::report::Machine;
@@ -37,6 +38,8 @@ const MODELS: [(&str, &str, &str); 2] = [
         r#"{"model":"after50","messages":[{"role":"user","content":"hello"}],"stream":true}"#,
     ),
 ];
+/// The model that a user's many runs wait for; no case asks it.
+const SLOW: (&str, &str) = ("slow", "constant:500ms");
 /// Long beside the runs that are cut off at its end, whose writes are counted too.
 const SLICE: Duration = Duration::from_secs(3);
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -69,6 +72,8 @@ pub struct Report {
     pub machine: Machine,
     /// The cases.
     pub cases: Vec<Case>,
+    /// What waiting runs cost others, on each engine.
+    pub fairness: Vec<Fairness>,
 }
 
 /// Runs of one model, on one engine, by so many clients.
@@ -124,14 +129,16 @@ pub fn bench(options: &Options) -> Result<Report> {
     for (name, delay, _) in MODELS {
         models.push((name, Model::start(&programs.agentry, place, name, delay)?));
     }
-    let mut cases = Vec::new();
+    models.push((SLOW.0, Model::start(&programs.agentry, place, SLOW.0, SLOW.1)?));
+    let (mut cases, mut fairness) = (Vec::new(), Vec::new());
     for engine in ["sqlite", "postgres"] {
         let database = match engine {
             "postgres" => Some(cluster.create_database("runs")?),
             _ => None,
         };
         let server = Server::start(&programs.agentry, place, engine, database, &models)?;
-        for (nth, (name, model)) in models.iter().enumerate() {
+        for (nth, (name, _, streamed)) in MODELS.into_iter().enumerate() {
+            let (_, model) = &models[nth];
             for connections in CONNECTIONS {
                 let bench = Bench {
                     programs: &programs.agentry,
@@ -141,10 +148,12 @@ pub fn bench(options: &Options) -> Result<Report> {
                     agent: &server.agents[nth],
                     connections,
                 };
-                let (_, _, streamed) = MODELS[nth];
                 cases.push(bench.measure(engine, name, streamed, options.rounds)?);
             }
         }
+        let slow = server.agents.last().context("the slow model has an agent")?;
+        let Server { address, key, .. } = &server;
+        fairness.push(Asked { engine, address, key, agent: slow }.measure()?);
     }
     Ok(Report {
         at: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
@@ -152,6 +161,7 @@ pub fn bench(options: &Options) -> Result<Report> {
         profile: options.profile.clone(),
         machine: machine(place)?,
         cases,
+        fairness,
     })
 }
 
@@ -164,7 +174,11 @@ struct Model {
 impl Model {
     fn start(agentry: &Path, place: &Path, name: &str, delay: &str) -> Result<Self> {
         let program = agentry.to_string_lossy().into_owned();
-        let command = [&program, "lab", "mock", "--delay", delay].map(str::to_owned);
+        // A run always asks for a stream. The answer is one event, as a direct call
+        // gets one body: gaps between tokens would be counted as what a run adds.
+        let answer = ["--tokens", "16", "--tokens-per-event", "16", "--token-gap", "0ms"];
+        let command = [program.as_str(), "lab", "mock", "--delay", delay].into_iter().chain(answer);
+        let command: Vec<String> = command.map(str::to_owned).collect();
         let spec = Spec::new(command, &place.join(format!("{name}.log")));
         let mut mock = Guarded::start(spec)?;
         let address = listening(&mut mock)?;
@@ -368,6 +382,25 @@ impl Report {
                 case.writes_each,
                 case.bytes_each,
                 case.failed,
+            );
+        }
+        let _ = writeln!(
+            text,
+            "\na user's first run, idle and beside another's waiting runs\n{:9} {:>8} {:>12} {:>12} \
+             {:>12} {:>12} {:>6}",
+            "engine", "waiting", "idle p50 us", "idle p99 us", "busy p50 us", "busy p99 us", "p99 x",
+        );
+        for of in &self.fairness {
+            let _ = writeln!(
+                text,
+                "{:9} {:>8} {:>12} {:>12} {:>12} {:>12} {:>6.2}",
+                of.engine,
+                of.waiting_before,
+                of.idle_p50_micros,
+                of.idle_p99_micros,
+                of.busy_p50_micros,
+                of.busy_p99_micros,
+                of.busy_p99_micros as f64 / of.idle_p99_micros.max(1) as f64,
             );
         }
         text
