@@ -494,7 +494,7 @@ impl Store {
     /// claimed is free at once.
     pub async fn worker_beat(&self, worker: WorkerId, lease: Duration) -> Result<usize> {
         let lease = i64::try_from(lease.as_micros()).unwrap_or(i64::MAX);
-        let mut write = Write::new(SYSTEM);
+        let mut write = Write::new(SYSTEM).lease();
         write.add(&WORKER_BEAT, values![worker, lease]);
         write.add(&JOB_RECLAIM, values![worker]).returning();
         // Kept for ten leases: a process that comes back finds out by its

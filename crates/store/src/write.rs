@@ -63,6 +63,8 @@ pub(crate) struct CounterKey {
 /// How urgent a write is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Urgency {
+    /// What this process keeps its runs by: goes first, and is never one too many.
+    Lease,
     /// A client waits for it.
     #[default]
     Interactive,
@@ -109,6 +111,13 @@ impl Write {
     /// The same write, after every interactive one that waits.
     pub fn bulk(mut self) -> Self {
         self.urgency = Urgency::Bulk;
+        self
+    }
+
+    /// The same write, before every other that waits, and even when no other is
+    /// taken any more.
+    pub(crate) fn lease(mut self) -> Self {
+        self.urgency = Urgency::Lease;
         self
     }
 

@@ -98,11 +98,12 @@ impl Queue {
             if lanes.closed {
                 return Err(StoreError::Closed);
             }
-            if lanes.len() >= self.waiting_max {
+            if lanes.len() >= self.waiting_max && write.urgency != Urgency::Lease {
                 return Err(StoreError::Overloaded);
             }
             let waiting = Waiting { write, answer };
             match waiting.write.urgency {
+                Urgency::Lease => lanes.interactive.push_front(waiting),
                 Urgency::Interactive => lanes.interactive.push_back(waiting),
                 Urgency::Bulk => lanes.bulk.push_back(waiting),
             }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rusqlite::{Connection, params, params_from_iter, types::ValueRef};
 use tokio::sync::{oneshot, watch};
 
@@ -34,8 +34,10 @@ const COMPANY_WRITES_MIN: usize = 8;
 /// They wait at most this part of what the last commit took, so that the wait
 /// costs less than the commit that it may spare.
 const COMPANY_PART_OF_COMMIT: u32 = 4;
-/// A shorter wait is not worth waking up for: the disk is fast enough.
+/// A shorter wait is not worth waking up for: the disk is fast enough. The writer
+/// lets others have its processor instead, as long as that brings it company.
 const COMPANY_WAIT_MIN: Duration = Duration::from_micros(100);
+const COMPANY_YIELDS_MAX: u32 = 4;
 /// What a wait adds to a write at most.
 const COMPANY_WAIT_MAX: Duration = Duration::from_millis(1);
 
@@ -126,11 +128,12 @@ impl Writer {
             if queues.closed {
                 return Err(StoreError::Closed);
             }
-            if queues.waiting() >= self.waiting_max {
+            if queues.waiting() >= self.waiting_max && write.urgency != Urgency::Lease {
                 return Err(StoreError::Overloaded);
             }
             let waiting = Waiting { write, answer };
             match waiting.write.urgency {
+                Urgency::Lease => queues.interactive.push_front(waiting),
                 Urgency::Interactive => queues.interactive.push_back(waiting),
                 Urgency::Bulk => queues.bulk.push_back(waiting),
             }
@@ -197,6 +200,17 @@ impl Shared {
             let until = Instant::now() + wait;
             while queues.waiting() < last && !queues.closed {
                 if self.wake.wait_until(&mut queues, until).timed_out() {
+                    break;
+                }
+            }
+        } else if last >= COMPANY_WRITES_MIN {
+            // Those who were answered just now are about to ask again, if only they
+            // get a processor; on an idle machine this costs nothing.
+            queues.wanted = usize::MAX;
+            for _ in 0..COMPANY_YIELDS_MAX {
+                let before = queues.waiting();
+                MutexGuard::unlocked(&mut queues, std::thread::yield_now);
+                if queues.waiting() == before {
                     break;
                 }
             }

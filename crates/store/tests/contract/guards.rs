@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use agentry_domain::idempotency::IDEMPOTENCY_KEPT;
 use agentry_domain::sessions::MessageRole;
-use agentry_domain::{Code, KeyId, Once, PageRequest};
+use agentry_domain::{Code, KeyId, Once, PageRequest, WorkerId};
 use agentry_store::{AgentFilter, Scope, SessionFilter, Sought, Store, StoreError, Write};
 use futures::future::join_all;
 
@@ -234,7 +234,13 @@ pub(crate) async fn too_many_waiting_writes_are_refused(bed: Bed) {
     assert!(pends(&mut second).await && pends(&mut third).await);
     let refused = store.write(make::agent_write(org, &make::agent("d"))).await;
     assert!(matches!(refused, Err(StoreError::Overloaded)), "{refused:?}");
+    // The lease is one more all the same: without it this process would lose its runs.
+    let worker = WorkerId::from_uuid(make::uuid());
+    let mut beat = pin!(store.worker_beat(worker, Duration::from_secs(15)));
+    assert!(pends(&mut beat).await);
+    waiting(&store, 3).await;
     obstacle.remove().await;
+    beat.await.unwrap();
     at_work.await.unwrap();
     second.await.unwrap();
     third.await.unwrap();
