@@ -11,6 +11,7 @@ mod serve;
 mod settings;
 mod store_metrics;
 mod task_metrics;
+mod webhook_metrics;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -25,7 +25,7 @@ use crate::local::Announced;
 use crate::owner;
 use crate::sealing;
 use crate::settings::{Auth, LogFormat, Settings};
-use crate::{store_metrics, task_metrics};
+use crate::{store_metrics, task_metrics, webhook_metrics};
 
 /// How long background tasks may take to end, once the last connection closed.
 const TASKS_END_WITHIN: Duration = Duration::from_secs(10);
@@ -90,6 +90,7 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
     store_metrics::register(&metrics, Arc::clone(&store));
     event_metrics::register(&metrics, events.clone());
     task_metrics::register(&metrics, tasks.clone());
+    webhook_metrics::register(&metrics, engine.clone());
     let readiness = Readiness::new();
     watch_storage(&engine, &readiness, &tasks);
 

@@ -55,6 +55,23 @@ impl<S: Send + Sync, T: FromBody> FromRequest<S> for Posted<T> {
     }
 }
 
+/// A POST without a body, which takes effect once when the client says so with an
+/// `Idempotency-Key`.
+#[derive(Clone, Debug)]
+pub struct Bare {
+    /// What makes this request the same as another one.
+    pub once: Option<Once>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Bare {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Failure> {
+        let key = idempotency_key(&parts.headers)?;
+        Ok(Self { once: key.map(|key| once(parts, key, &[])) })
+    }
+}
+
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
     let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(key) = keys.next() else { return Ok(None) };

@@ -193,10 +193,12 @@ pub fn complete(document: &mut OpenApi, rules: &[Rule]) {
                     answers(operation, rule)
                 };
                 add(operation, &answers);
-                if method == Method::POST
-                    && operation.request_body.is_some()
-                    && !NOT_ONCE.contains(&path.as_str())
-                {
+                let is_once = if operation.request_body.is_some() {
+                    !NOT_ONCE.contains(&path.as_str())
+                } else {
+                    BARE_ONCE.contains(&path.as_str())
+                };
+                if method == Method::POST && is_once {
                     add_idempotency(operation);
                 }
             }
@@ -233,8 +235,16 @@ const IF_MATCH_PATTERN: &str = r#"^(\*|(W/)?"[^",]*")$"#;
 const NOT_ONCE: [&str; 3] =
     ["/api/v1/events/tickets", "/api/v1/memories/search", "/api/v1/webhooks/{id}/replay"];
 
-/// Every POST with a body takes an `Idempotency-Key`, and says when an answer is that of an
-/// earlier request.
+/// POSTs without a body that take one. The others have an end that is the same
+/// however often they are sent, such as a run that is cancelled.
+const BARE_ONCE: [&str; 3] = [
+    "/api/v1/webhooks/{id}/rotate-secret",
+    "/api/v1/webhooks/{id}/ping",
+    "/api/v1/webhooks/{id}/deliveries/{delivery}/retry",
+];
+
+/// The request takes an `Idempotency-Key`, and says when an answer is that of an earlier
+/// request.
 fn add_idempotency(operation: &mut Operation) {
     let key = ObjectBuilder::new()
         .schema_type(Type::String)

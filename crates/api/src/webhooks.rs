@@ -2,7 +2,7 @@
 
 use agentry_domain::log::EntityKind;
 use agentry_domain::webhooks::{DeliveryState, Webhook, WebhookBody, WebhookDelivery};
-use agentry_domain::{Fault, Order, PageRequest, Result, Timestamp, WebhookId};
+use agentry_domain::{Done, Fault, Order, PageRequest, Result, Timestamp, WebhookId};
 use agentry_engine::{WebhookFilter, WebhookMade};
 use agentry_events::FILTER_ITEMS_MAX;
 use agentry_gateway::Authenticated;
@@ -14,10 +14,9 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use uuid::Uuid as Id;
 
-use crate::answer::{Handled, IfMatch, IfNoneMatch, created, json, no_content, tagged};
+use crate::answer::{Handled, IfMatch, IfNoneMatch, created, json, no_content, replay, tagged};
 use crate::events::read_filter;
-use crate::extract::Posted;
-use crate::extract::{Json, PathId, PathIds, Query};
+use crate::extract::{Bare, Json, PathId, PathIds, Posted, Query};
 use crate::fields::kinds::{Kind, Site, Text, Uuid, list_schema};
 use crate::fields::{Change, Create, Fields, FromFields, Purpose, ResourceFields, Shown};
 use crate::lists::{List, documents, list, page_request};
@@ -170,9 +169,10 @@ pub struct WebhookCreated {
 /// A webhook's new secret.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct WebhookSecret {
-    /// What its receiver checks signatures with. It is not shown again.
+    /// What its receiver checks signatures with. It is not shown again: `null` in the answer
+    /// to a request that was sent before.
     #[schema(example = "whsec_...")]
-    secret: String,
+    secret: Option<String>,
 }
 
 /// Which webhooks.
@@ -422,9 +422,11 @@ pub async fn webhook_rotate(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
     PathId(id): PathId<WebhookId>,
+    Bare { once }: Bare,
 ) -> Handled {
-    let secret = state.engine.webhook_rotate(&caller, id).await?;
-    json(StatusCode::OK, &WebhookSecret { secret })
+    let secret = state.engine.webhook_rotate(&caller, once.as_ref(), id).await?;
+    let replayed = secret.is_none();
+    Ok(replay(json(StatusCode::OK, &WebhookSecret { secret })?, replayed))
 }
 
 /// Send a test
@@ -446,9 +448,9 @@ pub async fn webhook_ping(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
     PathId(id): PathId<WebhookId>,
+    Bare { once }: Bare,
 ) -> Handled {
-    let delivery = state.engine.webhook_ping(&caller, id).await?;
-    json(StatusCode::ACCEPTED, &DeliveryAnswer::new(&delivery)?)
+    asked(&state.engine.webhook_ping(&caller, once.as_ref(), id).await?)
 }
 
 /// Deliver again from a place of the log
@@ -522,7 +524,14 @@ pub async fn webhook_delivery_retry(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
     PathIds(id, delivery): PathIds<WebhookId, Id>,
+    Bare { once }: Bare,
 ) -> Handled {
-    let delivery = state.engine.webhook_delivery_retry(&caller, id, delivery.into_bytes()).await?;
-    json(StatusCode::ACCEPTED, &DeliveryAnswer::new(&delivery)?)
+    let (once, delivery) = (once.as_ref(), delivery.into_bytes());
+    asked(&state.engine.webhook_delivery_retry(&caller, once, id, delivery).await?)
+}
+
+/// 202 with a delivery that somebody asked for.
+fn asked(done: &Done<WebhookDelivery>) -> Handled {
+    let answer = json(StatusCode::ACCEPTED, &DeliveryAnswer::new(&done.value)?)?;
+    Ok(replay(answer, done.replayed))
 }

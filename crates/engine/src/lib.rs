@@ -58,7 +58,7 @@ pub use runs::{AgentRef, Attendance, RunNew, SessionRef};
 pub use sealing::SealingKey;
 pub use sessions::MessageNew;
 pub use tickets::{TICKET_LIFETIME_MAX, TicketMade};
-pub use webhooks::{SECRET_BEFORE_SIGNS_FOR, WebhookLimits, WebhookMade};
+pub use webhooks::{SECRET_BEFORE_SIGNS_FOR, WebhookActivity, WebhookLimits, WebhookMade};
 
 /// The bounds of the use cases.
 #[derive(Clone, Debug)]
@@ -141,6 +141,7 @@ struct Inner {
     webhook_client: agentry_outbound::Client,
     /// Places for deliveries to webhooks in this process.
     delivering: webhooks::DeliveryPlaces,
+    deliveries: webhooks::DeliveryCounts,
     /// A webhook was made or changed here.
     webhooks_changed: Notify,
     key_uses: keys::KeyUses,
@@ -154,6 +155,7 @@ impl Engine {
             places: places::Places::new(parts.options.runs_executing_max),
             closing: parts.closing,
             delivering: Arc::new(Semaphore::new(parts.options.webhooks.delivering_max)),
+            deliveries: webhooks::DeliveryCounts::default(),
             store: parts.store,
             models: parts.models,
             clock: parts.clock,

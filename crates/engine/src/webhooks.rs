@@ -6,15 +6,17 @@ mod follower;
 mod signature;
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use agentry_domain::idempotency::Remembered;
 use agentry_domain::log::EntityKind;
 use agentry_domain::webhooks::{
     DeliveryState, WEBHOOK_SECRET_PREFIX, Webhook, WebhookBody, WebhookDelivery,
 };
 use agentry_domain::{
     Caller, Code, Document, Done, Error, Fault, Once, OrgId, Page, PageRequest, Permission, Result,
-    Role, WebhookId,
+    Role, Timestamp, WebhookId,
 };
 use agentry_events::Filter;
 use agentry_outbound::Url;
@@ -68,6 +70,39 @@ impl Default for WebhookLimits {
     }
 }
 
+/// What this process did for webhooks since it began.
+#[derive(Debug, Default)]
+pub(crate) struct DeliveryCounts {
+    delivered: AtomicU64,
+    failed: AtomicU64,
+    given_up: AtomicU64,
+}
+
+impl DeliveryCounts {
+    /// A try ended so, and was stored.
+    fn tried(&self, state: DeliveryState) {
+        let count = match state {
+            DeliveryState::Delivered => &self.delivered,
+            DeliveryState::Waiting => &self.failed,
+            DeliveryState::Dead => &self.given_up,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What this process did for webhooks since it began, and what it does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WebhookActivity {
+    /// Deliveries that arrived.
+    pub delivered: u64,
+    /// Tries that failed and are followed by another.
+    pub failed: u64,
+    /// Deliveries that were given up.
+    pub given_up: u64,
+    /// Webhooks that are being delivered to.
+    pub delivering: u64,
+}
+
 /// A webhook that was just made.
 #[derive(Debug)]
 pub struct WebhookMade {
@@ -107,6 +142,18 @@ fn filter_of(body: &WebhookBody) -> Filter {
 }
 
 impl Engine {
+    /// What this process did for webhooks.
+    pub fn webhook_activity(&self) -> WebhookActivity {
+        let counts = &self.0.deliveries;
+        let free = self.0.delivering.available_permits();
+        WebhookActivity {
+            delivered: counts.delivered.load(Ordering::Relaxed),
+            failed: counts.failed.load(Ordering::Relaxed),
+            given_up: counts.given_up.load(Ordering::Relaxed),
+            delivering: self.0.options.webhooks.delivering_max.saturating_sub(free) as u64,
+        }
+    }
+
     /// Registers a webhook. Its secret is made here.
     pub async fn webhook_create(
         &self,
@@ -186,9 +233,18 @@ impl Engine {
         .await
     }
 
-    /// Makes another secret. The one before signs too, for a day.
-    pub async fn webhook_rotate(&self, caller: &Caller, id: WebhookId) -> Result<String> {
+    /// Makes another secret. The one before signs too, for a day. None when the
+    /// request was sent before: it is not shown again.
+    pub async fn webhook_rotate(
+        &self,
+        caller: &Caller,
+        once: Option<&Once>,
+        id: WebhookId,
+    ) -> Result<Option<String>> {
         let webhook = self.resource_get::<WebhookBody>(caller, id).await?;
+        if self.remembered(caller, once).await?.is_some() {
+            return Ok(None);
+        }
         let (key, now) = (self.sealing().await?, self.now());
         let secret = self.0.entropy.secret();
         let text = key.seal(&sealed(caller.org, id), &secret, self.0.entropy.secret())?;
@@ -196,56 +252,62 @@ impl Engine {
         write.webhook_rotate(id, &text, now.plus(SECRET_BEFORE_SIGNS_FOR));
         let (kind, data) = (EntityKind::Webhook, version_data(webhook.version));
         write.log(entry(caller, now, "webhook.secret_rotated", kind, id.to_bytes(), data));
-        self.0.store.write(write).await?;
-        Ok(secret_text(&secret))
+        let before = self.write_once(caller, once, write, (id.to_bytes(), ""), now).await?;
+        Ok(before.is_none().then(|| secret_text(&secret)))
     }
 
     /// Sends an event that means nothing, to see whether it arrives.
-    pub async fn webhook_ping(&self, caller: &Caller, id: WebhookId) -> Result<WebhookDelivery> {
+    pub async fn webhook_ping(
+        &self,
+        caller: &Caller,
+        once: Option<&Once>,
+        id: WebhookId,
+    ) -> Result<Done<WebhookDelivery>> {
+        let as_before = |before: Remembered| {
+            let at = Timestamp::from_micros(before.at);
+            Ok(Done { value: ping(before.id, id, at), replayed: true })
+        };
+        if let Some(before) = self.remembered(caller, once).await? {
+            return as_before(before);
+        }
         self.check_enabled(caller, id).await?;
         let now = self.now();
-        let delivery = self.uuid(now);
-        let ping = WebhookDelivery {
-            id: delivery.into_bytes(),
-            seq: 0,
-            event_type: PING.to_owned(),
-            state: DeliveryState::Waiting,
-            attempts: 0,
-            status: None,
-            error: None,
-            body: format!(r#"{{"type":"ping","webhook_id":"{id}","timestamp":"{now}"}}"#),
-            created_at: now,
-            attempted_at: None,
-            next_at: Some(now),
-            finished_at: None,
-            asked: true,
-        };
+        let ping = ping(self.uuid(now).into_bytes(), id, now);
         let mut write = Write::new(caller.org);
         write.webhook_ask(id, now);
         write.webhook_delivery_save(id, &ping);
         write.webhook_asked_room(id, ASKED_MAX);
-        self.0.store.write(write).await?;
+        if let Some(before) = self.write_once(caller, once, write, (ping.id, ""), now).await? {
+            return as_before(before);
+        }
         self.0.claimable.notify_one();
-        Ok(ping)
+        Ok(Done::now(ping))
     }
 
     /// Tries a delivery once more that was delivered or given up.
     pub async fn webhook_delivery_retry(
         &self,
         caller: &Caller,
+        once: Option<&Once>,
         id: WebhookId,
         delivery: [u8; 16],
-    ) -> Result<WebhookDelivery> {
-        self.check_enabled(caller, id).await?;
-        let now = self.now();
-        let mut write = Write::new(caller.org);
-        write.webhook_ask(id, now);
-        write.webhook_delivery_ask(id, delivery, now);
-        write.webhook_asked_room(id, ASKED_MAX);
-        self.0.store.write(write).await?;
-        self.0.claimable.notify_one();
+    ) -> Result<Done<WebhookDelivery>> {
+        let mut replayed = self.remembered(caller, once).await?.is_some();
+        if !replayed {
+            self.check_enabled(caller, id).await?;
+            let now = self.now();
+            let mut write = Write::new(caller.org);
+            write.webhook_ask(id, now);
+            write.webhook_delivery_ask(id, delivery, now);
+            write.webhook_asked_room(id, ASKED_MAX);
+            let before = self.write_once(caller, once, write, (delivery, ""), now).await?;
+            replayed = before.is_some();
+            self.0.claimable.notify_one();
+        }
         let found = self.0.store.webhook_delivery_get(caller.org, id, delivery).await?;
-        found.ok_or_else(|| Error::not_found("delivery", Uuid::from_bytes(delivery)))
+        let value =
+            found.ok_or_else(|| Error::not_found("delivery", Uuid::from_bytes(delivery)))?;
+        Ok(Done { value, replayed })
     }
 
     /// Delivers again what comes after a place of the log.
@@ -296,6 +358,25 @@ impl Engine {
                 Ok(()) => Ok(()),
             },
         }
+    }
+}
+
+/// A test, as it is before it was tried.
+fn ping(id: [u8; 16], webhook: WebhookId, at: Timestamp) -> WebhookDelivery {
+    WebhookDelivery {
+        id,
+        seq: 0,
+        event_type: PING.to_owned(),
+        state: DeliveryState::Waiting,
+        attempts: 0,
+        status: None,
+        error: None,
+        body: format!(r#"{{"type":"ping","webhook_id":"{webhook}","timestamp":"{at}"}}"#),
+        created_at: at,
+        attempted_at: None,
+        next_at: Some(at),
+        finished_at: None,
+        asked: true,
     }
 }
 

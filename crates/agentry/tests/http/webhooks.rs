@@ -26,6 +26,7 @@ on_both_engines! {
     a_new_secret_signs_beside_the_one_before,
     a_deleted_webhook_leaves_nothing_behind,
     a_kill_loses_no_event,
+    what_is_asked_for_with_a_key_happens_once,
     there_are_only_so_many,
 }
 
@@ -394,6 +395,18 @@ async fn a_failing_receiver_is_tried_again_and_given_up(engine: Engine) {
     wait_until(|| async { deliveries(&server, &webhook, "&state=dead").await.is_empty() }).await;
     let unknown = server.post(&format!("{webhook}/deliveries/{NOTHING}/retry"), json!({})).await;
     assert_eq!(unknown.0, StatusCode::NOT_FOUND);
+    // The second, the third and the one that was asked for; one that was given up after two
+    // tries; and the third had as many tries as it took.
+    let failed = 2 + arrived["attempts"].as_u64().unwrap() - 1;
+    let counts = format!("deliveries_total 3,retries_total {failed},given_up_total 1");
+    wait_until(|| async {
+        let metrics = server.request(Method::GET, "/metrics").send().await.unwrap();
+        let metrics = metrics.text().await.unwrap();
+        let has =
+            |count: &str| metrics.lines().any(|line| line == format!("agentry_webhook_{count}"));
+        counts.split(',').all(has)
+    })
+    .await;
 }
 
 /// Waits until the event about a thing was delivered; the delivery.
@@ -479,6 +492,43 @@ async fn what_was_delivered_is_replayed_under_the_same_ids(engine: Engine) {
     let (status, problem) =
         server.post(&format!("{webhook}/replay"), json!({"after": 1_000_000})).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{problem}");
+}
+
+async fn what_is_asked_for_with_a_key_happens_once(engine: Engine) {
+    let server = started(engine).await;
+    let receiver = Receiver::start().await;
+    let (webhook, first) =
+        registered(&server, json!({"url": receiver.url(), "event_types": ["agent.*"]})).await;
+    let ask = async |path: &str| {
+        let request = server.request(Method::POST, &format!("{webhook}/{path}"));
+        let response = request.header("idempotency-key", "once").send().await.unwrap();
+        assert!(response.status().is_success(), "{path}: {}", response.status());
+        let replayed = response.headers().get("idempotency-replayed").is_some();
+        (replayed, response.json::<Value>().await.unwrap())
+    };
+    let (replayed, ping) = ask("ping").await;
+    assert!(!replayed);
+    receiver.wait(1).await;
+    assert_eq!(ask("ping").await, (true, ping.clone()), "the first answer, not its state now");
+
+    let retry = format!("deliveries/{}/retry", ping["id"].as_str().unwrap());
+    let delivered = || async { deliveries(&server, &webhook, "&state=delivered").await.len() == 1 };
+    wait_until(delivered).await;
+    let (replayed, again) = ask(&retry).await;
+    assert_eq!((replayed, &again["id"]), (false, &ping["id"]));
+    receiver.wait(2).await;
+    wait_until(delivered).await;
+    assert!(ask(&retry).await.0);
+
+    let (replayed, rotated) = ask("rotate-secret").await;
+    assert!(!replayed && rotated["secret"].as_str().is_some_and(|second| second != first));
+    assert_eq!(ask("rotate-secret").await, (true, json!({"secret": null})));
+
+    // Two deliveries so far, and the next is the third: nothing went out twice.
+    agent(&server, "after").await;
+    let heard = receiver.wait(3).await;
+    assert_eq!(heard[2].json()["event_type"], "agent.created");
+    check_signatures(&heard[2..], rotated["secret"].as_str().unwrap(), 2).await;
 }
 
 async fn a_disabled_webhook_goes_on_where_it_stopped(engine: Engine) {

@@ -228,6 +228,7 @@ impl Engine {
             let mut write = Write::new(org);
             self.save_delivery(&mut write, round, &delivery);
             self.0.store.write(write).await?;
+            self.0.deliveries.tried(delivery.state);
         }
         Ok(!asked.is_empty())
     }
@@ -336,6 +337,7 @@ impl Engine {
         let place = write.webhook_move(&round.moved(to));
         self.save_delivery(&mut write, round, &delivery);
         let asked = self.0.store.write(write).await?.webhook_asked(place);
+        self.0.deliveries.tried(delivery.state);
         if let Some(until) = next_at {
             return self.rest(round, until).await.map(Some);
         }
