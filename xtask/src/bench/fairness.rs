@@ -50,9 +50,8 @@ impl Asked<'_> {
     pub(super) fn measure(&self) -> Result<Fairness> {
         let idle = self.first_runs("idle")?;
         std::thread::scope(|scope| {
-            let queuers: Vec<_> = (0..QUEUERS)
-                .map(|_| scope.spawn(|| self.queue(WAITING_RUNS / QUEUERS)))
-                .collect();
+            let queuers: Vec<_> =
+                (0..QUEUERS).map(|_| scope.spawn(|| self.queue(WAITING_RUNS / QUEUERS))).collect();
             queuers.into_iter().try_for_each(|queuer| {
                 queuer.join().map_err(|_| anyhow::anyhow!("a client panicked"))?
             })

@@ -388,7 +388,13 @@ impl Report {
             text,
             "\na user's first run, idle and beside another's waiting runs\n{:9} {:>8} {:>12} {:>12} \
              {:>12} {:>12} {:>6}",
-            "engine", "waiting", "idle p50 us", "idle p99 us", "busy p50 us", "busy p99 us", "p99 x",
+            "engine",
+            "waiting",
+            "idle p50 us",
+            "idle p99 us",
+            "busy p50 us",
+            "busy p99 us",
+            "p99 x",
         );
         for of in &self.fairness {
             let _ = writeln!(
