@@ -1,16 +1,20 @@
 //! The binary: reads the command line and the settings, wires ports to
 //! adapters, and serves.
 
+mod audit;
 mod backup;
 mod event_metrics;
 mod keys;
+mod limit_metrics;
 mod local;
 mod owner;
+mod process_metrics;
 mod sealing;
 mod serve;
 mod settings;
 mod store_metrics;
 mod task_metrics;
+mod token_metrics;
 mod webhook_metrics;
 
 use std::net::SocketAddr;
@@ -48,6 +52,8 @@ enum Command {
     Doctor(DoctorArgs),
     /// Make, list and revoke API keys, while the installation is served or not.
     Keys(KeysArgs),
+    /// Look whether what was done is told as it was.
+    Audit(AuditArgs),
     /// Print every setting with its default, as a configuration file.
     Settings,
     /// Load and measure this or any other HTTP server.
@@ -130,6 +136,14 @@ struct KeysArgs {
     installation: Installation,
 }
 
+#[derive(Args, Debug)]
+struct AuditArgs {
+    #[command(subcommand)]
+    command: audit::AuditCommand,
+    #[command(flatten)]
+    installation: Installation,
+}
+
 /// Bytes of an error's text that are shown at most.
 const TEXT_BYTES_MAX: usize = 4_096;
 
@@ -174,6 +188,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Keys(KeysArgs { command, installation }) => {
             let settings = installation.settings()?;
             print!("{}", alone(keys::run(&settings, command))?);
+        }
+        Command::Audit(AuditArgs { command, installation }) => {
+            let settings = installation.settings()?;
+            let (said, code) = alone(audit::run(&settings, command))?;
+            println!("{said}");
+            return Ok(code);
         }
         Command::Settings => {
             print!("{}", settings::DEFAULT_FILE);

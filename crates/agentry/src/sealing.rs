@@ -52,3 +52,17 @@ async fn find(engine: &Engine, settings: &Settings) -> anyhow::Result<Option<Sea
         }
     }
 }
+
+/// The key of an installation, as a command that only reads finds it.
+pub(crate) fn known(settings: &Settings) -> anyhow::Result<Option<SealingKey>> {
+    if let Some(key) = &settings.sealing_key {
+        return Ok(Some(key.clone()));
+    }
+    if settings.database.is_some() {
+        return Ok(None);
+    }
+    let path = settings.data.join(FILE_NAME);
+    let Some(text) = owner::read(&path)? else { return Ok(None) };
+    let key = SealingKey::parse(&text);
+    key.map(Some).with_context(|| format!("{} has no key in it", path.display()))
+}

@@ -8,10 +8,11 @@ use std::time::Duration;
 use agentry_api::Api;
 use agentry_domain::background::Tasks;
 use agentry_domain::ports::{Authenticate, SystemClock, SystemEntropy};
+use agentry_domain::tokens::Claims;
 use agentry_domain::{Caller, Result};
 use agentry_engine::{Engine, Parts};
 use agentry_events::Events;
-use agentry_gateway::{AccessMode, Edge, Metrics, Readiness, Stop, serve};
+use agentry_gateway::{AccessMode, Edge, Metrics, Readiness, Stop, Tokens, serve};
 use agentry_llm::Models;
 use agentry_store::Store;
 use anyhow::Context as _;
@@ -25,7 +26,9 @@ use crate::local::Announced;
 use crate::owner;
 use crate::sealing;
 use crate::settings::{Auth, LogFormat, Settings};
-use crate::{store_metrics, task_metrics, webhook_metrics};
+use crate::{
+    limit_metrics, process_metrics, store_metrics, task_metrics, token_metrics, webhook_metrics,
+};
 
 /// How long background tasks may take to end, once the last connection closed.
 const TASKS_END_WITHIN: Duration = Duration::from_secs(10);
@@ -42,6 +45,10 @@ impl Authenticate for Anyone {
     }
 
     async fn redeem(&self, _ticket: &str) -> Result<Caller> {
+        Ok(self.0)
+    }
+
+    async fn accept_token(&self, _claims: &Claims) -> Result<Caller> {
         Ok(self.0)
     }
 }
@@ -91,6 +98,8 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
     event_metrics::register(&metrics, events.clone());
     task_metrics::register(&metrics, tasks.clone());
     webhook_metrics::register(&metrics, engine.clone());
+    limit_metrics::register(&metrics, engine.clone());
+    process_metrics::register(&metrics);
     let readiness = Readiness::new();
     watch_storage(&engine, &readiness, &tasks);
 
@@ -100,10 +109,17 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
         Auth::Keys => (AccessMode::Keys, Arc::new(engine.clone())),
         Auth::None => (AccessMode::Loopback, Arc::new(Anyone(engine.anyone()))),
     };
+    let tokens = tokens(&settings, &tasks)?;
+    if let Some(tokens) = &tokens {
+        token_metrics::register(&metrics, tokens.clone());
+    }
     let edge = Edge {
         options: settings.edge_options(),
         mode,
         authenticate,
+        tokens,
+        limit: Arc::new(engine.clone()),
+        audit: Arc::new(engine.clone()),
         metrics: metrics.clone(),
         render: agentry_api::render,
         tasks: tasks.clone(),
@@ -162,6 +178,15 @@ pub(crate) fn engine(
         closing,
         options: settings.engine_options(),
     }))
+}
+
+/// What checks an identity provider's tokens, when there is one.
+fn tokens(settings: &Settings, tasks: &Tasks) -> anyhow::Result<Option<Tokens>> {
+    let Some(options) = settings.token_options()? else { return Ok(None) };
+    // Whoever configures this server says where the keys are, as with providers.
+    let tokens = Tokens::new(options, agentry_outbound::Client::new(&settings.outbound)?);
+    tokens.keep(tasks);
+    Ok(Some(tokens))
 }
 
 /// Says where: on stdout, in one line, and to commands on this machine.

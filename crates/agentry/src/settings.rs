@@ -3,11 +3,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agentry_domain::limits::{Limits, Rate, TierLimits};
+use agentry_domain::{Role, Tier};
 use agentry_engine::SealingKey;
-use agentry_gateway::{EdgeOptions, ServeOptions};
+use agentry_gateway::{EdgeOptions, KeySource, ServeOptions, TokenOptions, TrustedProxies};
 use agentry_llm::ProviderOptions;
 use anyhow::Context as _;
 use config::{Config, Environment, File, FileFormat};
@@ -49,6 +52,9 @@ pub(crate) struct Settings {
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
     pub(crate) http: Http,
+    pub(crate) tokens: TokenSettings,
+    pub(crate) limits: BTreeMap<String, TierSettings>,
+    pub(crate) audit: AuditSettings,
     pub(crate) files: Files,
     pub(crate) runs: Runs,
     pub(crate) retention: Retention,
@@ -67,13 +73,58 @@ pub(crate) struct Http {
     requests_in_flight_max: usize,
     streams_in_flight_max: usize,
     subscriptions_max: usize,
+    queue_requests_max: usize,
+    queue_wait_ms: u64,
     origins: Vec<String>,
+    trusted_proxies: Vec<String>,
+    compressed_bytes_min: u64,
     header_read_ms: u64,
+    write_stall_ms: u64,
     idle_ms: u64,
     request_ms: u64,
     transfer_ms: u64,
     notice_ms: u64,
     drain_ms: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TokenSettings {
+    jwks_file: Option<PathBuf>,
+    jwks_url: Option<String>,
+    issuer: String,
+    audiences: Vec<String>,
+    org_claim: String,
+    user_claim: String,
+    role_claim: String,
+    role_default: Option<String>,
+    may_administer: bool,
+    refresh_ms: u64,
+}
+
+/// The numbers of a tier; 0 is none.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TierSettings {
+    key_per_minute: u32,
+    key_burst: u32,
+    user_per_minute: u32,
+    user_burst: u32,
+    org_per_minute: u32,
+    org_burst: u32,
+    reads_per_minute: u32,
+    reads_burst: u32,
+    memory_creation_per_minute: u32,
+    memory_creation_burst: u32,
+    runs_per_minute: u32,
+    runs_burst: u32,
+    daily_requests: u64,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AuditSettings {
+    denials_gathered_ms: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -137,6 +188,24 @@ fn sealing_key<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Seali
     let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };
     let key = SealingKey::parse(&text);
     key.map(Some).ok_or_else(|| serde::de::Error::custom("must be 32 bytes in base-64"))
+}
+
+impl TierSettings {
+    fn limits(&self) -> TierLimits {
+        let rate = |per_minute: u32, burst: u32| {
+            let per_minute = NonZeroU32::new(per_minute)?;
+            Some(Rate { per_minute, burst: NonZeroU32::new(burst).unwrap_or(per_minute) })
+        };
+        TierLimits {
+            key: rate(self.key_per_minute, self.key_burst),
+            user: rate(self.user_per_minute, self.user_burst),
+            org: rate(self.org_per_minute, self.org_burst),
+            reads: rate(self.reads_per_minute, self.reads_burst),
+            memory_creation: rate(self.memory_creation_per_minute, self.memory_creation_burst),
+            runs: rate(self.runs_per_minute, self.runs_burst),
+            daily_requests: (self.daily_requests > 0).then_some(self.daily_requests),
+        }
+    }
 }
 
 /// What the flags say; what they do not say comes from elsewhere.
@@ -255,6 +324,11 @@ impl Settings {
         for (name, value) in positive {
             anyhow::ensure!(value > 0, "{name} must be at least 1");
         }
+        for name in self.limits.keys() {
+            anyhow::ensure!(Tier::parse(name).is_some(), "limits.{name}: there is no such tier");
+        }
+        self.trusted_proxies()?;
+        self.token_options()?;
         for (name, value) in [
             ("session_queue_runs_max", self.runs.session_queue_runs_max),
             ("org_queue_runs_max", self.runs.org_queue_runs_max),
@@ -295,7 +369,59 @@ impl Settings {
             },
             retention: self.retention(),
             webhooks: self.webhook_limits(),
+            limits: self.limits(),
+            denials_gathered_for: Duration::from_millis(self.audit.denials_gathered_ms),
         }
+    }
+
+    /// How much callers may ask for.
+    fn limits(&self) -> Limits {
+        let of = |tier: Tier| {
+            self.limits.get(tier.as_str()).map(TierSettings::limits).unwrap_or_default()
+        };
+        Limits {
+            free: of(Tier::Free),
+            standard: of(Tier::Standard),
+            enterprise: of(Tier::Enterprise),
+        }
+    }
+
+    fn trusted_proxies(&self) -> anyhow::Result<TrustedProxies> {
+        TrustedProxies::parse(&self.http.trusted_proxies)
+            .map_err(|text| anyhow::anyhow!("http.trusted_proxies: {text} is no network"))
+    }
+
+    /// Whose tokens are taken, if any are.
+    pub(crate) fn token_options(&self) -> anyhow::Result<Option<TokenOptions>> {
+        let tokens = &self.tokens;
+        let keys = match (&tokens.jwks_file, &tokens.jwks_url) {
+            (None, None) => return Ok(None),
+            (Some(file), None) => KeySource::File(file.clone()),
+            (None, Some(url)) => {
+                let is_url = url.starts_with("https://") || url.starts_with("http://");
+                anyhow::ensure!(is_url, "tokens.jwks_url: {url} is no URL");
+                KeySource::Url(url.clone())
+            }
+            (Some(_), Some(_)) => anyhow::bail!("tokens: jwks_file or jwks_url, not both"),
+        };
+        anyhow::ensure!(!tokens.issuer.is_empty(), "tokens.issuer must be set");
+        anyhow::ensure!(!tokens.audiences.is_empty(), "tokens.audiences must not be empty");
+        anyhow::ensure!(tokens.refresh_ms >= 1_000, "tokens.refresh_ms must be at least 1000");
+        let role = |text: &String| {
+            Role::parse(text)
+                .with_context(|| format!("tokens.role_default: there is no role {text}"))
+        };
+        Ok(Some(TokenOptions {
+            keys,
+            issuer: tokens.issuer.clone(),
+            audiences: tokens.audiences.clone(),
+            org_claim: tokens.org_claim.clone(),
+            user_claim: tokens.user_claim.clone(),
+            role_claim: tokens.role_claim.clone(),
+            role_default: tokens.role_default.as_ref().map(role).transpose()?,
+            may_administer: tokens.may_administer,
+            refresh: Duration::from_millis(tokens.refresh_ms),
+        }))
     }
 
     fn webhook_limits(&self) -> agentry_engine::WebhookLimits {
@@ -348,6 +474,11 @@ impl Settings {
             streams_in_flight_max: self.http.streams_in_flight_max,
             subscriptions_max: self.http.subscriptions_max,
             origins: self.http.origins.clone(),
+            queue_requests_max: self.http.queue_requests_max,
+            queue_wait_max: Duration::from_millis(self.http.queue_wait_ms),
+            // Checked when the settings were read.
+            trusted_proxies: self.trusted_proxies().unwrap_or_default(),
+            compressed_bytes_min: self.http.compressed_bytes_min,
             request_within: Duration::from_millis(self.http.request_ms),
             ..EdgeOptions::default()
         }
@@ -357,10 +488,10 @@ impl Settings {
         ServeOptions {
             connections_max: self.http.connections_max,
             header_read_within: Duration::from_millis(self.http.header_read_ms),
+            write_stall_max: Duration::from_millis(self.http.write_stall_ms),
             idle_max: Duration::from_millis(self.http.idle_ms),
             notice: Duration::from_millis(self.http.notice_ms),
             drain_max: Duration::from_millis(self.http.drain_ms),
-            ..ServeOptions::default()
         }
     }
 }
@@ -384,6 +515,10 @@ mod tests {
         assert_eq!(settings.serve_options(), ServeOptions::default());
         assert_eq!(settings.retention(), agentry_engine::Retention::default());
         assert_eq!(settings.webhook_limits(), agentry_engine::WebhookLimits::default());
+        assert_eq!(settings.limits(), agentry_engine::limits_default());
+        let engine = agentry_engine::Options::default();
+        assert_eq!(settings.engine_options().denials_gathered_for, engine.denials_gathered_for);
+        assert_eq!(settings.token_options().unwrap(), None);
         assert_eq!(settings.sealing_key, None);
         assert!(settings.providers.is_empty());
         assert_eq!(settings.database, None);
@@ -422,5 +557,7 @@ mod tests {
         refused(&[("AGENTRY_STORE__WRITES_WAITING_MAX", "0")]);
         refused(&[("AGENTRY_PROVIDERS__X__KEY", "no url")]);
         refused(&[("AGENTRY_SEALING_KEY", "too short")]);
+        refused(&[("AGENTRY_TOKENS__JWKS_URL", "https://id.example/keys")]);
+        refused(&[("AGENTRY_TOKENS__ISSUER", "x"), ("AGENTRY_TOKENS__JWKS_URL", "no url")]);
     }
 }

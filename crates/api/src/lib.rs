@@ -8,6 +8,7 @@
 pub mod admin_jobs;
 pub mod agents;
 pub mod answer;
+pub mod audit;
 pub mod backup;
 pub mod chat;
 pub mod error_pages;
@@ -37,6 +38,7 @@ mod tests;
 pub mod users;
 pub mod webhooks;
 
+use agentry_domain::limits::Work;
 use agentry_domain::ports::Entropy;
 use agentry_domain::{Error, Result};
 use agentry_engine::Engine;
@@ -120,9 +122,11 @@ fn operations() -> Operations<ApiState> {
         .with(op!(SessionsWrite, Request, sessions::session_delete))
         .with(op!(SessionsRead, Request, messages::message_list))
         .with(op!(SessionsWrite, Request, messages::message_append))
-        .with(op!(MemoriesWrite, Request, memories::memory_create))
-        .with(op!(MemoriesWrite, Request, memories::memory_create_batch))
-        .with(op!(MemoriesRead, Request, memories::memory_search))
+        .with(op!(MemoriesWrite, Request, memories::memory_create).limited(Work::MemoryCreate))
+        .with(
+            op!(MemoriesWrite, Request, memories::memory_create_batch).limited(Work::MemoryCreate),
+        )
+        .with(op!(MemoriesRead, Request, memories::memory_search).limited(Work::Read))
         .with(op!(MemoriesRead, Request, memories::memory_list))
         .with(op!(MemoriesRead, Request, memories::memory_get))
         .with(op!(MemoriesWrite, Request, memories::memory_update))
@@ -135,6 +139,8 @@ fn operations() -> Operations<ApiState> {
         .with(op!(OrgsWrite, Request, orgs::org_create))
         .with(op!(OrgsRead, Request, orgs::org_list))
         .with(op!(OrgsRead, Request, orgs::org_get))
+        .with(op!(OrgsWrite, Request, orgs::org_update))
+        .with(op!(AuditRead, Request, audit::audit_list))
         .with(op!(SessionsRead, Request, files::file_list))
         .with(op!(SessionsWrite, Transfer, files::file_put))
         .with(op!(SessionsRead, Transfer, files::file_get))
@@ -145,7 +151,7 @@ fn operations() -> Operations<ApiState> {
         .with(op!(RunsRead, Request, runs::run_get))
         .with(op!(RunsRead, Stream, run_stream::run_event_stream))
         .with(op!(RunsWrite, Request, runs::run_cancel))
-        .with(op!(RunsRead, Run, runs::run_wait))
+        .with(op!(RunsRead, Run, runs::run_wait).limited(Work::Read))
         .with(op!(UsersWrite, Request, users::user_create))
         .with(op!(UsersRead, Request, users::user_list))
         .with(op!(UsersRead, Request, users::user_get))
@@ -187,5 +193,5 @@ fn operations() -> Operations<ApiState> {
         .with(op!(WebhooksWrite, Request, webhooks::webhook_replay))
         .with(op!(WebhooksRead, Request, webhooks::webhook_delivery_list))
         .with(op!(WebhooksWrite, Request, webhooks::webhook_delivery_retry))
-        .with(op!(Administer, Run, backup::backup_create))
+        .with(op!(Administer, Run, backup::backup_create).limited(Work::Other))
 }

@@ -35,6 +35,7 @@ const TAGS: &[(&str, &str)] = &[
     ("plans", "The steps by which a goal is to be reached."),
     ("tasks", "Pieces of work, and which of them wait for which."),
     ("keys", "API keys: what their holders may do, and until when."),
+    ("audit", "Who did what, when and from where."),
     ("orgs", "Organisations, between which nothing crosses; for the installation's owner."),
     ("openai", "OpenAI's chat completions, so that its clients work by changing the base URL."),
     ("server", "The server itself: health, metrics, this document, the error codes."),
@@ -66,7 +67,7 @@ fn components() -> Components {
     components.add_security_scheme(api_key, SecurityScheme::ApiKey(ApiKey::Header(header)));
     let http = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("The same key as a bearer token."));
+        .description(Some("The same key, or a token of the configured identity provider."));
     components.add_security_scheme(bearer, SecurityScheme::Http(http.build()));
     let mut schemas = vec![
         (Problem::name().into_owned(), Problem::schema()),
@@ -116,7 +117,10 @@ another origin.",
     problem("BodyTooLarge", "The body is larger than the server accepts."),
     problem("UnsupportedMediaType", "The body's media type is not JSON."),
     problem("ValidationFailed", "Rules are broken, or something is not supported yet."),
-    retried(problem("TooManyRequests", "A queue of runs is full; `code` says which.")),
+    retried(problem(
+        "TooManyRequests",
+        "A limit of the caller's is reached, or a queue of runs is full; `code` says which.",
+    )),
     problem("Internal", "A failure on the server's side."),
     retried(problem(
         "Unavailable",
@@ -287,7 +291,7 @@ type Answers = BTreeMap<&'static str, &'static str>;
 fn answers(operation: &Operation, rule: &Rule) -> Answers {
     let mut answers = Answers::from([("403", "Forbidden"), ("500", "Internal")]);
     if rule.access != Access::Open {
-        answers.insert("401", "Unauthenticated");
+        answers.extend([("401", "Unauthenticated"), ("429", "TooManyRequests")]);
     }
     if rule.class != Class::Probe {
         answers.extend([("503", "Unavailable"), ("504", "DeadlineExceeded")]);
@@ -325,6 +329,7 @@ fn openai_answers(operation: &Operation) -> Answers {
     let mut answers = Answers::from([
         ("401", "OpenAiRefused"),
         ("403", "OpenAiRefused"),
+        ("429", "OpenAiUnavailable"),
         ("500", "OpenAiFailed"),
         ("503", "OpenAiUnavailable"),
         ("504", "OpenAiFailed"),
@@ -337,7 +342,6 @@ fn openai_answers(operation: &Operation) -> Answers {
             ("413", "OpenAiInvalid"),
             ("415", "OpenAiInvalid"),
             ("422", "OpenAiInvalid"),
-            ("429", "OpenAiUnavailable"),
             ("502", "OpenAiFailed"),
             ("507", "OpenAiFailed"),
         ]);

@@ -1,21 +1,22 @@
 //! Organisations over HTTP.
 
-use agentry_domain::orgs::OrgBody;
-use agentry_domain::{Order, OrgId, PageRequest};
+use agentry_domain::orgs::{Org, OrgBody};
+use agentry_domain::{Order, OrgId, PageRequest, Tier};
 use agentry_engine::OrgFilter;
 use agentry_gateway::Authenticated;
 use axum::extract::State;
 
-use crate::answer::{Handled, IfNoneMatch, created};
-use crate::extract::{PathId, Posted, Query};
+use crate::answer::{Handled, IfMatch, IfNoneMatch, created, tagged};
+use crate::extract::{Json, PathId, Posted, Query};
 use crate::fields::bounds::NAME_CHARS_MAX;
-use crate::fields::{Create, Fields, FromFields, ResourceFields, Shown};
+use crate::fields::{Change, Create, Fields, FromFields, ResourceFields, Shown};
 use crate::lists::{List, documents, page_request};
-use crate::openapi::NotFound;
+use crate::openapi::{NotFound, PreconditionFailed};
 use crate::query_parameters;
 use crate::state::ApiState;
 
 type OrgCreate = Create<OrgBody>;
+type OrgPatch = Change<OrgBody>;
 type OrgShown = Shown<OrgBody>;
 
 impl ResourceFields for OrgBody {
@@ -27,6 +28,10 @@ impl ResourceFields for OrgBody {
                 .text("name", 1..=NAME_CHARS_MAX)
                 .about("What people call it; need not be unique.")
                 .required_or_was(was.map(|was| &was.name)),
+            tier: fields
+                .choice("tier")
+                .about("How much its keys may ask for; the configuration has the numbers.")
+                .or_was(Tier::default(), was.map(|was| &was.tier)),
         }
     }
 }
@@ -109,4 +114,35 @@ pub async fn org_get(
     known: IfNoneMatch,
 ) -> Handled {
     known.answer(state.engine.org_get(&caller, id).await?)
+}
+
+/// Change an organisation
+///
+/// What is absent stays. Another tier holds for its keys within a second.
+#[utoipa::path(
+    patch,
+    path = "/api/v1/orgs/{id}",
+    tag = "orgs",
+    params(
+        ("id" = String, Path, description = "The organisation's id.", format = "uuid"),
+        ("If-Match" = Option<String>, Header, description = "Only if this is its version."),
+    ),
+    request_body = OrgPatch,
+    responses(
+        (status = 200, description = "The organisation.", body = OrgShown, headers(
+            ("ETag" = String, description = "Its version."),
+        )),
+        (status = 404, response = NotFound),
+        (status = 412, response = PreconditionFailed),
+    ),
+)]
+pub async fn org_update(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    PathId(id): PathId<OrgId>,
+    IfMatch(version): IfMatch,
+    Json(change): Json<OrgPatch>,
+) -> Handled {
+    let changed = |was: &Org| change.apply(was);
+    tagged(state.engine.org_update(&caller, id, version, changed).await?)
 }

@@ -154,12 +154,16 @@ pub const fn status(code: Code) -> StatusCode {
         | Code::SessionBusy
         | Code::RunCancelled => StatusCode::CONFLICT,
         Code::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
-        Code::SessionQueueFull | Code::OrgQueueFull | Code::QueueFull | Code::ModelRateLimited => {
-            StatusCode::TOO_MANY_REQUESTS
-        }
+        Code::SessionQueueFull
+        | Code::OrgQueueFull
+        | Code::QueueFull
+        | Code::RateLimited
+        | Code::DailyQuotaExceeded
+        | Code::ModelRateLimited => StatusCode::TOO_MANY_REQUESTS,
         Code::Overloaded
         | Code::ShuttingDown
         | Code::StorageUnavailable
+        | Code::TokenKeysUnavailable
         | Code::SealingKeyMissing
         | Code::RunInterrupted => StatusCode::SERVICE_UNAVAILABLE,
         Code::DeadlineExceeded | Code::ModelTimeout | Code::RunTimedOut => {
@@ -220,7 +224,7 @@ fn retry_after(error: &Error, status: StatusCode) -> Option<u64> {
 /// not logged: a line for each would be load of its own.
 pub fn log(error: &Error, request_id: &str) {
     if !status(error.code).is_server_error()
-        || matches!(error.code, Code::Overloaded | Code::ShuttingDown)
+        || matches!(error.code, Code::Overloaded | Code::ShuttingDown | Code::TokenKeysUnavailable)
     {
         return;
     }

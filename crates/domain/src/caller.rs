@@ -1,6 +1,9 @@
 //! Who is asking, and what a role may do.
 
+use std::net::IpAddr;
+
 use crate::ids::{KeyId, OrgId};
+use crate::limits::Tier;
 use crate::log::EntityKind;
 use crate::named;
 use crate::time::Timestamp;
@@ -49,6 +52,8 @@ named! {
         OrgsWrite = "orgs:write",
         /// Read the server's metrics.
         MetricsRead = "metrics",
+        /// Read who did what, and from where.
+        AuditRead = "audit:read",
         /// Look at and take part in the server's own work: backups, jobs.
         Administer = "admin",
     }
@@ -77,6 +82,7 @@ impl Permission {
             EntityKind::Org => Self::OrgsRead,
             EntityKind::Webhook => Self::WebhooksRead,
             EntityKind::Job => Self::Administer,
+            EntityKind::Access => Self::AuditRead,
         }
     }
 
@@ -100,6 +106,7 @@ impl Permission {
             | Self::KeysRead
             | Self::KeysWrite
             | Self::MetricsRead
+            | Self::AuditRead
             | Self::Administer => Level::Admin,
             Self::OrgsRead | Self::OrgsWrite => Level::Owner,
         }
@@ -158,6 +165,24 @@ impl Scopes {
         1 << permission as u32
     }
 
+    /// Reads what [`Scopes::to_text`] wrote. What only a newer version knows opens
+    /// nothing here.
+    pub fn of_text(text: &str) -> Self {
+        if text.is_empty() {
+            return Self::ALL;
+        }
+        Self::only(text.split(' ').filter_map(Permission::parse))
+    }
+
+    /// Their names with spaces between them; empty for all.
+    pub fn to_text(self) -> String {
+        if self == Self::ALL {
+            return String::new();
+        }
+        let names = Permission::ALL.iter().filter(|permission| self.hold(**permission));
+        names.map(|permission| permission.as_str()).collect::<Vec<_>>().join(" ")
+    }
+
     /// Whether this is one of them.
     pub const fn hold(self, permission: Permission) -> bool {
         self.0 & Self::bit(permission) != 0
@@ -169,20 +194,36 @@ impl Scopes {
 pub struct Caller {
     /// The organisation that every read and write of this caller is within.
     pub org: OrgId,
-    /// The key that was shown; none with `--auth none`.
+    /// The key that was shown; of the holder of a token an id that its issuer and
+    /// its subject make; none with `--auth none`.
     pub key: Option<KeyId>,
+    /// Whether a token was shown and no key.
+    pub is_token: bool,
     /// What the caller is.
     pub role: Role,
     /// What the caller may do of what the role allows.
     pub scopes: Scopes,
-    /// When the key expires.
+    /// When the key expires, or the token.
     pub until: Option<Timestamp>,
+    /// How much the caller may ask for; none when nothing limits it.
+    pub tier: Option<Tier>,
+    /// Where the request came from, as far as that is known.
+    pub address: Option<IpAddr>,
 }
 
 impl Caller {
     /// A caller who may do all that the role allows, for good.
     pub const fn of(org: OrgId, key: Option<KeyId>, role: Role) -> Self {
-        Self { org, key, role, scopes: Scopes::ALL, until: None }
+        Self {
+            org,
+            key,
+            is_token: false,
+            role,
+            scopes: Scopes::ALL,
+            until: None,
+            tier: None,
+            address: None,
+        }
     }
 
     /// Whether the caller may do what the operation needs.

@@ -83,6 +83,12 @@ codes! {
     ShuttingDown = "shutting_down", "The server is shutting down";
     /// The request's deadline passed.
     DeadlineExceeded = "deadline_exceeded", "The deadline passed";
+    /// The caller asks more often than its limits allow.
+    RateLimited = "rate_limited", "Too many requests";
+    /// The organisation has had its requests of the day.
+    DailyQuotaExceeded = "daily_quota_exceeded", "The day's requests are used up";
+    /// The keys that tokens are signed with could not be fetched yet.
+    TokenKeysUnavailable = "token_keys_unavailable", "Tokens cannot be checked at the moment";
     /// The disk is full.
     StorageFull = "storage_full", "There is no space left to store this";
     /// The storage answers with errors.
@@ -125,6 +131,9 @@ impl Code {
             | Code::Overloaded
             | Code::ShuttingDown
             | Code::DeadlineExceeded
+            | Code::RateLimited
+            | Code::DailyQuotaExceeded
+            | Code::TokenKeysUnavailable
             | Code::StorageFull
             | Code::StorageUnavailable
             | Code::ModelUnreachable

@@ -39,7 +39,7 @@ impl KeyBody {
     /// Whoever shows this key.
     pub fn caller(&self, org: OrgId, id: KeyId) -> Caller {
         let scopes = Scopes::of(&self.scopes);
-        Caller { org, key: Some(id), role: self.role, scopes, until: self.expires_at }
+        Caller { scopes, until: self.expires_at, ..Caller::of(org, Some(id), self.role) }
     }
 }
 

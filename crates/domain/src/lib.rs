@@ -3,6 +3,7 @@
 //! Nothing here does I/O, and nothing here knows HTTP or SQL.
 
 pub mod agents;
+pub mod audit;
 pub mod background;
 pub mod caller;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod ids;
 pub mod jobs;
 pub mod json;
 pub mod keys;
+pub mod limits;
 pub mod log;
 pub mod memories;
 pub mod named;
@@ -26,6 +28,7 @@ pub mod sessions;
 pub mod tasks;
 pub mod text;
 pub mod time;
+pub mod tokens;
 pub mod users;
 pub mod webhooks;
 
@@ -37,6 +40,7 @@ pub use ids::{
     TaskId, UserId, WebhookId, WorkerId,
 };
 pub use json::{FREE_JSON_BYTES_MAX, JsonText};
+pub use limits::Tier;
 pub use named::Named;
 pub use page::{Order, Page, PageRequest};
 pub use resources::{Document, Entity, Resource, ResourceId};

@@ -1,5 +1,7 @@
 //! The log: what happened, in order, written together with the effect.
 
+use std::net::IpAddr;
+
 use crate::ids::{KeyId, OrgId};
 use crate::time::Timestamp;
 
@@ -80,6 +82,8 @@ entity_kinds! {
     Webhook = "webhook",
     /// A job that people look at.
     Job = "job",
+    /// What somebody may reach.
+    Access = "access",
 }
 
 /// An entry as a writer appends it; its place in the order is given by the store.
@@ -95,6 +99,8 @@ pub struct LogEntry {
     pub id: [u8; 16],
     /// Who did it; none for the server itself.
     pub actor: Option<KeyId>,
+    /// From where; none for the server itself.
+    pub address: Option<IpAddr>,
     /// More about it, as JSON text; `{}` when there is nothing to say.
     pub data: String,
 }
@@ -116,6 +122,8 @@ pub struct LoggedEntry {
     pub id: [u8; 16],
     /// Who did it.
     pub actor: Option<KeyId>,
+    /// From where, as text.
+    pub address: Option<String>,
     /// More about it, as JSON text.
     pub data: String,
 }

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::OrgId;
+use crate::limits::Tier;
 use crate::log::EntityKind;
 use crate::resources::{Entity, Resource};
 
@@ -20,12 +21,17 @@ pub type Org = Entity<OrgBody>;
 pub struct OrgBody {
     /// What people call it; need not be unique.
     pub name: String,
+    /// How much it may ask for.
+    #[serde(default)]
+    pub tier: Tier,
 }
 
 impl Resource for OrgBody {
     type Id = OrgId;
     type Also<'a> = ();
     const KIND: EntityKind = EntityKind::Org;
+    // 2: its tier.
+    const SHAPE: i64 = 2;
 
     fn also(&self, _id: OrgId) {}
 }

@@ -5,9 +5,12 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use uuid::{ContextV7, Uuid};
 
+use crate::audit::Denial;
 use crate::caller::Caller;
 use crate::error::Result;
+use crate::limits::{Limited, Work};
 use crate::time::Timestamp;
+use crate::tokens::Claims;
 
 /// Tells who a credential belongs to.
 #[async_trait]
@@ -19,6 +22,24 @@ pub trait Authenticate: Send + Sync + 'static {
     /// The caller whom this ticket was given to. A ticket opens one stream, once,
     /// shortly after it was made; `unauthenticated` for any other.
     async fn redeem(&self, ticket: &str) -> Result<Caller>;
+
+    /// The caller whom an identity provider's token names, whose signature and
+    /// times were checked; `unauthenticated` when there is no such organisation.
+    async fn accept_token(&self, claims: &Claims) -> Result<Caller>;
+}
+
+/// Counts requests against the caller's limits. A caller without a tier has none.
+#[async_trait]
+pub trait Limit: Send + Sync + 'static {
+    /// Counts one request of this kind of work. When a limit is reached the
+    /// request counts against none that is wider than it.
+    async fn check(&self, caller: &Caller, work: Work) -> Limited;
+}
+
+/// Hears of requests that were refused for who sent them.
+pub trait Audit: Send + Sync + 'static {
+    /// Takes note of one. Never waits, and what it keeps has a bound.
+    fn denied(&self, denial: Denial<'_>);
 }
 
 /// Tells the time.

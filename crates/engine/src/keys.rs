@@ -14,9 +14,10 @@ use agentry_domain::keys::{Key, KeyBody, SECRET_PREFIX, SHOWN_PREFIX_CHARS};
 use agentry_domain::log::EntityKind;
 use agentry_domain::orgs::{INSTALLATION_ORG, Org, OrgBody};
 use agentry_domain::ports::Authenticate;
+use agentry_domain::tokens::Claims;
 use agentry_domain::{
     AgentId, Caller, Code, Document, Done, Error, Fault, KeyId, Once, OrgId, Page, PageRequest,
-    Permission, Result, Role, Timestamp,
+    Permission, Result, Role, Tier, Timestamp,
 };
 use agentry_store::{KeyFilter, Write};
 use async_trait::async_trait;
@@ -137,7 +138,11 @@ impl Engine {
     /// secret is worth nothing.
     pub async fn install(&self, secret: &str) -> Result<bool> {
         let now = self.now();
-        let org = Org::new(INSTALLATION_ORG, OrgBody { name: "default".to_owned() }, now);
+        let org = Org::new(
+            INSTALLATION_ORG,
+            OrgBody { name: "default".to_owned(), tier: Tier::default() },
+            now,
+        );
         let key = KeyBody {
             name: "owner".to_owned(),
             role: Role::Owner,
@@ -428,5 +433,9 @@ impl Authenticate for Engine {
 
     async fn redeem(&self, ticket: &str) -> Result<Caller> {
         self.ticket_redeem(ticket).await
+    }
+
+    async fn accept_token(&self, claims: &Claims) -> Result<Caller> {
+        self.token_caller(claims).await
     }
 }

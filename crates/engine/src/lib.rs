@@ -3,13 +3,16 @@
 //! only converts.
 
 mod agents;
+mod audit;
 mod backup;
+mod denials;
 mod files;
 mod goals;
 mod guarded;
 mod held;
 mod idempotency;
 mod keys;
+mod limits;
 mod live;
 mod memories;
 mod orgs;
@@ -26,6 +29,7 @@ mod sealing;
 mod sessions;
 mod tasks;
 mod tickets;
+mod tokens;
 mod users;
 mod webhooks;
 mod workers;
@@ -35,6 +39,7 @@ use std::time::Duration;
 
 use agentry_domain::background::Tasks;
 use agentry_domain::files::FileLimits;
+use agentry_domain::limits::Limits;
 use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::ports::{Clock, Entropy};
 use agentry_domain::{Caller, Result, Timestamp, WorkerId};
@@ -45,12 +50,14 @@ use tokio_util::sync::CancellationToken;
 
 pub use agentry_store::backup::Backup;
 pub use agentry_store::{
-    AgentFilter, GoalFilter, KeyFilter, MemoryFilter, MemorySought, OrgFilter, PlanFilter,
-    RunFilter, SessionFilter, Table, TaskFilter, UserFilter, WebhookFilter,
+    AgentFilter, AuditFilter, GoalFilter, KeyFilter, MemoryFilter, MemorySought, OrgFilter,
+    PlanFilter, RunFilter, SessionFilter, Table, TaskFilter, UserFilter, WebhookFilter,
 };
+pub use audit::Actor;
 pub use files::FilePut;
 pub use goals::GoalTree;
 pub use keys::{KeyMade, KeySeen};
+pub use limits::{LimitActivity, limits_default};
 pub use memories::MemoryHit;
 pub use retention::Retention;
 pub use run_events::{RunCursor, RunEvent, RunEvents, RunHandle, RunNews, Told};
@@ -79,6 +86,10 @@ pub struct Options {
     pub retention: Retention,
     /// The bounds of webhooks.
     pub webhooks: WebhookLimits,
+    /// How much callers may ask for, by tier.
+    pub limits: Limits,
+    /// How long refusals gather until the log is told of them.
+    pub denials_gathered_for: Duration,
 }
 
 impl Default for Options {
@@ -92,6 +103,8 @@ impl Default for Options {
             files: FileLimits::default(),
             retention: Retention::default(),
             webhooks: WebhookLimits::default(),
+            limits: limits_default(),
+            denials_gathered_for: Duration::from_secs(60),
         }
     }
 }
@@ -145,6 +158,9 @@ struct Inner {
     /// A webhook was made or changed here.
     webhooks_changed: Notify,
     key_uses: keys::KeyUses,
+    counted: limits::Counted,
+    denials: denials::Denials,
+    holders: tokens::Holders,
 }
 
 impl Engine {
@@ -153,6 +169,9 @@ impl Engine {
         let worker = parts.entropy.uuid(parts.clock.now());
         Self(Arc::new(Inner {
             places: places::Places::new(parts.options.runs_executing_max),
+            counted: limits::Counted::new(parts.options.limits),
+            denials: denials::Denials::default(),
+            holders: tokens::Holders::default(),
             closing: parts.closing,
             delivering: Arc::new(Semaphore::new(parts.options.webhooks.delivering_max)),
             deliveries: webhooks::DeliveryCounts::default(),
@@ -209,7 +228,7 @@ fn entry(
     id: [u8; 16],
     data: String,
 ) -> LogEntry {
-    LogEntry { at, kind, entity, id, actor: caller.key, data }
+    LogEntry { at, kind, entity, id, actor: caller.key, address: caller.address, data }
 }
 
 /// What is said of a thing that was made or deleted.

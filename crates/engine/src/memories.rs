@@ -39,6 +39,7 @@ impl Engine {
         once: Option<&Once>,
         body: MemoryBody,
     ) -> Result<Done<Document<MemoryBody>>> {
+        self.limit_user(caller, body.user_id.as_deref())?;
         let also = |write: &mut Write, memory: &Memory| write.memory_index(memory.id, memory);
         let user = body.user_id.clone();
         self.resource_create_for_user(caller, once, user.as_deref(), body, also).await
@@ -54,6 +55,9 @@ impl Engine {
     ) -> Result<Done<Vec<Document<MemoryBody>>>> {
         if let Some(before) = self.remembered(caller, once).await? {
             return self.memory_batch_replayed(caller, before).await;
+        }
+        for body in &bodies {
+            self.limit_user(caller, body.user_id.as_deref())?;
         }
         let mut tries = 1;
         loop {

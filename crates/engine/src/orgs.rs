@@ -1,6 +1,6 @@
 //! Organisations: only the installation's owner makes them and sees them all.
 
-use agentry_domain::orgs::{INSTALLATION_ORG, OrgBody};
+use agentry_domain::orgs::{INSTALLATION_ORG, Org, OrgBody};
 use agentry_domain::{
     Caller, Code, Document, Done, Error, Once, OrgId, Page, PageRequest, Result, Role,
 };
@@ -26,6 +26,18 @@ impl Engine {
     ) -> Result<Done<Document<OrgBody>>> {
         is_installation_owner(caller)?;
         self.resource_create(caller, once, body).await
+    }
+
+    /// Changes an organisation. Another tier holds for its keys within a second.
+    pub async fn org_update(
+        &self,
+        caller: &Caller,
+        id: OrgId,
+        if_match: Option<i64>,
+        change: impl Fn(&Org) -> Result<OrgBody> + Sync,
+    ) -> Result<Document<OrgBody>> {
+        is_installation_owner(caller)?;
+        self.resource_update(caller, id, if_match, change).await
     }
 
     /// The organisation with this id.

@@ -42,7 +42,15 @@ impl Progress {
             Told::Finished => "job.finished",
         };
         let data = format!(r#"{{"kind":"{work}","done":{done},"total":{total}}}"#);
-        LogEntry { at, kind, entity: EntityKind::Job, id: job.to_bytes(), actor: None, data }
+        LogEntry {
+            at,
+            kind,
+            entity: EntityKind::Job,
+            id: job.to_bytes(),
+            actor: None,
+            address: None,
+            data,
+        }
     }
 }
 

@@ -17,6 +17,7 @@ const FORM: u8 = 1;
 const KEY_BYTES: usize = 32;
 /// Distinguishes the mark from everything else that is derived from a key.
 const MARK_CONTEXT: &str = "agentry 2026-11 mark of the sealing key";
+const CHAIN_CONTEXT: &str = "agentry 2026-11 key of the audit chain";
 /// Bytes of the mark: enough to tell keys apart.
 const MARK_BYTES: usize = 16;
 
@@ -69,6 +70,11 @@ impl SealingKey {
         let mut mark = [0; MARK_BYTES];
         mark.copy_from_slice(&blake3::derive_key(MARK_CONTEXT, &self.0)[..MARK_BYTES]);
         mark
+    }
+
+    /// The key that the end of the audit's chain is marked with.
+    pub fn chain_key(&self) -> [u8; KEY_BYTES] {
+        blake3::derive_key(CHAIN_CONTEXT, &self.0)
     }
 
     fn cipher(&self) -> Result<LessSafeKey> {

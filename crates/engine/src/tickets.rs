@@ -8,6 +8,7 @@ use agentry_domain::{Caller, Code, Error, Result, Timestamp};
 use agentry_store::{Ticket, Write};
 
 use crate::Engine;
+use crate::tokens::tier_of;
 
 /// How long a ticket may be good for at most.
 pub const TICKET_LIFETIME_MAX: Duration = Duration::from_secs(60);
@@ -44,6 +45,13 @@ impl Engine {
         let caller = self.0.store.ticket_take(&hash(ticket), self.now()).await?;
         let caller = caller.ok_or_else(refused)?;
         match caller.key {
+            Some(_) if caller.is_token => {
+                if !caller.is_in_time(self.now()) {
+                    return Err(refused());
+                }
+                let tier = self.0.store.org_tier(caller.org).await?.ok_or_else(refused)?;
+                Ok(Caller { tier: tier_of(&caller, tier), ..caller })
+            }
             // A ticket opens no more than its key does by now.
             Some(key) => {
                 let holder = self.0.store.key_caller_by_id(caller.org, key).await?;

@@ -42,6 +42,12 @@ impl Engine {
         self.0.tasks.spawn(async move { engine.feed_webhooks().await });
         let engine = self.clone();
         self.0.tasks.spawn(async move { engine.keep_key_uses().await });
+        let engine = self.clone();
+        self.0.tasks.spawn(async move { engine.keep_quotas().await });
+        let engine = self.clone();
+        self.0.tasks.spawn(async move { engine.keep_denials().await });
+        let engine = self.clone();
+        self.0.tasks.spawn(async move { engine.seal_log().await });
         if let Some(changes) = self.0.store.runs_changed() {
             let (engine, stops) = (self.clone(), changes.resubscribe());
             self.0.tasks.spawn(async move { engine.hear_stops(stops).await });

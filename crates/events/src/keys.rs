@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentry_domain::ports::{Clock as _, SystemClock};
-use agentry_domain::{Caller, KeyId, OrgId};
+use agentry_domain::{Caller, KeyId, OrgId, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -17,10 +17,13 @@ use crate::Inner;
 /// How often keys with open streams are looked up.
 const LOOK_EVERY: Duration = Duration::from_millis(900);
 
+/// A key or, with its end, a token.
+type Shown = (OrgId, KeyId, Option<Timestamp>);
+
 /// The keys that have streams open.
 pub(crate) struct Keys {
     closing: CancellationToken,
-    open: Mutex<HashMap<(OrgId, KeyId), Watched>>,
+    open: Mutex<HashMap<Shown, Watched>>,
     look: Notify,
 }
 
@@ -32,7 +35,7 @@ struct Watched {
 /// As long as it lives, a stream's key is watched.
 pub(crate) struct Watch {
     inner: Arc<Inner>,
-    key: Option<(OrgId, KeyId)>,
+    key: Option<Shown>,
     /// Cancelled when the stream has to end.
     pub(crate) ended: CancellationToken,
 }
@@ -66,7 +69,9 @@ impl Keys {
 
 impl Watch {
     pub(crate) fn new(inner: Arc<Inner>, caller: &Caller) -> Self {
-        let key = caller.key.map(|key| (caller.org, key));
+        // Nobody revokes a token: it ends when it says.
+        let until = caller.until.filter(|_| caller.is_token);
+        let key = caller.key.map(|key| (caller.org, key, until));
         // A token of its own for each stream: waiting on a shared one would have
         // every poll of every stream take the same lock.
         let ended = match key {
@@ -103,13 +108,18 @@ pub(crate) async fn watch(inner: Arc<Inner>, stopping: CancellationToken) {
     let watching = async {
         loop {
             let _ = tokio::time::timeout(LOOK_EVERY, inner.keys.look.notified()).await;
-            let keys: Vec<(OrgId, KeyId)> = inner.keys.open.lock().keys().copied().collect();
-            for (org, id) in keys {
-                match inner.store.key_is_valid(org, id, SystemClock.now()).await {
+            let keys: Vec<Shown> = inner.keys.open.lock().keys().copied().collect();
+            for (org, id, until) in keys {
+                let now = SystemClock.now();
+                let is_valid = match until {
+                    Some(until) => Ok(until > now),
+                    None => inner.store.key_is_valid(org, id, now).await,
+                };
+                match is_valid {
                     Ok(true) => {}
                     Ok(false) => {
                         tracing::info!(key = %id, "a key is no longer valid: its streams end");
-                        if let Some(watched) = inner.keys.open.lock().get(&(org, id)) {
+                        if let Some(watched) = inner.keys.open.lock().get(&(org, id, until)) {
                             watched.token.cancel();
                         }
                     }

@@ -11,6 +11,7 @@ use agentry_domain::ports::Authenticate;
 use agentry_domain::{Caller, Code, Error, Result};
 use http::{HeaderMap, HeaderName, Uri, header};
 
+use crate::tokens::{Tokens, is_token};
 use crate::websocket::subprotocols;
 
 /// The header for a key.
@@ -45,16 +46,21 @@ const SUBPROTOCOL_TICKET: &str = "agentry.ticket.";
 /// could be read in somebody's log.
 const QUERY_TICKET: &str = "ticket";
 
-/// Finds the caller. With [`AccessMode::Loopback`] the port is asked with the
+/// Finds the caller, by a key or, where a provider is configured, by its token.
+/// With [`AccessMode::Loopback`] the port is asked with the
 /// empty secret.
 pub async fn authenticate(
     mode: AccessMode,
     port: &dyn Authenticate,
+    tokens: Option<&Tokens>,
     shown: Shown<'_>,
 ) -> Result<Caller> {
     match (mode, shown) {
         (AccessMode::Loopback, _) => port.authenticate("").await,
-        (AccessMode::Keys, Shown::Key(secret)) => port.authenticate(secret).await,
+        (AccessMode::Keys, Shown::Key(secret)) => match tokens.filter(|_| is_token(secret)) {
+            Some(tokens) => tokens.authenticate(secret, port).await,
+            None => port.authenticate(secret).await,
+        },
         (AccessMode::Keys, Shown::Ticket(ticket)) => port.redeem(ticket).await,
         (AccessMode::Keys, Shown::Nothing(detail)) => {
             Err(Error::new(Code::Unauthenticated, detail))

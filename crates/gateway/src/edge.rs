@@ -2,12 +2,15 @@
 //! concern has its own file; this one puts them in a row, so that a request pays
 //! for one boxed future and one extension, not for a stack of layers.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use agentry_domain::audit::Denial;
 use agentry_domain::background::Tasks;
-use agentry_domain::ports::{Authenticate, Entropy};
+use agentry_domain::limits::{Allowance, Limited};
+use agentry_domain::ports::{Audit, Authenticate, Entropy, Limit};
 use agentry_domain::runs::RUN_TIMEOUT_MAX;
 use agentry_domain::{Caller, Code, Error, Permission, Result};
 use axum::Router;
@@ -16,20 +19,23 @@ use axum::extract::{MatchedPath, Request};
 use axum::response::Response;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use http::{Method, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use http_body::Body as _;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use crate::access_log;
+use crate::access_log::{self, Stages};
+use crate::address::{Peer, TrustedProxies};
 use crate::app::{Alias, App};
 use crate::authenticate::{AccessMode, authenticate, check_origin, check_page, shown};
 use crate::body::{self, Streamed};
 use crate::context::{ErrorContext, Failure, RequestContext};
+use crate::encoding::{self, Coding};
 use crate::metrics::Metrics;
 use crate::operations::{Access, Class, Operation, Table};
-use crate::permits::{Permit, Permits};
+use crate::permits::{Patience, Permit, Permits};
 use crate::request_id::{RequestId, RequestIds, X_REQUEST_ID};
+use crate::tokens::Tokens;
 use crate::websocket::Takeover;
 
 /// Writes an error as an answer. `api` supplies it: only it knows the formats.
@@ -53,6 +59,15 @@ pub struct EdgeOptions {
     /// Origins, such as `https://app.example`, whose pages may open streams
     /// beside those of the server's own.
     pub origins: Vec<String>,
+    /// Requests, and apart from them runs and streams, that wait for a place at
+    /// once at most.
+    pub queue_requests_max: usize,
+    /// How long one waits for a place at most.
+    pub queue_wait_max: Duration,
+    /// Proxies whose `X-Forwarded-For` counts.
+    pub trusted_proxies: TrustedProxies,
+    /// Answers from this many bytes on are compressed.
+    pub compressed_bytes_min: u64,
     /// What `Retry-After` says on 503 `overloaded`.
     pub overload_retry_after: Duration,
     /// A probe must be answered within this.
@@ -78,6 +93,10 @@ impl Default for EdgeOptions {
             streams_in_flight_max: 4_096,
             subscriptions_max: 4_096,
             origins: Vec::new(),
+            queue_requests_max: 256,
+            queue_wait_max: Duration::from_millis(250),
+            trusted_proxies: TrustedProxies::default(),
+            compressed_bytes_min: 1_024,
             overload_retry_after: Duration::from_secs(1),
             probe_within: Duration::from_secs(5),
             request_within: Duration::from_secs(30),
@@ -124,6 +143,12 @@ pub struct Edge {
     pub mode: AccessMode,
     /// Who a credential belongs to.
     pub authenticate: Arc<dyn Authenticate>,
+    /// The tokens of an identity provider, when there is one.
+    pub tokens: Option<Tokens>,
+    /// How much callers may ask for.
+    pub limit: Arc<dyn Limit>,
+    /// Hears of those who were refused.
+    pub audit: Arc<dyn Audit>,
     /// Where requests are counted.
     pub metrics: Metrics,
     /// How errors are written.
@@ -148,21 +173,28 @@ impl Edge {
         aliases: &[Alias],
         entropy: &dyn Entropy,
     ) -> App {
-        let Self { options, mode, authenticate, metrics, render, tasks } = self;
+        let Self { options, mode, authenticate, tokens, limit, audit, metrics, render, tasks } =
+            self;
+        let patience =
+            Patience { waiting_max: options.queue_requests_max, wait_max: options.queue_wait_max };
         let [a, b, c, d, e, f, g, h, ..] = entropy.secret();
         let shared = Arc::new(Shared {
-            requests: Permits::new(options.requests_in_flight_max),
-            streams: Permits::new(options.streams_in_flight_max),
-            subscriptions: Permits::new(options.subscriptions_max),
+            requests: Permits::new(options.requests_in_flight_max, patience),
+            streams: Permits::new(options.streams_in_flight_max, patience),
+            subscriptions: Permits::new(options.subscriptions_max, patience),
             ids: RequestIds::new(u64::from_be_bytes([a, b, c, d, e, f, g, h])),
             options,
             mode,
             authenticate,
+            tokens,
+            limit,
+            audit,
             metrics,
             render,
             table,
             tasks,
         });
+        shared.metrics.places(shared.places());
         let router = router
             .fallback(not_found)
             .method_not_allowed_fallback(method_not_allowed)
@@ -186,6 +218,9 @@ struct Shared {
     options: EdgeOptions,
     mode: AccessMode,
     authenticate: Arc<dyn Authenticate>,
+    tokens: Option<Tokens>,
+    limit: Arc<dyn Limit>,
+    audit: Arc<dyn Audit>,
     metrics: Metrics,
     render: Render,
     table: Table,
@@ -248,6 +283,12 @@ struct Flight {
     started: Instant,
     status: Option<StatusCode>,
     permit: Option<Permit>,
+    address: Option<IpAddr>,
+    caller: Option<Caller>,
+    allowance: Option<Allowance>,
+    coding: Option<Coding>,
+    /// Kept only when somebody reads them.
+    stages: Option<Stages>,
 }
 
 impl Flight {
@@ -257,6 +298,13 @@ impl Flight {
             .get::<MatchedPath>()
             .and_then(|path| shared.table.find(request.method(), path.as_str()));
         shared.metrics.in_flight().inc();
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+        let address =
+            peer.map(|peer| shared.options.trusted_proxies.client(peer, request.headers()));
+        let coding = match *request.method() {
+            Method::HEAD => None,
+            _ => Coding::accepted(request.headers()),
+        };
         Self {
             shared: Arc::clone(shared),
             operation,
@@ -266,6 +314,11 @@ impl Flight {
             started: Instant::now(),
             status: None,
             permit: None,
+            address,
+            caller: None,
+            allowance: None,
+            coding,
+            stages: access_log::is_on().then(Stages::default),
         }
     }
 
@@ -275,6 +328,21 @@ impl Flight {
 
     fn class(&self) -> Class {
         self.operation().map_or(Class::Request, |operation| operation.rule.class)
+    }
+
+    /// Notes that a stage ended.
+    fn ended(&mut self, stage: fn(&mut Stages) -> &mut Option<Duration>) {
+        if let Some(stages) = &mut self.stages {
+            *stage(stages) = Some(self.started.elapsed());
+        }
+    }
+
+    /// Tells the audit of a refusal that is about who asked.
+    fn denied(&self, error: &Error) {
+        if matches!(error.code, Code::Unauthenticated | Code::Forbidden) {
+            let (caller, address) = (self.caller.as_ref(), self.address);
+            self.shared.audit.denied(Denial { caller, address, code: error.code });
+        }
     }
 
     fn render(&self, error: &Error) -> Response {
@@ -299,6 +367,9 @@ impl Drop for Flight {
             status: self.status,
             elapsed,
             request_id: &self.request_id,
+            address: self.address,
+            key: self.caller.and_then(|caller| caller.key),
+            stages: self.stages.unwrap_or_default(),
         });
     }
 }
@@ -328,7 +399,15 @@ where
         },
         Err(error) => flight.render(&error),
     };
+    flight.ended(|stages| &mut stages.answered);
     response.headers_mut().insert(X_REQUEST_ID, flight.request_id.header());
+    if let Some(allowance) = &flight.allowance {
+        say(response.headers_mut(), allowance);
+    }
+    if response.body().size_hint().exact().is_some() {
+        let bytes_min = flight.shared.options.compressed_bytes_min;
+        response = encoding::compress(response, flight.coding, bytes_min).await;
+    }
     flight.status = Some(response.status());
     if let Some(takeover) = response.extensions_mut().remove::<Takeover>() {
         let tasks = flight.shared.tasks.clone();
@@ -359,6 +438,7 @@ where
     let caller = match admit(flight, &mut request).await {
         Ok(caller) => caller,
         Err(error) => {
+            flight.denied(&error);
             let (parts, body) = request.into_parts();
             body::discard(body, &parts.headers).await;
             return Err(error);
@@ -378,19 +458,32 @@ async fn admit(flight: &mut Flight, request: &mut Request) -> Result<Option<Call
     check_origin(shared.mode, request.headers(), request.uri())?;
     // An unknown path or method is answered as such, without a key.
     let Some(rule) = flight.operation().map(|operation| &operation.rule) else { return Ok(None) };
-    let access = rule.access;
-    let class = rule.class;
-    let caller = match access {
+    let (access, class, work) = (rule.access, rule.class, rule.work);
+    let mut caller = match access {
         Access::Open => None,
         Access::Needs(_) => {
             if class == Class::Stream {
                 check_page(&shared.options.origins, request.headers(), request.uri())?;
             }
             let shown = shown(request.headers(), request.uri(), class == Class::Stream);
-            Some(authenticate(shared.mode, shared.authenticate.as_ref(), shown).await?)
+            let port = shared.authenticate.as_ref();
+            Some(authenticate(shared.mode, port, shared.tokens.as_ref(), shown).await?)
         }
     };
-    flight.permit = shared.permit(class)?;
+    if let Some(caller) = &mut caller {
+        caller.address = flight.address;
+        flight.caller = Some(*caller);
+        flight.ended(|stages| &mut stages.authenticated);
+        if caller.tier.is_some() && class != Class::Probe {
+            let Limited { allowance, refused } = shared.limit.check(caller, work).await;
+            flight.allowance = allowance;
+            if let Some(refused) = refused {
+                return Err(refused);
+            }
+        }
+    }
+    flight.permit = shared.permit(class).await?;
+    flight.ended(|stages| &mut stages.admitted);
     let body = std::mem::replace(request.body_mut(), Body::empty());
     match body::limit(body, shared.options.body_bytes_max(class)) {
         Ok(body) => *request.body_mut() = body,
@@ -404,7 +497,50 @@ async fn admit(flight: &mut Flight, request: &mut Request) -> Result<Option<Call
     {
         return Err(Error::new(Code::Forbidden, refusal(caller, permission)));
     }
+    if request.headers().contains_key(header::CONTENT_ENCODING) {
+        plain(request, class, shared.options.body_bytes_max(class)).await?;
+    }
     Ok(caller)
+}
+
+/// Makes a compressed body a plain one, within the bound of every body.
+async fn plain(request: &mut Request, class: Class, bytes_max: usize) -> Result<()> {
+    let Some(coding) = encoding::of_request(request.headers())? else { return Ok(()) };
+    if class == Class::Transfer {
+        return Err(encoding::unsupported());
+    }
+    let body = std::mem::replace(request.body_mut(), Body::empty());
+    let body = encoding::decompress(coding, &body::read(body).await?, bytes_max)?;
+    request.headers_mut().remove(header::CONTENT_ENCODING);
+    request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    *request.body_mut() = Body::from(body);
+    Ok(())
+}
+
+/// The headers of a limit: what the field's older clients read, and the names of
+/// the IETF's draft.
+const LIMIT_HEADERS: [[HeaderName; 3]; 2] = [
+    [
+        HeaderName::from_static("ratelimit-limit"),
+        HeaderName::from_static("ratelimit-remaining"),
+        HeaderName::from_static("ratelimit-reset"),
+    ],
+    [
+        HeaderName::from_static("x-ratelimit-limit"),
+        HeaderName::from_static("x-ratelimit-remaining"),
+        HeaderName::from_static("x-ratelimit-reset"),
+    ],
+];
+
+/// Says what is left of a limit; times are seconds from now, rounded up.
+fn say(headers: &mut http::HeaderMap, allowance: &Allowance) {
+    let reset = allowance.reset.as_secs() + u64::from(allowance.reset.subsec_nanos() > 0);
+    let values = [allowance.limit, allowance.remaining, reset].map(HeaderValue::from);
+    for names in LIMIT_HEADERS {
+        for (name, value) in names.into_iter().zip(&values) {
+            headers.insert(name, value.clone());
+        }
+    }
 }
 
 fn refusal(caller: &Caller, permission: Permission) -> String {
@@ -417,14 +553,23 @@ fn refusal(caller: &Caller, permission: Permission) -> String {
 }
 
 impl Shared {
-    fn permit(&self, class: Class) -> Result<Option<Permit>> {
+    /// The places of each class, by its name in the metrics.
+    fn places(&self) -> Vec<(&'static str, Permits)> {
+        vec![
+            ("requests", self.requests.clone()),
+            ("runs", self.streams.clone()),
+            ("subscriptions", self.subscriptions.clone()),
+        ]
+    }
+
+    async fn permit(&self, class: Class) -> Result<Option<Permit>> {
         let (permits, bound) = match class {
             Class::Probe => return Ok(None),
             Class::Request | Class::Transfer => (&self.requests, "requests_in_flight_max"),
             Class::Run => (&self.streams, "streams_in_flight_max"),
             Class::Stream => (&self.subscriptions, "subscriptions_max"),
         };
-        match permits.take() {
+        match permits.take().await {
             Some(permit) => Ok(Some(permit)),
             None => Err(Error::new(
                 Code::Overloaded,

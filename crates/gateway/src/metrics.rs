@@ -10,12 +10,16 @@ use std::time::Duration;
 use agentry_domain::Code;
 use http::StatusCode;
 use parking_lot::Mutex;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use crate::permits::Permits;
 
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -153,6 +157,11 @@ impl Metrics {
         add(&mut self.0.registry.lock());
     }
 
+    /// Shows how many places of each class are taken, and who waits for one.
+    pub fn places(&self, places: Vec<(&'static str, Permits)>) {
+        self.register(|registry| registry.register_collector(Box::new(Places(places))));
+    }
+
     /// Resolves the handles of a route; call once per route.
     pub fn route(&self, method: &str, route: &str) -> RouteMetrics {
         let labels = RouteLabels { method: method.to_owned(), route: route.to_owned() };
@@ -190,6 +199,35 @@ impl Metrics {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.0.registry.lock())?;
         Ok(text)
+    }
+}
+
+/// The places of each class, read when asked.
+#[derive(Debug)]
+struct Places(Vec<(&'static str, Permits)>);
+
+impl Collector for Places {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        type Read = fn(&Permits) -> usize;
+        let gauges: [(&str, &str, Read); 3] = [
+            ("http_places_taken", "Places that requests have", Permits::taken),
+            ("http_places", "Places that requests may have at once", Permits::max),
+            ("http_requests_waiting", "Requests that wait for a place", Permits::waiting),
+        ];
+        for (name, help, read) in gauges {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (class, permits) in &self.0 {
+                let value = ConstGauge::new(i64::try_from(read(permits)).unwrap_or(i64::MAX));
+                value.encode(family.encode_family(&[("class", *class)])?)?;
+            }
+        }
+        let (name, help) = ("http_requests_refused", "Requests that found no place in time");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (class, permits) in &self.0 {
+            let refused = ConstCounter::new(permits.refused());
+            refused.encode(family.encode_family(&[("class", *class)])?)?;
+        }
+        Ok(())
     }
 }
 

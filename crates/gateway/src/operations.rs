@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use agentry_domain::Permission;
+use agentry_domain::limits::Work;
 use axum::Router;
 use http::Method;
 use utoipa::openapi::path::Operation as Described;
@@ -44,13 +45,20 @@ pub enum Class {
 pub struct Op<S> {
     access: Access,
     class: Class,
+    work: Option<Work>,
     routes: UtoipaMethodRouter<S>,
 }
 
 impl<S> Op<S> {
     /// What [`op!`] calls.
     pub fn new(access: Access, class: Class, routes: UtoipaMethodRouter<S>) -> Self {
-        Self { access, class, routes }
+        Self { access, class, work: None, routes }
+    }
+
+    /// Says which limits count it, where method and class do not tell.
+    #[must_use]
+    pub fn limited(self, work: Work) -> Self {
+        Self { work: Some(work), ..self }
     }
 }
 
@@ -101,6 +109,18 @@ pub struct Rule {
     pub access: Access,
     /// Its class.
     pub class: Class,
+    /// Which limits count it.
+    pub work: Work,
+}
+
+/// Which limits count an operation of which nothing else is said.
+fn work_of(method: &Method, class: Class) -> Work {
+    match class {
+        Class::Run => Work::Run,
+        Class::Probe | Class::Request | Class::Transfer | Class::Stream => {
+            if matches!(*method, Method::GET | Method::HEAD) { Work::Read } else { Work::Other }
+        }
+    }
 }
 
 impl<S> std::fmt::Debug for Operations<S> {
@@ -118,11 +138,12 @@ impl<S: Clone + Send + Sync + 'static> Operations<S> {
     /// Registers an operation.
     #[must_use]
     pub fn with(mut self, op: Op<S>) -> Self {
-        let Op { access, class, mut routes } = op;
+        let Op { access, class, work, mut routes } = op;
         for (path, item) in &mut routes.1.paths {
             for (method, described) in described(item) {
                 describe_access(described, access);
-                self.rules.push(Rule { method, path: path.clone(), access, class });
+                let work = work.unwrap_or_else(|| work_of(&method, class));
+                self.rules.push(Rule { method, path: path.clone(), access, class, work });
             }
         }
         self.router = self.router.routes(routes);

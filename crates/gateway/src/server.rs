@@ -13,7 +13,7 @@ use std::time::Duration;
 use agentry_domain::background::Tasks;
 use axum::response::Response;
 use axum::routing::future::RouteFuture;
-use http::{Request, Version, header};
+use http::{HeaderValue, Request, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -23,6 +23,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
+use crate::address::Peer;
 use crate::app::App;
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::readiness::Readiness;
@@ -32,6 +33,11 @@ use crate::socket::{Activity, InRequest, Patience, Socket, Watch};
 const HEAD_BYTES_MAX: usize = 64 * 1_024;
 /// Requests at once on one HTTP/2 connection at most.
 const HTTP2_STREAMS_MAX: u32 = 250;
+/// Streams that a client opened and reset before they were taken up, on one
+/// connection, until it is closed: a burst of them is an attack.
+const HTTP2_RESETS_PENDING_MAX: usize = 20;
+/// Streams that we had to reset on one connection, until it is closed.
+const HTTP2_RESETS_LOCAL_MAX: usize = 200;
 /// The wait after an accept failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Looks per time-out at a connection's activity: a time-out is exact to a
@@ -167,8 +173,8 @@ impl Server {
     /// Accepts for ever.
     async fn accept(&self, listener: &TcpListener, places: &Arc<Semaphore>, tasks: &Tasks) {
         loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _peer)) => stream,
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // A peer that went away again says nothing about us; running
                     // out of descriptors does, and spinning would not help.
@@ -186,7 +192,7 @@ impl Server {
             };
             self.metrics.accepted.inc();
             let place = Place::new(place, &self.metrics);
-            tasks.spawn(self.connection(stream, place));
+            tasks.spawn(self.connection(stream, Peer(peer), place));
         }
     }
 
@@ -194,6 +200,7 @@ impl Server {
     fn connection(
         &self,
         stream: TcpStream,
+        peer: Peer,
         place: Place,
     ) -> impl Future<Output = ()> + Send + 'static {
         let activity = Activity::new();
@@ -201,6 +208,7 @@ impl Server {
             app: self.app.clone(),
             activity: Arc::clone(&activity),
             place: place.clone(),
+            peer,
         };
         let builder = Arc::clone(&self.builder);
         let patience = self.patience;
@@ -313,6 +321,8 @@ fn builder(tasks: &Tasks) -> Builder<Spawner> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_pending_accept_reset_streams(HTTP2_RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(HTTP2_RESETS_LOCAL_MAX)
         .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX));
     builder
 }
@@ -355,6 +365,7 @@ struct ConnectionService {
     app: App,
     activity: Arc<Activity>,
     place: Place,
+    peer: Peer,
 }
 
 impl hyper::service::Service<Request<Incoming>> for ConnectionService {
@@ -363,11 +374,13 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     type Future = Answering;
 
     fn call(&self, mut request: Request<Incoming>) -> Answering {
-        if request.headers().contains_key(header::UPGRADE) {
+        request.extensions_mut().insert(self.peer);
+        let upgrades = request.headers().contains_key(header::UPGRADE);
+        if upgrades {
             request.extensions_mut().insert(self.place.clone());
         }
         let in_request = self.activity.request(request.version() == Version::HTTP_2);
-        Answering { future: self.app.clone().call(request), _in_request: in_request }
+        Answering { future: self.app.clone().call(request), upgrades, _in_request: in_request }
     }
 }
 
@@ -376,6 +389,7 @@ pin_project_lite::pin_project! {
     struct Answering {
         #[pin]
         future: RouteFuture<Infallible>,
+        upgrades: bool,
         _in_request: InRequest,
     }
 }
@@ -384,7 +398,17 @@ impl Future for Answering {
     type Output = Result<Response, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().future.poll(cx)
+        let this = self.project();
+        let mut answer = std::task::ready!(this.future.poll(cx));
+        // What follows a request for a WebSocket is not looked at, so that nothing
+        // may follow one that is refused.
+        if *this.upgrades
+            && let Ok(response) = &mut answer
+            && response.status() != StatusCode::SWITCHING_PROTOCOLS
+        {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(answer)
     }
 }
 

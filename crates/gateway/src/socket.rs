@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::framing::Framing;
+
 /// What reads, writes and requests leave behind for the tick.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
@@ -134,11 +136,12 @@ impl Watch {
 pub(crate) struct Socket {
     stream: TcpStream,
     activity: Arc<Activity>,
+    framing: Framing,
 }
 
 impl Socket {
     pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
-        Self { stream, activity }
+        Self { stream, activity, framing: Framing::new() }
     }
 
     /// The stream, for what comes after HTTP.
@@ -158,6 +161,13 @@ impl AsyncRead for Socket {
         let polled = Pin::new(&mut this.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
             this.activity.read();
+            let read = &mut buffer.filled_mut()[before..];
+            if let Err(fault) = this.framing.check(read) {
+                tracing::debug!(?fault, "a connection is not HTTP as it must be");
+                // No parser takes a NUL outside of a body: the client is answered
+                // 400, and the connection closed, by the one that answers.
+                read.fill(0);
+            }
         }
         polled
     }

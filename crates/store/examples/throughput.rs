@@ -47,6 +47,7 @@ impl Bench {
             entity: EntityKind::Agent,
             id: agent.id.to_bytes(),
             actor: None,
+            address: None,
             data: "{}".to_owned(),
         });
         self.store.write(write).await.expect("a create is stored");

@@ -5,8 +5,10 @@ use std::sync::LazyLock;
 
 use agentry_domain::caller::Scopes;
 use agentry_domain::keys::KeyBody;
-use agentry_domain::{Caller, Code, Error, KeyId, OrgId, Permission, Role, Timestamp};
+use agentry_domain::orgs::INSTALLATION_ORG;
+use agentry_domain::{Caller, Code, Error, KeyId, OrgId, Role, Timestamp};
 
+use crate::orgs::tier;
 use crate::resources::{Column, Statements, Table};
 use crate::sql::statements;
 use crate::value::{Columns, Value, values};
@@ -24,9 +26,11 @@ statements! {
     KEY_USES = "select id, used_at from key_secret where org = $1 and id >= $2 and id <= $3 \
         and used_at is not null";
     KEY_HASH = "select hash from key_secret where org = $1 and id = $2";
-    KEY_CALLER = "select org, id, role, scopes, expires_at from key_secret where hash = $1";
-    KEY_CALLER_BY_ID = "select org, id, role, scopes, expires_at from key_secret \
-        where org = $1 and id = $2";
+    // Organisations are rows of the installation's own one.
+    KEY_CALLER = "select k.org, k.id, k.role, k.scopes, k.expires_at, o.tier from key_secret k \
+        join org o on o.org = $1 and o.id = k.org where k.hash = $2";
+    KEY_CALLER_BY_ID = "select k.org, k.id, k.role, k.scopes, k.expires_at, o.tier \
+        from key_secret k join org o on o.org = $1 and o.id = k.org where k.org = $2 and k.id = $3";
     // Two owners that end each other's keys wait for each other; the second one
     // sees in its next statement what the first one did.
     KEY_OWNERS_LOCK = sqlite "" postgres "select id from key_secret \
@@ -67,17 +71,10 @@ impl Table for KeyBody {
 impl Write {
     /// Lets whoever shows the secret with this hash in.
     pub fn key_secret_insert(&mut self, hash: &[u8; 32], id: KeyId, body: &KeyBody) {
-        let scopes: Vec<&str> = body.scopes.iter().map(|scope| scope.as_str()).collect();
+        let scopes = Scopes::of(&body.scopes).to_text();
         self.add(
             &KEY_SECRET_INSERT,
-            values![
-                hash.to_vec(),
-                self.org,
-                id,
-                body.role.as_str(),
-                scopes.join(" "),
-                body.expires_at,
-            ],
+            values![hash.to_vec(), self.org, id, body.role.as_str(), scopes, body.expires_at,],
         );
     }
 
@@ -113,12 +110,12 @@ impl Store {
     /// Who holds the key with this hash. The one read that crosses
     /// organisations, because it finds out which one it is.
     pub async fn key_caller(&self, hash: &[u8; 32]) -> Result<Option<Caller>> {
-        self.point(&KEY_CALLER, values![hash.to_vec()], caller).await
+        self.point(&KEY_CALLER, values![INSTALLATION_ORG, hash.to_vec()], caller).await
     }
 
     /// Who holds the key with this id.
     pub async fn key_caller_by_id(&self, org: OrgId, id: KeyId) -> Result<Option<Caller>> {
-        self.point(&KEY_CALLER_BY_ID, values![org, id], caller).await
+        self.point(&KEY_CALLER_BY_ID, values![INSTALLATION_ORG, org, id], caller).await
     }
 
     /// Whether a key is still good.
@@ -149,12 +146,10 @@ impl Store {
 fn caller(row: &mut Columns<'_>) -> Result<Caller> {
     let (org, id) = (OrgId::from_bytes(row.id()?), KeyId::from_bytes(row.id()?));
     let role = Role::parse(&row.text()?).ok_or_else(|| StoreError::unreadable("a role"))?;
-    let scopes = row.text()?;
-    let scopes = if scopes.is_empty() {
-        Scopes::ALL
-    } else {
-        // What only a newer version knows opens nothing here.
-        Scopes::only(scopes.split(' ').filter_map(Permission::parse))
-    };
-    Ok(Caller { org, key: Some(id), role, scopes, until: row.opt_time()? })
+    let scopes = Scopes::of_text(&row.text()?);
+    let (until, tier) = (row.opt_time()?, tier(row)?);
+    // Whoever runs the installation is not limited in it.
+    let is_unlimited = org == INSTALLATION_ORG && role == Role::Owner;
+    let tier = (!is_unlimited).then_some(tier);
+    Ok(Caller { scopes, until, tier, ..Caller::of(org, Some(id), role) })
 }

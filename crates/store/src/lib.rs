@@ -9,6 +9,7 @@
 
 mod admin_jobs;
 pub mod agents;
+pub mod audit;
 pub mod backup;
 mod counters;
 pub mod doctor;
@@ -28,6 +29,7 @@ pub mod orgs;
 pub mod plans;
 mod postgres;
 mod purges;
+mod quotas;
 pub mod resources;
 mod run_changes;
 mod run_chunks;
@@ -39,6 +41,7 @@ mod sqlite;
 pub mod tasks;
 pub mod text;
 mod tickets;
+mod token_holders;
 pub mod users;
 pub mod value;
 mod webhooks;
@@ -52,6 +55,7 @@ use agentry_domain::Code;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, watch};
 
 pub use agents::AgentFilter;
+pub use audit::{AUDIT_FOLLOWER, AuditFilter, AuditVerdict};
 pub use error::StoreError;
 pub use goals::{GoalFilter, GoalNode};
 pub use jobs::{ClaimedJob, Flow, LaneJob, NewJob, Share, Turns};

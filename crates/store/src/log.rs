@@ -13,24 +13,24 @@ use crate::write::Write;
 use crate::{Result, Store};
 
 statements! {
-    LOG_INSERT = sqlite "insert into log (seq, org, at, kind, entity, id, actor, data) \
-        values ($1, $2, $3, $4, $5, $6, $7, $8)" postgres "";
+    LOG_INSERT = sqlite "insert into log (seq, org, at, kind, entity, id, actor, data, \
+        address) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)" postgres "";
     LOG_APPEND = sqlite "" postgres "insert into log_pending (org, at, kind, entity, id, actor, \
-        data) select * from unnest($1::bytea[], $2::bigint[], $3::text[], $4::text[], \
-        $5::bytea[], $6::bytea[], $7::text[])";
+        data, address) select * from unnest($1::bytea[], $2::bigint[], $3::text[], $4::text[], \
+        $5::bytea[], $6::bytea[], $7::text[], $8::text[])";
     // An entry whose place was taken early and whose transaction committed late
     // comes in a later batch: the order is that of places among what is visible.
     // The head moves by what was really taken, so there is no gap.
     LOG_SEQUENCE = sqlite "" postgres "with taken as (delete from log_pending where ctid = \
         any (array(select ctid from log_pending order by place limit $1)) \
-        returning place, org, at, kind, entity, id, actor, data), \
+        returning place, org, at, kind, entity, id, actor, data, address), \
         numbered as (select row_number() over (order by place) as n, taken.* from taken), \
         head as (update log_head set seq = seq + (select count(*) from taken) \
         where one = 1 and exists (select 1 from taken) \
         returning seq - (select count(*) from taken) as before), \
-        moved as (insert into log (seq, org, at, kind, entity, id, actor, data) \
+        moved as (insert into log (seq, org, at, kind, entity, id, actor, data, address) \
         select head.before + numbered.n, numbered.org, numbered.at, numbered.kind, \
-        numbered.entity, numbered.id, numbered.actor, numbered.data from numbered, head \
+        numbered.entity, numbered.id, numbered.actor, numbered.data, numbered.address from numbered, head \
         order by numbered.n returning seq) \
         select count(*), coalesce(max(seq), 0) from moved";
     LOG_HEAD = "select seq from log_head where one = 1";
@@ -40,9 +40,11 @@ statements! {
         (select seq from log_head where one = 1) + 1)";
     LOG_AGES = "select seq, at from log where seq >= $1 order by seq limit $2";
     LOG_TRIM = "delete from log where seq >= $1 and seq < $2";
-    LOG_READ = "select seq, org, at, kind, entity, id, actor, data from log \
+    // What went with its age is told from what was taken away.
+    LOG_TRIMMED = "update audit_head set trimmed = $1 where one = 1 and trimmed < $1";
+    LOG_READ = "select seq, org, at, kind, entity, id, actor, data, address from log \
         where org = $1 and seq > $2 order by seq limit $3";
-    LOG_READ_ALL = "select seq, org, at, kind, entity, id, actor, data from log \
+    LOG_READ_ALL = "select seq, org, at, kind, entity, id, actor, data, address from log \
         where seq > $1 order by seq limit $2";
 }
 
@@ -95,7 +97,9 @@ impl Store {
         let count = u32::try_from(goes).unwrap_or(limit);
         if count > 0 {
             let mut write = Write::new(SYSTEM).bulk();
-            write.add(&LOG_TRIM, values![first, first + i64::from(count)]);
+            let end = first + i64::from(count);
+            write.add(&LOG_TRIM, values![first, end]);
+            write.add(&LOG_TRIMMED, values![end - 1]);
             self.write(write).await?;
         }
         Ok(count)
@@ -105,7 +109,7 @@ impl Store {
 /// No organisation: the log is trimmed for the whole installation.
 const SYSTEM: OrgId = OrgId::from_bytes([0; 16]);
 
-fn entry(row: &mut Columns<'_>) -> Result<LoggedEntry> {
+pub(crate) fn entry(row: &mut Columns<'_>) -> Result<LoggedEntry> {
     Ok(LoggedEntry {
         seq: row.int()?,
         org: OrgId::from_bytes(row.id()?),
@@ -115,5 +119,6 @@ fn entry(row: &mut Columns<'_>) -> Result<LoggedEntry> {
         id: row.id()?,
         actor: row.opt_id()?.map(KeyId::from_bytes),
         data: row.text()?,
+        address: row.opt_text()?,
     })
 }

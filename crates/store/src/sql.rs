@@ -83,6 +83,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
     [
         crate::admin_jobs::STATEMENTS,
         crate::agents::STATEMENTS,
+        crate::audit::STATEMENTS,
         crate::counters::STATEMENTS,
         crate::files::STATEMENTS,
         crate::goals::STATEMENTS,
@@ -92,6 +93,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
         crate::log::STATEMENTS,
         crate::messages::STATEMENTS,
         crate::purges::STATEMENTS,
+        crate::quotas::STATEMENTS,
         crate::orgs::STATEMENTS,
         crate::run_chunks::STATEMENTS,
         crate::runs::STATEMENTS,
@@ -101,6 +103,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
         crate::text::STATEMENTS,
         crate::users::STATEMENTS,
         crate::tickets::STATEMENTS,
+        crate::token_holders::STATEMENTS,
         crate::webhooks::STATEMENTS,
     ]
     .into_iter()

@@ -1,9 +1,10 @@
 //! What tests need from the world, real enough to be wrong in real ways: a
-//! model server on a socket, a TCP proxy that breaks connections, a database, a
+//! model server on a socket, an identity provider, a TCP proxy that breaks connections, a database, a
 //! clock that moves when told, directories that go away. For tests only;
 //! everything here panics with a reason when it cannot do its part.
 
 mod fixtures;
+pub mod identity_provider;
 mod model_server;
 pub mod postgres;
 mod tcp_chaos;

@@ -3,10 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
+mod access;
 mod agents;
+mod audit;
 mod bad_input;
 mod crud;
 mod durability;
+mod edge;
 mod events;
 mod events_clients;
 mod events_crowd;
@@ -15,6 +18,7 @@ mod goals;
 mod idempotency;
 mod keys;
 mod keys_command;
+mod limits;
 mod memories;
 mod openai;
 mod plans;
@@ -35,6 +39,7 @@ mod server;
 mod sessions;
 mod socket;
 mod tasks;
+mod tokens;
 mod users;
 mod webhooks;
 

@@ -131,6 +131,23 @@ impl Process {
         self.client.request(method, format!("{}{path}", self.url)).header("x-api-key", &self.key)
     }
 
+    /// A request with another credential than the owner's key.
+    pub(crate) fn request_by(
+        &self,
+        credential: &str,
+        method: Method,
+        path: &str,
+    ) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.url)).bearer_auth(credential)
+    }
+
+    /// The secret of a new key with these fields.
+    pub(crate) async fn key_of(&self, body: Value) -> String {
+        let (status, key) = self.post("/api/v1/keys", body).await;
+        assert_eq!(status, StatusCode::CREATED, "{key}");
+        key["secret"].as_str().unwrap().to_owned()
+    }
+
     pub(crate) async fn get(&self, path: &str) -> (StatusCode, Value) {
         answer(self.request(Method::GET, path)).await
     }

@@ -34,6 +34,21 @@ impl Authenticate for Keys {
     async fn redeem(&self, ticket: &str) -> Result<Caller> {
         self.authenticate(ticket.trim_start_matches("at_")).await
     }
+
+    async fn accept_token(&self, _claims: &agentry_domain::tokens::Claims) -> Result<Caller> {
+        Err(Error::new(Code::Unauthenticated, "no tokens here"))
+    }
+}
+
+#[async_trait::async_trait]
+impl Limit for Keys {
+    async fn check(&self, _caller: &Caller, _work: agentry_domain::limits::Work) -> Limited {
+        Limited::FREE
+    }
+}
+
+impl Audit for Keys {
+    fn denied(&self, _denial: Denial<'_>) {}
 }
 
 fn render(error: &Error, context: &ErrorContext<'_>) -> Response {
@@ -119,6 +134,9 @@ fn harness(mode: AccessMode) -> Harness {
         options,
         mode,
         authenticate: Arc::new(Keys),
+        tokens: None,
+        limit: Arc::new(Keys),
+        audit: Arc::new(Keys),
         metrics: metrics.clone(),
         render,
         tasks: Tasks::default(),

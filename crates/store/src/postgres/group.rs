@@ -394,6 +394,7 @@ struct Entries<'a> {
     id: Vec<&'a [u8]>,
     actor: Vec<Option<Vec<u8>>>,
     data: Vec<&'a str>,
+    address: Vec<Option<String>>,
 }
 
 impl<'a> Entries<'a> {
@@ -407,11 +408,21 @@ impl<'a> Entries<'a> {
             entries.id.push(&entry.id);
             entries.actor.push(entry.actor.map(|actor| actor.to_bytes().to_vec()));
             entries.data.push(&entry.data);
+            entries.address.push(entry.address.map(|address| address.to_string()));
         }
         entries
     }
 
-    fn values(&self) -> [&(dyn ToSql + Sync); 7] {
-        [&self.org, &self.at, &self.kind, &self.entity, &self.id, &self.actor, &self.data]
+    fn values(&self) -> [&(dyn ToSql + Sync); 8] {
+        [
+            &self.org,
+            &self.at,
+            &self.kind,
+            &self.entity,
+            &self.id,
+            &self.actor,
+            &self.data,
+            &self.address,
+        ]
     }
 }

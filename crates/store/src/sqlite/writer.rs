@@ -392,6 +392,7 @@ impl Group {
                 Value::from(entry.id),
                 Value::from(entry.actor),
                 entry.data,
+                Value::from(entry.address.map(|address| address.to_string())),
             ])?;
         }
         drop(insert);

@@ -168,6 +168,7 @@ pub(crate) fn entry(kind: &'static str, id: [u8; 16]) -> LogEntry {
         entity: EntityKind::Agent,
         id,
         actor: None,
+        address: None,
         data: r#"{"d":1}"#.to_owned(),
     }
 }
