@@ -119,6 +119,19 @@ enum Task {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Measures what the gateway costs, in processor time: the whole of it over a bare
+    /// route, the checks of keys, tokens, roles and limits.
+    BenchGateway {
+        /// The cargo profile; final figures come from `release`.
+        #[arg(long, default_value = "release")]
+        profile: String,
+        /// Where the results go, as JSON.
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Fails when something costs more than it may.
+        #[arg(long)]
+        gate: bool,
+    },
     /// Holds connections for `bench-realtime`, which starts it.
     #[command(hide = true)]
     Listen {
@@ -201,6 +214,21 @@ fn main() -> Result<ExitCode> {
             let out = out.unwrap_or_else(|| runs::out(&workspace::root()));
             write_results(&report, &report.table(), &out)?;
             Ok(ExitCode::SUCCESS)
+        }
+        Task::BenchGateway { profile, out, gate } => {
+            let out =
+                out.unwrap_or_else(|| workspace::root().join("bench/results/local/gateway.json"));
+            if let Some(dir) = out.parent() {
+                std::fs::create_dir_all(dir)?;
+            }
+            let mut bench = workspace::cargo();
+            bench.args(["bench", "-p", "agentry", "--bench", "gateway", "--profile", &profile]);
+            if gate {
+                bench.args(["--", "--gate"]);
+            }
+            let status = bench.env("AGENTRY_BENCH_OUT", &out).status()?;
+            eprintln!("written to {}", out.display());
+            Ok(code(status))
         }
         Task::Listen { address, connections } => {
             realtime::listen(&address, connections)?;

@@ -9,6 +9,8 @@
 //! | `AGENTRY_TEST_PYTHON` | a Python interpreter with `xtask/python/requirements.txt` |
 //! | `AGENTRY_TEST_REDOCLY` | the script of redocly's lint, for `node` |
 //! | `AGENTRY_TEST_CHROMIUM` | a Chromium |
+//! | `AGENTRY_TEST_PROMETHEUS` | a Prometheus |
+//! | `AGENTRY_TEST_PROMTOOL` | its tool, `promtool` |
 //! | `AGENTRY_TEST_SHIMS` | the directory of the built shims |
 //! | `AGENTRY_TEST_SOAK` | `1` when tests with a long form shall take it |
 
@@ -42,6 +44,7 @@ impl Surroundings {
         let python = python::venv("venv", &requirements)?;
         let redocly = node::redocly()?;
         let chromium = chromium()?;
+        let (prometheus, promtool) = (prometheus("prometheus")?, prometheus("promtool")?);
         let binaries = postgres::binaries()?;
         let cluster = postgres::Cluster::start(&postgres::log_file("test"), None)
             .context("PostgreSQL for the tests does not start")?;
@@ -51,6 +54,8 @@ impl Surroundings {
             ("AGENTRY_TEST_PYTHON", python.into()),
             ("AGENTRY_TEST_REDOCLY", redocly.into()),
             ("AGENTRY_TEST_CHROMIUM", chromium.into()),
+            ("AGENTRY_TEST_PROMETHEUS", prometheus.into()),
+            ("AGENTRY_TEST_PROMTOOL", promtool.into()),
             ("AGENTRY_TEST_SHIMS", shims_dir.into()),
         ];
         if let Some(User { uid, gid }) = postgres::server_user()? {
@@ -78,6 +83,15 @@ fn chromium() -> Result<PathBuf> {
     }
     install(&["chromium"], "a browser")?;
     find().context("chromium was installed and is not on the path")
+}
+
+/// Prometheus, or its tool; installed when they are missing.
+fn prometheus(program: &str) -> Result<PathBuf> {
+    if let Some(found) = on_path(program) {
+        return Ok(found);
+    }
+    install(&["prometheus"], "Prometheus")?;
+    on_path(program).with_context(|| format!("{program} was installed and is not on the path"))
 }
 
 /// `cargo test` with these arguments; the whole workspace unless they choose

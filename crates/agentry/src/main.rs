@@ -9,6 +9,7 @@ mod limit_metrics;
 mod local;
 mod owner;
 mod process_metrics;
+mod production;
 mod sealing;
 mod serve;
 mod settings;
@@ -124,6 +125,10 @@ struct DoctorArgs {
     /// Read everything: the whole file, and each row with what belongs to it.
     #[arg(long)]
     deep: bool,
+    /// Look instead whether settings and surroundings are fit to serve others:
+    /// whatever is not comes with the command that mends or shows it.
+    #[arg(long, conflicts_with = "deep")]
+    production: bool,
     #[command(flatten)]
     installation: Installation,
 }
@@ -179,7 +184,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Restore(RestoreArgs { file, force, installation }) => {
             println!("{}", backup::restore(&installation.settings()?, &file, force)?);
         }
-        Command::Doctor(DoctorArgs { deep, installation }) => {
+        Command::Doctor(DoctorArgs { production: true, installation, .. }) => {
+            let (said, code) = production::examine(&installation.settings()?);
+            println!("{said}");
+            return Ok(code);
+        }
+        Command::Doctor(DoctorArgs { deep, installation, .. }) => {
             let settings = installation.settings()?;
             let (said, code) = alone(backup::examine(&settings, deep))?;
             println!("{said}");

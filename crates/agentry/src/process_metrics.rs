@@ -61,7 +61,13 @@ impl Collector for ProcessCollector {
             None,
             seconds.metric_type(),
         )?)?;
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         for (name, help, value) in [
+            (
+                "process_cpus",
+                "Processors that this process may use",
+                i64::try_from(cpus).unwrap_or(1),
+            ),
             ("process_resident_memory_bytes", "Memory that is resident", process.resident_bytes),
             ("process_threads", "Threads", process.threads),
             ("process_open_fds", "Open descriptors", process.descriptors),

@@ -8,7 +8,7 @@ use crate::owner;
 use crate::settings::Settings;
 
 /// Where the key is kept in the data directory.
-const FILE_NAME: &str = "sealing.key";
+pub(crate) const FILE_NAME: &str = "sealing.key";
 
 /// Gives the engine its key. One that is not the key of what was sealed stops the
 /// start; none at all does not: what needs it says so.

@@ -75,7 +75,9 @@ pub(crate) struct Http {
     subscriptions_max: usize,
     queue_requests_max: usize,
     queue_wait_ms: u64,
+    #[serde(deserialize_with = "list")]
     origins: Vec<String>,
+    #[serde(deserialize_with = "list")]
     trusted_proxies: Vec<String>,
     compressed_bytes_min: u64,
     header_read_ms: u64,
@@ -93,6 +95,7 @@ pub(crate) struct TokenSettings {
     jwks_file: Option<PathBuf>,
     jwks_url: Option<String>,
     issuer: String,
+    #[serde(deserialize_with = "list")]
     audiences: Vec<String>,
     org_claim: String,
     user_claim: String,
@@ -181,6 +184,25 @@ pub(crate) struct Webhooks {
     backoff_max_ms: u64,
     deliveries_kept_max: u32,
     delivering_max: usize,
+}
+
+/// Reads a list or, as the environment has one, a text with commas.
+fn list<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        List(Vec<String>),
+        Text(String),
+    }
+    Ok(match Given::deserialize(from)? {
+        Given::List(list) => list,
+        Given::Text(text) => text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+            .map(str::to_owned)
+            .collect(),
+    })
 }
 
 /// Reads the sealing key; what it says is in no message.
@@ -386,6 +408,26 @@ impl Settings {
         }
     }
 
+    /// Connections open at once at most.
+    pub(crate) fn connections_max(&self) -> usize {
+        self.http.connections_max
+    }
+
+    /// Whether some proxy is trusted to say whom it speaks for.
+    pub(crate) fn has_trusted_proxies(&self) -> bool {
+        !self.http.trusted_proxies.is_empty()
+    }
+
+    /// Whether keys are limited that nothing else is said of.
+    pub(crate) fn limits_keys(&self) -> bool {
+        self.limits().of(Tier::default()).key.is_some()
+    }
+
+    /// Whether balancers are given notice of a stop.
+    pub(crate) fn notices(&self) -> bool {
+        self.http.notice_ms > 0
+    }
+
     fn trusted_proxies(&self) -> anyhow::Result<TrustedProxies> {
         TrustedProxies::parse(&self.http.trusted_proxies)
             .map_err(|text| anyhow::anyhow!("http.trusted_proxies: {text} is no network"))
@@ -532,11 +574,13 @@ mod tests {
             ("AGENTRY_PROVIDERS__NEAR__BASE_URL", "http://127.0.0.1:9/v1"),
             ("AGENTRY_DATABASE", "postgres://localhost/x"),
             ("AGENTRY_KEY", "a client's"),
+            ("AGENTRY_HTTP__ORIGINS", "https://a.example, https://b.example"),
         ];
         let flags = Flags { listen: Some("127.0.0.1:2".parse().unwrap()), ..Flags::default() };
         let settings = load(&environment, &flags).unwrap();
         assert_eq!(settings.listen, "127.0.0.1:2".parse().unwrap());
         assert_eq!(settings.runs.lease_ms, 2_000);
+        assert_eq!(settings.http.origins, ["https://a.example", "https://b.example"]);
         assert_eq!(settings.providers["near"].base_url, "http://127.0.0.1:9/v1");
         assert_eq!(settings.database.as_deref(), Some("postgres://localhost/x"));
     }

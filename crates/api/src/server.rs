@@ -4,7 +4,7 @@ use agentry_domain::Error;
 use agentry_gateway::metrics;
 use axum::extract::State;
 use axum::response::IntoResponse;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -81,7 +81,7 @@ pub async fn ready_get(State(state): State<ApiState>) -> Handled {
 
 /// The server's metrics
 ///
-/// In OpenMetrics' text format.
+/// In OpenMetrics' text format, or in Prometheus' older one for who accepts that alone.
 #[utoipa::path(
     get,
     path = "/metrics",
@@ -89,12 +89,17 @@ pub async fn ready_get(State(state): State<ApiState>) -> Handled {
     responses((
         status = 200,
         description = "The metrics.",
-        body = String,
-        content_type = "application/openmetrics-text",
+        content((String = "application/openmetrics-text"), (String = "text/plain")),
     )),
 )]
-pub async fn metrics_get(State(state): State<ApiState>) -> Handled {
+pub async fn metrics_get(State(state): State<ApiState>, headers: HeaderMap) -> Handled {
     let text = state.metrics.encode().map_err(Error::internal)?;
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let accepted = accepted.unwrap_or_default();
+    if accepted.contains("text/plain") && !accepted.contains("openmetrics") {
+        let media_type = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE_PLAIN)];
+        return Ok((media_type, metrics::plain(&text)).into_response());
+    }
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 

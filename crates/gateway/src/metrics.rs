@@ -3,6 +3,7 @@
 //! resolved once, when the route is registered, so that counting a request is a
 //! few atomic operations.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,30 @@ use crate::permits::Permits;
 
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The media type of [`plain`].
+pub const CONTENT_TYPE_PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The same in Prometheus' older format, for whoever does not read OpenMetrics:
+/// there a counter's own name ends in `_total`, and there is no end mark.
+pub fn plain(openmetrics: &str) -> String {
+    let lines = || openmetrics.lines().filter(|line| !line.is_empty());
+    let counters: HashSet<&str> =
+        lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let mut text = String::with_capacity(openmetrics.len());
+    for line in lines().filter(|line| *line != "# EOF" && !line.starts_with("# UNIT ")) {
+        let about = line.strip_prefix("# HELP ").map(|rest| ("# HELP ", rest));
+        let about = about.or_else(|| Some(("# TYPE ", line.strip_prefix("# TYPE ")?)));
+        match about.and_then(|(what, rest)| Some((what, rest.split_once(' ')?))) {
+            Some((what, (name, rest))) if counters.contains(name) => {
+                text.push_str(&format!("{what}{name}_total {rest}"));
+            }
+            _ => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
 
 /// Upper bounds of the duration buckets, in seconds.
 const SECONDS_BUCKETS: [f64; 18] = [
@@ -240,6 +265,22 @@ impl fmt::Debug for Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_older_format_says_the_same() {
+        let metrics = Metrics::new();
+        metrics.route("GET", "/a").observe(Some(StatusCode::OK), Duration::from_millis(2));
+        let text = plain(&metrics.encode().unwrap());
+        for line in [
+            "# TYPE agentry_http_requests_total counter",
+            r#"agentry_http_requests_total{method="GET",route="/a",status="2xx"} 1"#,
+            "# TYPE agentry_http_request_duration_seconds histogram",
+            "# TYPE agentry_http_connections gauge",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("# EOF"));
+    }
 
     #[test]
     fn requests_and_errors_are_counted_under_their_labels() {

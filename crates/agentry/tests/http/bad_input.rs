@@ -553,7 +553,8 @@ async fn what_another_organisation_has_is_not_there(engine: Engine) {
     make_of_each(&server, &document, &operations).await;
     server.post("/api/v1/users", json!({"user_id": "gone"})).await;
     assert_eq!(server.delete("/api/v1/users/gone?purge=true").await, StatusCode::ACCEPTED);
-    let (_, org) = server.post("/api/v1/orgs", json!({"name": "other"})).await;
+    let other = json!({"name": "other", "tier": "enterprise"});
+    let (_, org) = server.post("/api/v1/orgs", other).await;
     let key = json!({"name": "theirs", "role": "owner", "org_id": org["id"]});
     let (_, key) = server.post("/api/v1/keys", key).await;
     let by_them = async |method: &str, path: &str, body: Option<&Value>| {
