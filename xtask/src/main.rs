@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use xtask::bench::{Options, bench, generators, realtime, runs};
+use xtask::bench::{Options, bench, generators, goodput, realtime, runs};
 use xtask::powercut::{Journal, Operation, Replay, Unsynced};
 use xtask::surroundings::{Surroundings, cargo_soak, cargo_test};
 use xtask::{shims, workspace};
@@ -132,6 +132,22 @@ enum Task {
         #[arg(long)]
         gate: bool,
     },
+    /// Measures what the server answers well when it is asked once, twice and five
+    /// times what it can do, with the lab.
+    BenchGoodput {
+        /// The cargo profile of the server; final figures come from `release`.
+        #[arg(long, default_value = "release")]
+        profile: String,
+        /// Take the programs as they were built before.
+        #[arg(long)]
+        built: bool,
+        /// Where the results go, as JSON.
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Fails when too little is left under overload.
+        #[arg(long)]
+        gate: bool,
+    },
     /// Holds connections for `bench-realtime`, which starts it.
     #[command(hide = true)]
     Listen {
@@ -229,6 +245,14 @@ fn main() -> Result<ExitCode> {
             let status = bench.env("AGENTRY_BENCH_OUT", &out).status()?;
             eprintln!("written to {}", out.display());
             Ok(code(status))
+        }
+        Task::BenchGoodput { profile, built, out, gate } => {
+            let report = goodput::bench(&profile, built)?;
+            let out =
+                out.unwrap_or_else(|| workspace::root().join("bench/results/local/goodput.json"));
+            write_results(&report, &report.table(), &out)?;
+            let failed = gate && !report.holds();
+            Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
         Task::Listen { address, connections } => {
             realtime::listen(&address, connections)?;

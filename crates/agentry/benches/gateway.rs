@@ -123,7 +123,10 @@ async fn bench() -> Bench {
         entropy: entropy.clone(),
         tasks: tasks.clone(),
         closing: CancellationToken::new(),
-        options: agentry_engine::Options { limits: limited(), ..agentry_engine::Options::default() },
+        options: agentry_engine::Options {
+            limits: limited(),
+            ..agentry_engine::Options::default()
+        },
     });
     let owner = engine.secret();
     assert!(engine.install(&owner).await.unwrap());
@@ -167,7 +170,9 @@ async fn bench() -> Bench {
 fn token(key: &SigningKey, subject: &str) -> String {
     // Far enough away that it does not end meanwhile.
     let exp = 4_000_000_000_u64;
-    key.token(&json!({"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "exp": exp, "role": "member"}))
+    key.token(
+        &json!({"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "exp": exp, "role": "member"}),
+    )
 }
 
 /// A row of the table: what, its figure, its limit, what row 4 of the requirements
@@ -272,7 +277,10 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let rows = runtime.block_on(measured());
     let mut broken = 0;
-    println!("{:<46}{:>10}{:>10}{:>12}  {}", "processor time, us", "median", "limit", "baseline", "");
+    println!(
+        "{:<46}{:>10}{:>10}{:>12}  {}",
+        "processor time, us", "median", "limit", "baseline", ""
+    );
     for row in &rows {
         let (median, limit) = (row.median_us(), row.limit_us);
         let baseline = row.baseline_us.map_or("-".to_owned(), |us| format!("{us:.0}"));

@@ -15,6 +15,7 @@ mod serve;
 mod settings;
 mod store_metrics;
 mod task_metrics;
+mod telemetry;
 mod token_metrics;
 mod webhook_metrics;
 

@@ -1,6 +1,6 @@
 //! `agentry serve`: wires the parts together, listens, and stops in order.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,13 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::event_metrics;
 use crate::local::Announced;
 use crate::owner;
 use crate::sealing;
-use crate::settings::{Auth, LogFormat, Settings};
+use crate::settings::{Auth, Settings};
+use crate::telemetry;
 use crate::{
     limit_metrics, process_metrics, store_metrics, task_metrics, token_metrics, webhook_metrics,
 };
@@ -55,25 +55,13 @@ impl Authenticate for Anyone {
 
 /// Serves until a signal says to stop.
 pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
-    start_logging(&settings)?;
+    // Until the end: the last spans go when it is dropped.
+    let _telemetry = telemetry::start(&settings)?;
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider was installed already"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(serve_until_stopped(settings))
-}
-
-fn start_logging(settings: &Settings) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&settings.log).context("log")?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match settings.log_format {
-        LogFormat::Text => lines.init(),
-        LogFormat::Json => lines.json().init(),
-    }
-    Ok(())
 }
 
 async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {

@@ -55,6 +55,7 @@ pub(crate) struct Settings {
     pub(crate) tokens: TokenSettings,
     pub(crate) limits: BTreeMap<String, TierSettings>,
     pub(crate) audit: AuditSettings,
+    pub(crate) traces: Traces,
     pub(crate) files: Files,
     pub(crate) runs: Runs,
     pub(crate) retention: Retention,
@@ -122,6 +123,13 @@ pub(crate) struct TierSettings {
     runs_per_minute: u32,
     runs_burst: u32,
     daily_requests: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Traces {
+    pub(crate) endpoint: Option<String>,
+    pub(crate) sampled: f64,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -351,6 +359,10 @@ impl Settings {
         }
         self.trusted_proxies()?;
         self.token_options()?;
+        anyhow::ensure!(
+            (0.0..=1.0).contains(&self.traces.sampled),
+            "traces.sampled must be from 0 to 1"
+        );
         for (name, value) in [
             ("session_queue_runs_max", self.runs.session_queue_runs_max),
             ("org_queue_runs_max", self.runs.org_queue_runs_max),

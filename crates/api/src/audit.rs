@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use agentry_domain::log::{EntityKind, LoggedEntry};
+use agentry_domain::log::LoggedEntry;
 use agentry_domain::{KeyId, Order, PageRequest, Result, Timestamp};
 use agentry_engine::{Actor, AuditFilter};
 use agentry_gateway::Authenticated;
@@ -109,9 +109,6 @@ impl FromFields for AuditQuery {
             .text("entity_type", 1..=EVENT_TYPE_CHARS_MAX)
             .about("What was done to this kind of thing, such as `agent`.")
             .optional();
-        if entity_type.as_deref().is_some_and(|name| EntityKind::parse(name).is_none()) {
-            fields.fault("entity_type", "not_allowed", "is no kind of thing");
-        }
         let entity_id =
             fields.text("entity_id", 1..=ID_CHARS_MAX).about("What was done to this thing.");
         let entity_id = entity_id.optional().and_then(|text| {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 /// The tasks of one process. Clones share the same set.
 #[derive(Clone, Default, Debug)]
@@ -14,14 +15,15 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// Starts a task that [`Tasks::stop`] waits for.
+    /// Starts a task that [`Tasks::stop`] waits for. It goes on in the span of
+    /// whoever starts it, so that a trace has what a request sets off.
     #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        tokio::spawn(self.tracker.track_future(future))
+        tokio::spawn(self.tracker.track_future(future.in_current_span()))
     }
 
     /// How many go on.

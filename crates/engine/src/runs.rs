@@ -159,6 +159,7 @@ impl Engine {
         if let Some(before) = self.remembered(caller, once.as_ref()).await? {
             return self.run_attach(caller, RunId::from_bytes(before.id)).await;
         }
+        self.limit_user(caller, new.user_id.as_deref())?;
         let (accepted, acceptance) = oneshot::channel();
         let (engine, caller) = (self.clone(), *caller);
         // A task of its own: a client that goes away while the run is being

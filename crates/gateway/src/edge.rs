@@ -23,6 +23,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use http_body::Body as _;
 use tokio::time::Instant;
 use tower::{Layer, Service};
+use tracing::{Instrument as _, Span};
 
 use crate::access_log::{self, Stages};
 use crate::address::{Peer, TrustedProxies};
@@ -36,6 +37,7 @@ use crate::operations::{Access, Class, Operation, Table};
 use crate::permits::{Patience, Permit, Permits};
 use crate::request_id::{RequestId, RequestIds, X_REQUEST_ID};
 use crate::tokens::Tokens;
+use crate::trace;
 use crate::websocket::Takeover;
 
 /// Writes an error as an answer. `api` supplies it: only it knows the formats.
@@ -268,7 +270,8 @@ where
         let ready = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, ready);
         let flight = Flight::begin(&self.shared, &request);
-        Box::pin(async move { Ok(serve(flight, inner, request).await) })
+        let span = flight.span.clone();
+        Box::pin(async move { Ok(serve(flight, inner, request).await) }.instrument(span))
     }
 }
 
@@ -289,6 +292,7 @@ struct Flight {
     coding: Option<Coding>,
     /// Kept only when somebody reads them.
     stages: Option<Stages>,
+    span: Span,
 }
 
 impl Flight {
@@ -305,7 +309,11 @@ impl Flight {
             Method::HEAD => None,
             _ => Coding::accepted(request.headers()),
         };
+        let route = operation.and_then(|index| shared.table.get(index));
+        let route = route.map_or("unmatched", |operation| &operation.rule.path);
+        let span = trace::span(request.method(), request.uri().path(), route, request.headers());
         Self {
+            span,
             shared: Arc::clone(shared),
             operation,
             method: request.method().clone(),
@@ -409,6 +417,7 @@ where
         response = encoding::compress(response, flight.coding, bytes_min).await;
     }
     flight.status = Some(response.status());
+    trace::answered(&flight.span, response.status());
     if let Some(takeover) = response.extensions_mut().remove::<Takeover>() {
         let tasks = flight.shared.tasks.clone();
         tasks.spawn(async move {

@@ -137,12 +137,9 @@ pub fn of_request(headers: &HeaderMap) -> Result<Option<Coding>> {
     let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let name = value.to_str().unwrap_or_default().trim();
-    let known = match () {
-        () if name.eq_ignore_ascii_case("identity") => Some(None),
-        () if name.eq_ignore_ascii_case("zstd") => Some(Some(Coding::Zstd)),
-        () if name.eq_ignore_ascii_case("gzip") => Some(Some(Coding::Gzip)),
-        () => None,
-    };
+    let known = [("identity", None), ("zstd", Some(Coding::Zstd)), ("gzip", Some(Coding::Gzip))]
+        .into_iter()
+        .find_map(|(known, coding)| name.eq_ignore_ascii_case(known).then_some(coding));
     match known {
         Some(coding) if values.next().is_none() => Ok(coding),
         _ => Err(unsupported()),

@@ -26,6 +26,7 @@ pub mod request_id;
 pub mod server;
 mod socket;
 pub mod tokens;
+pub mod trace;
 pub mod websocket;
 
 pub use address::TrustedProxies;

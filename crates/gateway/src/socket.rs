@@ -137,11 +137,27 @@ pub(crate) struct Socket {
     stream: TcpStream,
     activity: Arc<Activity>,
     framing: Framing,
+    /// What the parser still reads in place of what came.
+    refused: Option<&'static [u8]>,
 }
+
+/// What the parser reads in place of what is not HTTP as it must be: no head and no
+/// chunk has a NUL, so that it answers 400 and closes the connection. The empty line
+/// makes it look: it waits for the end of a head.
+const REFUSED: &[u8] = b"\0\r\n\r\n";
 
 impl Socket {
     pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, framing: Framing::new() }
+        Self { stream, activity, framing: Framing::new(), refused: None }
+    }
+
+    /// Gives the parser as much of what it reads instead as there is room for, and
+    /// then the end.
+    fn refuse(&mut self, buffer: &mut ReadBuf<'_>) {
+        let left = self.refused.unwrap_or_default();
+        let (now, later) = left.split_at(left.len().min(buffer.remaining()));
+        buffer.put_slice(now);
+        self.refused = Some(later);
     }
 
     /// The stream, for what comes after HTTP.
@@ -157,16 +173,19 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.refused.is_some() {
+            this.refuse(buffer);
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut this.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
             this.activity.read();
-            let read = &mut buffer.filled_mut()[before..];
-            if let Err(fault) = this.framing.check(read) {
+            if let Err(fault) = this.framing.check(&buffer.filled()[before..]) {
                 tracing::debug!(?fault, "a connection is not HTTP as it must be");
-                // No parser takes a NUL outside of a body: the client is answered
-                // 400, and the connection closed, by the one that answers.
-                read.fill(0);
+                buffer.set_filled(before);
+                this.refused = Some(REFUSED);
+                this.refuse(buffer);
             }
         }
         polled

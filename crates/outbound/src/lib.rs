@@ -9,6 +9,7 @@ pub mod guard;
 mod options;
 mod post;
 mod reply;
+mod trace;
 
 pub use ask::Ask;
 pub use failure::{Cause, Failure};
@@ -17,3 +18,4 @@ pub use options::Options;
 pub use post::{Client, PostJson};
 pub use reply::Reply;
 pub use reqwest::Url;
+pub use trace::carry_with;

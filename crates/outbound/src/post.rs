@@ -9,11 +9,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use reqwest::Url;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::failure::Failure;
 use crate::guard::{Guard, GuardedResolver, Lookup, Refused, SystemLookup};
 use crate::options::Options;
 use crate::reply::{Limits, Reply};
+use crate::trace;
 
 /// How long to wait before connecting again: long enough for a listener that
 /// is being replaced, short against every deadline.
@@ -113,7 +115,9 @@ impl Client {
             bytes_max: self.options.response_bytes_max,
         };
         let ends = first_byte_ends.min(call.deadline);
-        match tokio::time::timeout_at(ends, self.send_connecting_twice(call)).await {
+        let span = trace::span("POST", &call.url);
+        let sending = self.send_connecting_twice(call).instrument(span);
+        match tokio::time::timeout_at(ends, sending).await {
             Ok(sent) => sent.map(|response| Reply::new(response, limits)),
             Err(_) if first_byte_ends < limits.deadline => {
                 Err(Failure::FirstByteTimeout { after: first_byte_timeout })
@@ -122,7 +126,11 @@ impl Client {
         }
     }
 
-    async fn send_connecting_twice(&self, call: PostJson) -> Result<reqwest::Response, Failure> {
+    async fn send_connecting_twice(
+        &self,
+        mut call: PostJson,
+    ) -> Result<reqwest::Response, Failure> {
+        trace::carry(&mut call.headers);
         match self.send(call.clone()).await {
             Err(Failure::Connect(_)) => {
                 tokio::time::sleep(CONNECT_AGAIN_AFTER).await;

@@ -53,6 +53,7 @@ use std::sync::Arc;
 
 use agentry_domain::Code;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, watch};
+use tracing::Instrument as _;
 
 pub use agents::AgentFilter;
 pub use audit::{AUDIT_FOLLOWER, AuditFilter, AuditVerdict};
@@ -176,10 +177,14 @@ impl Store {
     /// When the returned future is dropped before the write's turn, it is not
     /// applied.
     pub async fn write(&self, write: Write) -> Result<Written> {
-        match &self.engine {
-            Engine::Sqlite(engine) => engine.write(write).await,
-            Engine::Postgres(engine) => engine.write(write).await,
-        }
+        let span = tracing::trace_span!(target: "traces", "store.write");
+        let writing = async {
+            match &self.engine {
+                Engine::Sqlite(engine) => engine.write(write).await,
+                Engine::Postgres(engine) => engine.write(write).await,
+            }
+        };
+        writing.instrument(span).await
     }
 
     /// Reads at most one row by its key.

@@ -8,6 +8,7 @@ pub mod identity_provider;
 mod model_server;
 pub mod postgres;
 mod tcp_chaos;
+pub mod trace_sink;
 
 pub use fixtures::{ManualClock, TempDir};
 pub use model_server::{Answer, Behaviour, Chunking, End, ModelServer, Received};

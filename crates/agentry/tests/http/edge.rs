@@ -4,6 +4,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
+use agentry_testkit::{Behaviour, ModelServer};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -271,5 +272,137 @@ async fn only_a_trusted_proxy_says_where_a_request_came_from() {
         let path = format!("/api/v1/audit?entity_id={}", made["id"].as_str().unwrap());
         let (_, page): (_, Value) = server.get(&path).await;
         assert_eq!(page["items"][0]["address"], expected, "{page}");
+    }
+}
+
+/// Requests of several clients, one after the other each: how long each took, in
+/// order. Every one must succeed.
+async fn normal_load(server: &Process, requests: usize) -> Vec<Duration> {
+    let client = |_| async {
+        let mut took = Vec::new();
+        for _ in 0..requests {
+            let begun = std::time::Instant::now();
+            let (status, said) = server.get(AGENTS).await;
+            assert_eq!(status, StatusCode::OK, "{said}");
+            took.push(begun.elapsed());
+        }
+        took
+    };
+    let mut all = futures::future::join_all((0..4).map(client)).await.concat();
+    all.sort_unstable();
+    all
+}
+
+fn p99(sorted: &[Duration]) -> Duration {
+    sorted[sorted.len() * 99 / 100]
+}
+
+/// Slow in the head, in the body, and in reading.
+const SLOW_MODES: [(&str, &[&str]); 3] = [
+    ("header", &["-H", "-i", "2", "-u", "/api/v1/agents"]),
+    ("body", &["-B", "-i", "2", "-s", "8192", "-t", "POST", "-u", "/api/v1/agents"]),
+    ("read", &["-X", "-w", "512", "-y", "1024", "-n", "2", "-z", "32", "-u", "/openapi.json"]),
+];
+
+/// In its long form with slowhttptest, 2,000 connections in each mode, and then the
+/// p99 of others is measured, too; in its short form with some of our own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn soak_slow_clients_hold_nobody_up() {
+    let settings = [("AGENTRY_HTTP__HEADER_READ_MS", "3000"), ("AGENTRY_LOG", "error")];
+    let server = Server::start_with(Engine::Sqlite, &settings).await;
+    if std::env::var_os("AGENTRY_TEST_SOAK").is_none() {
+        let key = &server.key;
+        let heads = [
+            "GET /api/v1/agents HTTP/1.1\r\nHost: a\r\nX-A: ".to_owned(),
+            format!(
+                "POST {AGENTS} HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\n\
+                Content-Type: application/json\r\nContent-Length: 8192\r\n\r\n{{"
+            ),
+            "GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n".repeat(20),
+        ];
+        let mut slow = Vec::new();
+        for n in 0..300 {
+            let mut stream = connect(&server).await;
+            stream.write_all(heads[n % heads.len()].as_bytes()).await.unwrap();
+            slow.push(stream);
+        }
+        normal_load(&server, 50).await;
+        drop(slow);
+        return;
+    }
+    if xtask::workspace::on_path("slowhttptest").is_none() {
+        xtask::packages::install(&["slowhttptest"], "slow clients").unwrap();
+    }
+    let alone = normal_load(&server, 2_000).await;
+    for (name, arguments) in SLOW_MODES {
+        let mut arguments: Vec<String> = arguments.iter().map(|it| (*it).to_owned()).collect();
+        let path = arguments.pop().unwrap();
+        arguments.push(format!("{}{path}", server.url));
+        let mut slow = std::process::Command::new("slowhttptest")
+            .args(["-c", "2000", "-r", "1000", "-l", "30", "-p", "5"])
+            .args(arguments)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // As soon as most of them are there.
+        wait_until(|| async {
+            let metrics = server.request(Method::GET, "/metrics").send().await.unwrap();
+            let metrics = metrics.text().await.unwrap();
+            let open = metrics.lines().find_map(|it| it.strip_prefix("agentry_http_connections "));
+            open.unwrap().parse::<u32>().unwrap() > 1_000
+        })
+        .await;
+        let beside = normal_load(&server, 2_000).await;
+        let (was, is) = (p99(&alone), p99(&beside));
+        println!("{name}: p99 {was:?} alone, {is:?} beside 2,000 slow connections");
+        // Below a millisecond it is the scheduler that is measured.
+        assert!(is <= (was * 2).max(Duration::from_millis(10)), "{name}: {was:?} to {is:?}");
+        slow.kill().unwrap();
+        slow.wait().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_finds_no_place_waits_a_little_in_a_short_queue() {
+    let model = ModelServer::start().await;
+    model.by_default(Behaviour::echo());
+    let provider = model.base_url();
+    let settings = [
+        ("AGENTRY_PROVIDERS__NEAR__BASE_URL", provider.as_str()),
+        ("AGENTRY_HTTP__STREAMS_IN_FLIGHT_MAX", "1"),
+        ("AGENTRY_HTTP__QUEUE_REQUESTS_MAX", "1"),
+        ("AGENTRY_HTTP__QUEUE_WAIT_MS", "1500"),
+    ];
+    let server = Server::start_with(Engine::Sqlite, &settings).await;
+    let agent = json!({"name": "far", "model": "compatible/near/m"});
+    let (_, agent) = server.post(AGENTS, agent).await;
+    let path = format!("{AGENTS}/{}/runs", agent["id"].as_str().unwrap());
+    let run = || server.request(Method::POST, &path).json(&json!({"message": "Hello"})).send();
+    let is_refused = |response: reqwest::Response| async {
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(response.headers().contains_key("retry-after"));
+        let problem: Value = response.json().await.unwrap();
+        assert_eq!(problem["code"], "overloaded", "{problem}");
+    };
+    model.hold();
+    let first = tokio::spawn(run());
+    model.wait_held(1).await;
+    // In vain, for as long as it may wait.
+    let begun = std::time::Instant::now();
+    is_refused(run().await.unwrap()).await;
+    assert!(begun.elapsed() >= Duration::from_millis(1_500));
+    // One waits, and so the next one does not; then there is a place.
+    let waits = tokio::spawn(run());
+    wait_until(|| async {
+        let metrics = server.request(Method::GET, "/metrics").send().await.unwrap();
+        metrics.text().await.unwrap().contains("agentry_http_requests_waiting{class=\"runs\"} 1\n")
+    })
+    .await;
+    is_refused(run().await.unwrap()).await;
+    // Reads have places of their own.
+    assert_eq!(server.get(AGENTS).await.0, StatusCode::OK);
+    model.release();
+    for run in [first, waits] {
+        assert_eq!(run.await.unwrap().unwrap().status(), StatusCode::OK);
     }
 }

@@ -16,6 +16,8 @@ fn examined(home: &Home, environment: &[(&str, &str)]) -> (bool, String) {
 async fn what_is_missing_is_said_with_its_command() {
     let home = Home::new(Engine::Sqlite).await;
     Process::start(&home).kill();
+    let private = PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(home.data.path(), private).unwrap();
     let fit = [("AGENTRY_HTTP__CONNECTIONS_MAX", "16"), ("AGENTRY_LOG_FORMAT", "json")];
     let (holds, said) = examined(&home, &fit);
     assert!(holds && said.ends_with("16 things, 0 missing, 0 advised\n"), "{said}");

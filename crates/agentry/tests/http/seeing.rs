@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use agentry_testkit::identity_provider::{Alg, IdentityProvider, SigningKey};
+use agentry_testkit::trace_sink::{SinkSpan, TraceSink};
+use agentry_testkit::{Behaviour, ModelServer};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -156,4 +158,55 @@ async fn a_real_prometheus_scrapes_us() {
     prometheus.wait().unwrap();
     let by_key = server.request_by("ak_none", Method::GET, "/metrics");
     assert_eq!(answer(by_key).await.0, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_trace_reaches_from_the_request_to_the_provider() {
+    let (sink, model) = (TraceSink::start().await, ModelServer::start().await);
+    model.by_default(Behaviour::echo());
+    let (endpoint, provider) = (sink.url(), model.base_url());
+    let settings = [
+        ("AGENTRY_TRACES__ENDPOINT", endpoint.as_str()),
+        ("AGENTRY_PROVIDERS__NEAR__BASE_URL", provider.as_str()),
+    ];
+    let server = Server::start_with(Engine::Sqlite, &settings).await;
+    let agent = json!({"name": "far", "model": "compatible/near/m"});
+    let (_, agent) = server.post("/api/v1/agents", agent).await;
+    let path = format!("/api/v1/agents/{}/runs", agent["id"].as_str().unwrap());
+    let (trace, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+    let request = server.request(Method::POST, &path).json(&json!({"message": "Hello"}));
+    let (status, run) =
+        answer(request.header("traceparent", format!("00-{trace}-{parent}-01"))).await;
+    assert_eq!((status, &run["success"]), (StatusCode::OK, &json!(true)), "{run}");
+    let of_trace = || -> Vec<SinkSpan> {
+        sink.spans().into_iter().filter(|span| span.trace == trace).collect()
+    };
+    let named = |spans: &[SinkSpan], name: &str| {
+        spans.iter().find(|span| span.name.starts_with(name)).cloned()
+    };
+    wait_until(|| async {
+        let spans = of_trace();
+        ["POST /api", "store.write", "POST"].iter().all(|name| named(&spans, name).is_some())
+            && spans.len() >= 4
+    })
+    .await;
+    let spans = of_trace();
+    let request = named(&spans, "POST /api/v1/agents/{id}/runs").unwrap();
+    assert_eq!(request.parent, parent);
+    let has = |key: &str| request.attributes.iter().any(|(name, _)| name == key);
+    assert!(has("http.route") && has("http.response.status_code"), "{request:?}");
+    // Every other one is below it, and the provider heard of its own.
+    for span in spans.iter().filter(|span| span.id != request.id) {
+        assert!(spans.iter().any(|above| above.id == span.parent), "{span:?}");
+    }
+    let call = spans.iter().find(|span| span.name == "POST").unwrap();
+    let heard = model.received()[0].headers["traceparent"].to_str().unwrap().to_owned();
+    assert_eq!(heard, format!("00-{trace}-{}-01", call.id));
+    // Without a trace of its own a request begins one.
+    server.get("/api/v1/agents").await;
+    wait_until(|| async {
+        let list = named(&sink.spans(), "GET /api/v1/agents");
+        list.is_some_and(|span| span.parent.is_empty() && span.trace != trace)
+    })
+    .await;
 }
