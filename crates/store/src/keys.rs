@@ -27,10 +27,12 @@ statements! {
         and used_at is not null";
     KEY_HASH = "select hash from key_secret where org = $1 and id = $2";
     // Organisations are rows of the installation's own one.
-    KEY_CALLER = "select k.org, k.id, k.role, k.scopes, k.expires_at, o.tier from key_secret k \
-        join org o on o.org = $1 and o.id = k.org where k.hash = $2";
-    KEY_CALLER_BY_ID = "select k.org, k.id, k.role, k.scopes, k.expires_at, o.tier \
-        from key_secret k join org o on o.org = $1 and o.id = k.org where k.org = $2 and k.id = $3";
+    KEY_CALLER = "select k.org, k.id, k.role, k.scopes, k.expires_at, \
+        coalesce(o.tier, 'standard') from key_secret k \
+        left join org o on o.org = $1 and o.id = k.org where k.hash = $2";
+    KEY_CALLER_BY_ID = "select k.org, k.id, k.role, k.scopes, k.expires_at, \
+        coalesce(o.tier, 'standard') from key_secret k \
+        left join org o on o.org = $1 and o.id = k.org where k.org = $2 and k.id = $3";
     // Two owners that end each other's keys wait for each other; the second one
     // sees in its next statement what the first one did.
     KEY_OWNERS_LOCK = sqlite "" postgres "select id from key_secret \

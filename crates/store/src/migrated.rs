@@ -7,7 +7,8 @@ use agentry_domain::keys::KeyBody;
 use agentry_domain::orgs::OrgBody;
 use agentry_domain::sessions::{SessionBody, SessionStatus};
 use agentry_domain::{
-    AgentId, Caller, JsonText, KeyId, Order, OrgId, Page, PageRequest, Role, SessionId, Timestamp,
+    AgentId, Caller, JsonText, KeyId, Order, OrgId, Page, PageRequest, Role, SessionId, Tier,
+    Timestamp,
 };
 use agentry_testkit::TempDir;
 use agentry_testkit::postgres::Database;
@@ -94,7 +95,8 @@ async fn the_keys_are_there(store: &Store) {
             (&key.id.to_string().into(), &role.as_str().into())
         );
         let caller = store.key_caller(&[byte; 32]).await.unwrap().unwrap();
-        assert_eq!(caller, Caller::of(org, Some(key.id), role));
+        let tier = Some(Tier::Standard);
+        assert_eq!(caller, Caller { tier, ..Caller::of(org, Some(key.id), role) });
     }
     let orgs = store.resource_list::<OrgBody>(ORG, &OrgFilter::default(), &page).await.unwrap();
     let named: Vec<_> =
