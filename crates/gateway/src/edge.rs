@@ -403,7 +403,10 @@ where
     let mut response = match outcome {
         Ok(mut response) => match response.extensions_mut().remove::<Failure>() {
             None => response,
-            Some(Failure(error)) => flight.render(&error),
+            Some(Failure(error)) => {
+                flight.denied(&error);
+                flight.render(&error)
+            }
         },
         Err(error) => flight.render(&error),
     };

@@ -52,6 +52,10 @@ const NAME_CHARS_MAX: usize = 255;
 /// What is signed with. Of a shared secret everybody who checks can sign.
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
 
+/// Roles, the strongest first.
+const STRONGEST_FIRST: [Role; 5] =
+    [Role::Owner, Role::Admin, Role::Member, Role::Service, Role::Viewer];
+
 /// Where the provider's keys are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
@@ -299,7 +303,7 @@ impl Tokens {
             // The strongest of several.
             Some(Value::Array(roles)) => {
                 let of_list = |role: &Role| roles.iter().any(|one| one == role.as_str());
-                Role::ALL.iter().copied().find(of_list)
+                STRONGEST_FIRST.into_iter().find(of_list)
             }
             _ => options.role_default,
         };
