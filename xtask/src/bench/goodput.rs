@@ -112,8 +112,8 @@ impl Report {
     /// Whether enough was answered well under every overload.
     pub fn holds(&self) -> bool {
         let best = self.loads.iter().map(|load| load.succeeded).fold(0.0, f64::max);
-        let open = self.loads.iter().filter(|load| load.name.starts_with("open"));
-        open.fold(true, |holds, load| holds && load.succeeded >= best * GOODPUT_SHARE_MIN)
+        let mut open = self.loads.iter().filter(|load| load.name.starts_with("open"));
+        open.all(|load| load.succeeded >= best * GOODPUT_SHARE_MIN)
     }
 
     /// The loads, for people.

@@ -354,7 +354,7 @@ async fn soak_slow_clients_hold_nobody_up() {
         .await;
         let beside = normal_load(&server, 2_000).await;
         let (was, is) = (p99(&alone), p99(&beside));
-        println!("{name}: p99 {was:?} alone, {is:?} beside 2,000 slow connections");
+        eprintln!("{name}: p99 {was:?} alone, {is:?} beside 2,000 slow connections");
         // Below a millisecond it is the scheduler that is measured.
         assert!(is <= (was * 2).max(Duration::from_millis(10)), "{name}: {was:?} to {is:?}");
         slow.kill().unwrap();
