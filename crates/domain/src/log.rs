@@ -80,6 +80,12 @@ entity_kinds! {
     Webhook = "webhook",
     /// A job that people look at.
     Job = "job",
+    /// A node of a graph.
+    Node = "node",
+    /// An edge of a graph.
+    Edge = "edge",
+    /// A whole group of a graph: what is imported into it.
+    Graph = "graph",
 }
 
 /// An entry as a writer appends it; its place in the order is given by the store.
