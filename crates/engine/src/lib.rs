@@ -6,6 +6,7 @@ mod agents;
 mod backup;
 mod files;
 mod goals;
+mod graph;
 mod guarded;
 mod held;
 mod idempotency;
@@ -50,6 +51,10 @@ pub use agentry_store::{
 };
 pub use files::FilePut;
 pub use goals::GoalTree;
+pub use graph::{
+    GraphMade, ImportItem, ImportLine, ImportReport, LineFault, NodesFound, Reached, Subgraph,
+    SubgraphAsked, SymbolEdge, SymbolEdges, SymbolQuery, Traverse, Traversed,
+};
 pub use keys::{KeyMade, KeySeen};
 pub use memories::MemoryHit;
 pub use retention::Retention;
@@ -144,6 +149,8 @@ struct Inner {
     deliveries: webhooks::DeliveryCounts,
     /// A webhook was made or changed here.
     webhooks_changed: Notify,
+    /// Places for imports of graphs.
+    importing: Semaphore,
     key_uses: keys::KeyUses,
 }
 
@@ -171,6 +178,7 @@ impl Engine {
             sealing_key: OnceLock::new(),
             webhook_client: parts.webhook_client,
             webhooks_changed: Notify::new(),
+            importing: Semaphore::new(graph::GRAPH_IMPORTS_MAX),
             key_uses: keys::KeyUses::default(),
         }))
     }

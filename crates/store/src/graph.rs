@@ -101,7 +101,8 @@ impl Store {
                 GRAPH_EDGES => stats.edges = n,
                 GRAPH_ISOLATED => stats.isolated = n,
                 GRAPH_ENTRY_POINTS => stats.entry_points = n,
-                _ => stats.leaves = n,
+                GRAPH_LEAVES => stats.leaves = n,
+                _ => {}
             }
         }
         Ok(stats)

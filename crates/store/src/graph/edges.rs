@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use agentry_domain::graph::{Edge, EdgeBody, GroupId, Node};
-use agentry_domain::{
-    Code, EdgeId, Error, JsonText, NodeId, OrgId, Page, PageRequest, Timestamp,
-};
+use agentry_domain::{Code, EdgeId, Error, JsonText, NodeId, OrgId, Page, PageRequest, Timestamp};
 use serde::Serialize;
 
 use crate::graph::degrees::DegreeChange;
@@ -207,10 +205,7 @@ pub fn edge_changed(id: EdgeId, version: i64) -> Error {
 }
 
 /// How degrees change when edges come, or with -1 go.
-fn degree_changes<'a>(
-    ends: impl Iterator<Item = &'a EdgeBody>,
-    times: i64,
-) -> Vec<DegreeChange> {
+fn degree_changes<'a>(ends: impl Iterator<Item = &'a EdgeBody>, times: i64) -> Vec<DegreeChange> {
     let mut changes: BTreeMap<NodeId, DegreeChange> = BTreeMap::new();
     let begin = |node| DegreeChange { node, incoming: 0, outgoing: 0 };
     for EdgeBody { from, to, .. } in ends {
@@ -290,14 +285,16 @@ impl Write {
             })
             .collect();
         let (rows, name) = (rows_json(&rows), group.as_str().to_owned());
-        let mut ends: Vec<[u8; 16]> =
-            edges.iter().flat_map(|edge| [edge.body.from, edge.body.to]).map(NodeId::to_bytes).collect();
+        let mut ends: Vec<[u8; 16]> = edges
+            .iter()
+            .flat_map(|edge| [edge.body.from, edge.body.to])
+            .map(NodeId::to_bytes)
+            .collect();
         ends.sort_unstable();
         ends.dedup();
         let ends = hex_list(ends);
-        let (origin, at) = edges
-            .first()
-            .map_or((String::new(), Timestamp::from_micros(0)), |edge| {
+        let (origin, at) =
+            edges.first().map_or((String::new(), Timestamp::from_micros(0)), |edge| {
                 (edge.origin.clone(), edge.created_at)
             });
         let org = self.org;
@@ -450,7 +447,8 @@ impl Store {
         if nodes.is_empty() || limit == 0 || kinds.is_some_and(<[String]>::is_empty) {
             return Ok(Vec::new());
         }
-        let (ids, name) = (hex_list(nodes.iter().map(|id| id.to_bytes())), group.as_str().to_owned());
+        let (ids, name) =
+            (hex_list(nodes.iter().map(|id| id.to_bytes())), group.as_str().to_owned());
         let (sql, bound) = match (outward, kinds) {
             (Outward::Yes, None) => (&EDGES_OUT, values![ids, org, name, limit]),
             (Outward::No, None) => (&EDGES_IN, values![ids, org, name, limit]),

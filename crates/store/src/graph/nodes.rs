@@ -6,7 +6,7 @@ use agentry_domain::{Code, Error, JsonText, NodeId, OrgId, Page, PageRequest, Ti
 use serde::Serialize;
 
 use crate::graph::{GRAPH_NODE_KINDS, GRAPH_NODES, hex, hex_list, kind_key, rows_json};
-use crate::lists::{cursor, list_page};
+use crate::lists::{INLINE_OFFSET_MAX, INLINE_ROWS_MAX, cursor, list_page};
 use crate::sql::{Sql, statements};
 use crate::value::{Columns, Value, values};
 use crate::write::{Probe, Write};
@@ -429,10 +429,6 @@ fn name_match(row: &mut Columns<'_>) -> Result<NameMatch> {
 /// What is greater than every text that begins with another one's bytes.
 const AFTER_EVERY_CHARACTER: char = char::MAX;
 
-/// Rows up to which a read of many is done where the caller is, on SQLite.
-const INLINE_ROWS_MAX: u32 = 50;
-const INLINE_OFFSET_MAX: u32 = 500;
-
 impl Store {
     /// A page by offset: where the caller is when it is short.
     pub(crate) async fn graph_page<T: Send + 'static>(
@@ -488,7 +484,8 @@ impl Store {
             return Ok(Vec::new());
         }
         let bound = values![rows_json(keys), org, group.as_str().to_owned()];
-        let rows = self.scan(&NODES_BY_KEY, bound, node).await?;
+        let count = u32::try_from(keys.len()).unwrap_or(u32::MAX);
+        let rows = self.graph_page((0, count), &NODES_BY_KEY, bound, node).await?;
         Ok(rows.into_iter().map(|row| row.of(group)).collect())
     }
 
