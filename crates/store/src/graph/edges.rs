@@ -82,8 +82,8 @@ statements! {
     EDGE_VERSION = "select version from graph_edge where org = $1 and group_id = $2 and id = $3";
     EDGE_UPDATE = "update graph_edge set weight = $1, properties = $2, version = $3, \
         updated_at = $4 where org = $5 and group_id = $6 and id = $7 and version = $8";
-    EDGE_HAS_VERSION = "select version from graph_edge where org = $1 and group_id = $2 \
-        and id = $3 and version = $4";
+    EDGE_DELETE = "delete from graph_edge where org = $1 and group_id = $2 and id = $3 \
+        and version = $4";
     // PostgreSQL deletes here: only so is the guard true until the write is done.
     EDGES_GUARD = sqlite "select 1 where (select count(*) from json_each($1) as j \
         cross join graph_edge as e on e.org = $2 and e.group_id = $3 and e.id = unhex(j.value)) = $4"
@@ -332,9 +332,10 @@ impl Write {
         let group = edge.group_id.as_str().to_owned();
         let probe = version_probe(self.org, edge);
         self.contend(edge.id.to_bytes());
-        self.add(&EDGE_HAS_VERSION, values![self.org, group, edge.id, edge.version])
-            .expect_one(probe);
-        self.graph_edges_delete(&edge.group_id, std::slice::from_ref(edge));
+        self.add(&EDGE_DELETE, values![self.org, group, edge.id, edge.version]).expect_one(probe);
+        let body = || std::iter::once(&edge.body);
+        self.degrees_change(&edge.group_id, &degree_changes(body(), -1));
+        self.count_edges(&edge.group_id, body(), -1);
     }
 
     /// Deletes edges, all of them or the write is `precondition_failed`.

@@ -49,7 +49,9 @@ statements! {
         and version = $4"
         postgres "select version from graph_node where org = $1 and group_id = $2 and id = $3 \
         and version = $4 for update";
-    NODE_DELETE = "delete from graph_node where org = $1 and group_id = $2 and id = $3";
+    // Of another version it stays, so that the lock's probe finds it.
+    NODE_DELETE = "delete from graph_node where org = $1 and group_id = $2 and id = $3 \
+        and version = $4";
     NODE_MERGE_DELETE = "delete from graph_merge where org = $1 and group_id = $2 and merged = $3";
     NODE_MERGED_DELETE = "delete from graph_merge where org = $1 and group_id = $2 \
         and into_node = $3";
@@ -330,9 +332,10 @@ impl Write {
         let (org, name) = (self.org, group.as_str().to_owned());
         self.graph_names_delete(node);
         self.degree_delete(group, node.id);
-        for sql in [&NODE_MERGE_DELETE, &NODE_MERGED_DELETE, &NODE_DELETE] {
+        for sql in [&NODE_MERGE_DELETE, &NODE_MERGED_DELETE] {
             self.add(sql, values![org, name.clone(), node.id]);
         }
+        self.add(&NODE_DELETE, values![org, name.clone(), node.id, node.version]);
         self.count(GRAPH_NODES, name.as_bytes(), -1);
         self.count(GRAPH_NODE_KINDS, &kind_key(group, &node.body.kind), -1);
     }

@@ -184,7 +184,10 @@ pub(crate) async fn nodes_are_listed_and_found_by_name(bed: Bed) {
     assert_eq!(stats.node_kinds, kinds.map(|(kind, n)| (kind.to_owned(), n)));
     assert_eq!((stats.nodes, stats.edges, stats.isolated), (5, 0, 5));
 
-    let edges = [edge(&nodes[1], "a", &nodes[2]), edge(&nodes[2], "b", &nodes[1])];
+    let mut edges = [edge(&nodes[1], "a", &nodes[2]), edge(&nodes[2], "b", &nodes[1])];
+    // Edges that are put together are made at one time.
+    edges[1].created_at = edges[0].created_at;
+    edges[1].updated_at = edges[0].updated_at;
     put(&store, org, &edges).await;
     let page = page(1, None, Order::Descending);
     let listed = store.graph_edge_list(org, &group, &page).await.unwrap();
@@ -267,6 +270,15 @@ pub(crate) async fn guards_of_graphs_tell_what_is_wrong(bed: Bed) {
     let deleted = write(&|write| write.graph_edges_delete(&group, &[first.clone()])).await;
     assert_eq!(make::refused(deleted).code, Code::PreconditionFailed);
     write(&|write| write.graph_node_has_no_edges(&one)).await.unwrap();
+    let delete = |write: &mut Write, node: &Node| {
+        write.graph_node_lock(node);
+        write.graph_node_delete(node);
+    };
+    let stale = Node { version: 7, ..one.clone() };
+    let deleted = write(&|write| delete(write, &stale)).await;
+    assert_eq!(make::refused(deleted).code, Code::PreconditionFailed);
+    let deleted = write(&|write| delete(write, &absent)).await;
+    assert_eq!(make::refused(deleted).code, Code::NotFound);
     has_degrees(&store, org, &one, (0, 0)).await;
     store.close().await;
 }
