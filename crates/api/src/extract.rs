@@ -208,6 +208,20 @@ impl<S: Send + Sync, T: FromStr> FromRequestParts<S> for PathId<T> {
     }
 }
 
+/// One of the names of an enum in the path. What is none of them is nothing: 404.
+#[derive(Clone, Copy, Debug)]
+pub struct PathChoice<T>(pub T);
+
+impl<S: Send + Sync, T: agentry_domain::Named> FromRequestParts<S> for PathChoice<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let PathName(text) = PathName::from_request_parts(parts, state).await?;
+        let choice = T::ALL.iter().copied().find(|choice| choice.text() == text);
+        Ok(choice.map(Self).ok_or_else(|| Error::not_found("resource", &text))?)
+    }
+}
+
 /// Two ids in the path: of a thing, and of what belongs to it.
 #[derive(Clone, Copy, Debug)]
 pub struct PathIds<A, B>(pub A, pub B);

@@ -25,7 +25,7 @@ use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::answer::{Handled, json};
-use crate::extract::{FromBody, Json, PathName, Query};
+use crate::extract::{FromBody, Json, PathChoice, PathName, Query};
 use crate::fields::kinds::{EXTERNAL_ID_CHARS_MAX, ExternalId, Kind as _, Texts};
 use crate::fields::{
     Change, Fields, FromFields, Purpose, ResourceFields, Shown, pointer, resource_schema,
@@ -281,12 +281,10 @@ pub struct CategoryAnswer<'a> {
 pub async fn graph_category(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
-    PathName(category): PathName,
+    PathChoice(category): PathChoice<Category>,
     Query(CategoryQuery { group, offset, limit }): Query<CategoryQuery>,
 ) -> Handled {
     let begun = Instant::now();
-    let category =
-        Category::parse(&category).ok_or_else(|| Error::not_found("category", &category))?;
     let (total, nodes) =
         state.engine.graph_category(&caller, &group, category, (offset, limit)).await?;
     let answer = CategoryAnswer {
@@ -712,11 +710,10 @@ pub struct SymbolAnswer<'a> {
 pub async fn graph_symbol(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
-    PathName(query): PathName,
+    PathChoice(query): PathChoice<SymbolQuery>,
     Query(SymbolParameters { group, symbol, limit }): Query<SymbolParameters>,
 ) -> Handled {
     let begun = Instant::now();
-    let query = SymbolQuery::parse(&query).ok_or_else(|| Error::not_found("query", &query))?;
     let SymbolEdges { symbols, found, truncated } =
         state.engine.graph_symbol(&caller, &group, (query, &symbol), limit).await?;
     let results: Vec<_> =

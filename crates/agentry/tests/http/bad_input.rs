@@ -539,6 +539,7 @@ fn list_of(operation: &Operation, name: &str, schema: &Value) -> Option<&'static
         "agent_id" => Some("/api/v1/agents"),
         "goal_id" | "parent_goal_id" => Some("/api/v1/goals"),
         "depends_on" => Some("/api/v1/tasks"),
+        "from" | "to" => Some("/api/v1/graph/nodes"),
         _ => None,
     }
 }
