@@ -13,6 +13,7 @@
 
 pub mod fairness;
 pub mod generators;
+pub mod graph;
 pub mod http;
 pub mod load;
 pub mod procfs;
