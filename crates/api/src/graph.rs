@@ -583,7 +583,7 @@ async fn subgraph(
 ) -> Handled {
     let begun = Instant::now();
     let Subgraph { nodes, edges, missing, truncated_by } =
-        state.engine.graph_subgraph(&caller, &group, asked).await?;
+        state.engine.graph_subgraph(&caller, &group, &asked).await?;
     let answer = SubgraphAnswer {
         group_id: group.as_str(),
         nodes: reached(&nodes),

@@ -35,23 +35,41 @@ const CALL_EDGES_EACH: u64 = 5;
 /// How often the memory of the server is looked at while it imports.
 const WATCH_EVERY: Duration = Duration::from_millis(20);
 
-/// What is asked; the rate and the 95th percentile to reach, in microseconds.
-const CASES: [(&str, &str, Option<&str>, Option<f64>, Option<u64>); 9] = [
-    ("stats", "/api/v1/graph/stats", None, Some(5_000.0), Some(5_000)),
-    ("entry_points", "/api/v1/graph/categories/entry_points", None, Some(5_000.0), Some(5_000)),
-    ("hubs", "/api/v1/graph/categories/hubs", None, Some(5_000.0), Some(5_000)),
-    ("leaves", "/api/v1/graph/categories/leaves", None, Some(5_000.0), Some(5_000)),
-    ("isolated", "/api/v1/graph/categories/isolated", None, Some(5_000.0), Some(5_000)),
-    ("search", "/api/v1/graph/nodes/search?name=${pick(ids)}&limit=10", None, None, None),
-    ("search_common", "/api/v1/graph/nodes/search?name=node&limit=10", None, None, None),
-    ("callers", "/api/v1/graph/query/callers?symbol=${pick(ids)}", None, None, None),
-    (
-        "traverse_2",
-        "/api/v1/graph/traverse",
-        Some(r#"{"start_node":"${pick(ids)}","max_depth":2,"direction":"both"}"#),
-        None,
-        Some(10_000),
-    ),
+/// What is asked by many, and what is to be reached.
+struct Asked {
+    name: &'static str,
+    path: &'static str,
+    body: Option<&'static str>,
+    rate: Option<f64>,
+    p95_micros: Option<u64>,
+}
+
+impl Asked {
+    /// A call that has no figure to reach.
+    const fn plain(name: &'static str, path: &'static str) -> Self {
+        Self { name, path, body: None, rate: None, p95_micros: None }
+    }
+
+    /// A call that reads counters or an index: 5,000 a second, 5 ms.
+    const fn counted(name: &'static str, path: &'static str) -> Self {
+        Self { rate: Some(5_000.0), p95_micros: Some(5_000), ..Self::plain(name, path) }
+    }
+}
+
+const CASES: [Asked; 9] = [
+    Asked::counted("stats", "/api/v1/graph/stats"),
+    Asked::counted("entry_points", "/api/v1/graph/categories/entry_points"),
+    Asked::counted("hubs", "/api/v1/graph/categories/hubs"),
+    Asked::counted("leaves", "/api/v1/graph/categories/leaves"),
+    Asked::counted("isolated", "/api/v1/graph/categories/isolated"),
+    Asked::plain("search", "/api/v1/graph/nodes/search?name=${pick(ids)}&limit=10"),
+    Asked::plain("search_common", "/api/v1/graph/nodes/search?name=node&limit=10"),
+    Asked::plain("callers", "/api/v1/graph/query/callers?symbol=${pick(ids)}"),
+    Asked {
+        body: Some(r#"{"start_node":"${pick(ids)}","max_depth":2,"direction":"both"}"#),
+        p95_micros: Some(10_000),
+        ..Asked::plain("traverse_2", "/api/v1/graph/traverse")
+    },
 ];
 
 /// How to bench.
@@ -158,7 +176,7 @@ pub fn bench(options: &Options) -> Result<Report> {
         imports.push(server.import(engine, &call, "call", CALL_NODES, CALL_EDGES_EACH)?);
         imports.push(server.import(engine, &graph, "default", options.nodes, 1)?);
         for case in CASES {
-            let case = server.ask(engine, &programs.agentry, place, case, options)?;
+            let case = server.ask(engine, &programs.agentry, place, &case, options)?;
             eprintln!("{} {}: {:.0}/s, p95 {} us", engine, case.name, case.rate, case.p95_micros);
             cases.push(case);
         }
@@ -305,15 +323,10 @@ impl Server {
         engine: &'static str,
         agentry: &Path,
         place: &Path,
-        (name, path, body, rate_to_reach, p95_to_reach_micros): (
-            &'static str,
-            &'static str,
-            Option<&'static str>,
-            Option<f64>,
-            Option<u64>,
-        ),
+        asked: &Asked,
         options: &Options,
     ) -> Result<Case> {
+        let Asked { name, path, body, rate, p95_micros } = *asked;
         let method = if body.is_some() { "post" } else { "get" };
         let request = Request { weight: 1, method, path, body, tokens: false };
         // Keys of nodes all over the graph.
@@ -343,8 +356,8 @@ impl Server {
             p95_micros: outcome.percentile_micros(0.95),
             p99_micros: outcome.percentile_micros(0.99),
             failed: outcome.failed,
-            rate_to_reach,
-            p95_to_reach_micros,
+            rate_to_reach: rate,
+            p95_to_reach_micros: p95_micros,
         })
     }
 }
@@ -378,10 +391,9 @@ impl Report {
                 mib(it.resident_peak),
             );
         }
-        let _ = writeln!(
-            text,
-            "{:9} {:14} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7}  {}",
-            "engine", "case", "a second", "to reach", "p50 us", "p95 us", "to reach", "failed", ""
+        text += &format!(
+            "{:9} {:14} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7}\n",
+            "engine", "case", "a second", "to reach", "p50 us", "p95 us", "to reach", "failed"
         );
         for case in &self.cases {
             let shown = |figure: Option<String>| figure.unwrap_or_else(|| "-".to_owned());

@@ -130,6 +130,7 @@ impl Document {
             return first.clone();
         }
         match types(schema).first().map_or("object", String::as_str) {
+            "string" if schema["format"] == "uuid" => json!(NOBODY),
             "string" => json!("x"),
             "integer" | "number" => schema.get("minimum").cloned().unwrap_or(json!(1)),
             "boolean" => json!(false),

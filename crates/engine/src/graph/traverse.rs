@@ -287,7 +287,7 @@ impl Engine {
         &self,
         caller: &Caller,
         group: &GroupId,
-        asked: SubgraphAsked,
+        asked: &SubgraphAsked,
     ) -> Result<Subgraph> {
         let store = &self.0.store;
         let there = store.graph_nodes_get(caller.org, group, &asked.nodes).await?;
