@@ -14,6 +14,7 @@
 pub mod fairness;
 pub mod generators;
 pub mod goodput;
+pub mod graph;
 pub mod http;
 pub mod load;
 pub mod procfs;

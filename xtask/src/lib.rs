@@ -4,6 +4,7 @@
 //! Agentry's crates and talks to the server as any client does.
 
 pub mod bench;
+pub mod code_graph;
 pub mod guarded;
 pub mod node;
 pub mod packages;

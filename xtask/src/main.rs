@@ -7,10 +7,10 @@ use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use xtask::bench::{Options, bench, generators, goodput, realtime, runs};
+use xtask::bench::{Options, bench, generators, goodput, graph, realtime, runs};
 use xtask::powercut::{Journal, Operation, Replay, Unsynced};
 use xtask::surroundings::{Surroundings, cargo_soak, cargo_test};
-use xtask::{shims, workspace};
+use xtask::{code_graph, shims, workspace};
 
 /// What the house needs around its code.
 #[derive(Parser)]
@@ -148,6 +148,35 @@ enum Task {
         #[arg(long)]
         gate: bool,
     },
+    /// Measures a graph of a million nodes: its import, statistics, categories,
+    /// searches and traversals, on both engines.
+    BenchGraph {
+        /// The cargo profile of the server; final figures come from `release`.
+        #[arg(long, default_value = "release")]
+        profile: String,
+        /// Take the program as it was built before.
+        #[arg(long)]
+        built: bool,
+        /// Nodes of the graph.
+        #[arg(long, default_value_t = 1_000_000)]
+        nodes: u64,
+        /// Slices of each case.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// `sqlite` or `postgres` alone.
+        #[arg(long)]
+        only: Option<String>,
+        /// Where the results go, as JSON.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Writes this repository as a graph of crates, modules, functions and calls: the
+    /// lines that `POST /api/v1/graph/import` reads.
+    CodeGraph {
+        /// Where the lines go; stdout without it.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Holds connections for `bench-realtime`, which starts it.
     #[command(hide = true)]
     Listen {
@@ -253,6 +282,27 @@ fn main() -> Result<ExitCode> {
             write_results(&report, &report.table(), &out)?;
             let failed = gate && !report.holds();
             Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        }
+        Task::BenchGraph { profile, built, nodes, rounds, only, out } => {
+            let options = graph::Options { profile, built, nodes, rounds, only };
+            let report = graph::bench(&options)?;
+            let out = out.unwrap_or_else(|| graph::out(&workspace::root()));
+            write_results(&report, &report.table(), &out)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::CodeGraph { out } => {
+            let counts = match out {
+                Some(out) => {
+                    let mut file = std::io::BufWriter::new(std::fs::File::create(out)?);
+                    let counts = code_graph::write(&mut file)?;
+                    file.flush()?;
+                    counts
+                }
+                None => code_graph::write(&mut std::io::stdout().lock())?,
+            };
+            let [contains, imports, calls] = counts.edges;
+            eprintln!("{} nodes; {contains} contain, {imports} import, {calls} call", counts.nodes);
+            Ok(ExitCode::SUCCESS)
         }
         Task::Listen { address, connections } => {
             realtime::listen(&address, connections)?;

@@ -62,6 +62,7 @@ pub(crate) struct Settings {
     pub(crate) store: Store,
     pub(crate) events: Events,
     pub(crate) webhooks: Webhooks,
+    pub(crate) graph: Graph,
     pub(crate) outbound: agentry_outbound::Options,
     pub(crate) providers: BTreeMap<String, ProviderOptions>,
 }
@@ -180,6 +181,13 @@ pub(crate) struct Events {
     ring_bytes_max: usize,
     retention_hours: u64,
     retention_entries_max: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Graph {
+    import_bytes_max: usize,
+    import_ms: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -344,6 +352,7 @@ impl Settings {
             ("http.subscriptions_max", self.http.subscriptions_max),
             ("events.ring_bytes_max", self.events.ring_bytes_max),
             ("runs.executing_max", self.runs.executing_max),
+            ("graph.import_bytes_max", self.graph.import_bytes_max),
             ("webhooks.delivering_max", self.webhooks.delivering_max),
             ("webhooks.attempts_max", self.webhooks.attempts_max as usize),
             ("webhooks.deliveries_kept_max", self.webhooks.deliveries_kept_max as usize),
@@ -524,6 +533,8 @@ impl Settings {
             body_bytes_max: self.http.body_bytes_max,
             transfer_bytes_max: self.files.file_bytes_max,
             transfer_within: Duration::from_millis(self.http.transfer_ms),
+            import_bytes_max: self.graph.import_bytes_max,
+            import_within: Duration::from_millis(self.graph.import_ms),
             requests_in_flight_max: self.http.requests_in_flight_max,
             streams_in_flight_max: self.http.streams_in_flight_max,
             subscriptions_max: self.http.subscriptions_max,

@@ -72,9 +72,13 @@ fn report(server: &Server, scenario: &str, out: &Path) -> Value {
 fn shipped_scenarios_are_answered_without_a_fault() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(&dir.path().join("data"));
-    for (scenario, requests) in
-        [("agent_run", 40), ("session_queue", 60), ("full_api", 60), ("realtime", 116)]
-    {
+    for (scenario, requests) in [
+        ("agent_run", 40),
+        ("session_queue", 60),
+        ("full_api", 60),
+        ("realtime", 116),
+        ("graph", 508),
+    ] {
         let out = dir.path().join(scenario);
         let report = report(&server, scenario, &out);
         assert_eq!(report["all"]["requests"], requests, "{scenario}: {report:#}");

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::answer::{Handled, json};
 use crate::extract::{Json, Query};
+use crate::fields::kinds::EXTERNAL_ID_CHARS_MAX;
 use crate::fields::{Fields, FromFields};
 use crate::run_stream::{HEARTBEAT, LAST_EVENT_ID, X_ACCEL_BUFFERING};
 use crate::state::ApiState;
@@ -65,12 +66,18 @@ impl FromFields for EventQuery {
         let entity_types =
             list("entity_types", "Kinds of things, such as `agent`, separated by commas.");
         let entity_ids = list("entity_ids", "Ids of things, separated by commas.");
+        let group_ids = list(
+            "group_ids",
+            "Groups of graphs, separated by commas: what is in one of them, and nothing that is in \
+             no group.",
+        );
         let after = fields
             .integer("after", 0..=i64::MAX)
             .about("The `seq` of the last event that one has; without it, from now on.")
             .optional();
         let mut faults = Vec::new();
-        let filter = read_filter("", event_types, entity_types, entity_ids, &mut faults);
+        let lists = FilterLists { event_types, entity_types, entity_ids, group_ids };
+        let filter = read_filter("", lists, &mut faults);
         for Fault { pointer, code, detail } in faults {
             fields.fault(&pointer, code, detail);
         }
@@ -78,18 +85,27 @@ impl FromFields for EventQuery {
     }
 }
 
+/// The lists of a filter, as they are sent.
+#[derive(Debug, Default)]
+pub struct FilterLists {
+    /// Types of events.
+    pub event_types: Option<Vec<String>>,
+    /// Kinds of things.
+    pub entity_types: Option<Vec<String>>,
+    /// Ids of things.
+    pub entity_ids: Option<Vec<String>>,
+    /// Groups of graphs.
+    pub group_ids: Option<Vec<String>>,
+}
+
 /// Reads the lists of a filter; faults name the field after `at`.
-pub fn read_filter(
-    at: &str,
-    event_types: Option<Vec<String>>,
-    entity_types: Option<Vec<String>>,
-    entity_ids: Option<Vec<String>>,
-    faults: &mut Vec<Fault>,
-) -> Filter {
+pub fn read_filter(at: &str, lists: FilterLists, faults: &mut Vec<Fault>) -> Filter {
+    let FilterLists { event_types, entity_types, entity_ids, group_ids } = lists;
     let lists = [
         ("event_types", &event_types),
         ("entity_types", &entity_types),
         ("entity_ids", &entity_ids),
+        ("group_ids", &group_ids),
     ];
     for (name, list) in lists {
         if list.as_ref().is_some_and(|list| list.len() > FILTER_ITEMS_MAX) {
@@ -97,10 +113,15 @@ pub fn read_filter(
             faults.push(Fault::new(format!("{at}{name}"), "too_long", detail));
         }
     }
-    let too_long = |text: &String| text.chars().count() > EVENT_TYPE_CHARS_MAX;
-    if event_types.iter().flatten().any(too_long) {
-        let detail = format!("an item may have {EVENT_TYPE_CHARS_MAX} characters");
-        faults.push(Fault::new(format!("{at}event_types"), "too_long", detail));
+    let bounds = [
+        ("event_types", &event_types, EVENT_TYPE_CHARS_MAX),
+        ("group_ids", &group_ids, EXTERNAL_ID_CHARS_MAX),
+    ];
+    for (name, list, chars_max) in bounds {
+        if list.iter().flatten().any(|text| text.chars().count() > chars_max) {
+            let detail = format!("an item may have {chars_max} characters");
+            faults.push(Fault::new(format!("{at}{name}"), "too_long", detail));
+        }
     }
     let mut fault = |name: &str, detail: String| {
         faults.push(Fault::new(format!("{at}{name}"), "unknown_value", detail));
@@ -124,7 +145,8 @@ pub fn read_filter(
         }
         read
     });
-    Filter { event_types, entity_types, entity_ids, nothing: false }
+    let group_ids = group_ids.map(|groups| groups.into_iter().collect());
+    Filter { event_types, entity_types, entity_ids, group_ids, nothing: false }
 }
 
 /// Refuses a filter that asks for what the caller may not hear of.

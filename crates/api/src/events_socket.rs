@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use crate::answer::Handled;
-use crate::events::{EventQuery, check_filter, read_filter, start};
+use crate::events::{EventQuery, FilterLists, check_filter, read_filter, start};
 use crate::extract::Query;
 use crate::state::ApiState;
 
@@ -288,8 +288,26 @@ struct Action {
     event_types: Option<Vec<String>>,
     entity_types: Option<Vec<String>>,
     entity_ids: Option<Vec<String>>,
-    group_ids: Option<Value>,
-    group_id: Option<Value>,
+    group_ids: Option<Vec<Group>>,
+    /// One of `group_ids`.
+    group_id: Option<Group>,
+}
+
+/// A group's name; an integer is one too.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Group {
+    Text(String),
+    Number(i64),
+}
+
+impl Group {
+    fn name(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Number(number) => number.to_string(),
+        }
+    }
 }
 
 /// The texts that a client may send instead of `{"action":"ping"}`.
@@ -311,17 +329,18 @@ fn read(text: &str) -> Result<Asked> {
             _ => Err(fault("/after", "required", "must be the seq of an event".to_owned())),
         },
         "filter" => {
-            if action.group_id.is_some() || action.group_ids.is_some() {
-                let detail = "events have no graph group yet";
-                return Err(Error::not_supported("/group_id", detail));
-            }
-            let Action { event_types, entity_types, entity_ids, .. } = action;
+            let Action { event_types, entity_types, entity_ids, group_ids, group_id, .. } = action;
+            let group_ids: Option<Vec<String>> =
+                (group_ids.is_some() || group_id.is_some()).then(|| {
+                    group_ids.into_iter().flatten().chain(group_id).map(Group::name).collect()
+                });
             let sent = json!({
                 "type": "filtered", "event_types": event_types, "entity_types": entity_types,
-                "entity_ids": entity_ids,
+                "entity_ids": entity_ids, "group_ids": group_ids,
             });
             let mut faults = Vec::new();
-            let filter = read_filter("/", event_types, entity_types, entity_ids, &mut faults);
+            let lists = FilterLists { event_types, entity_types, entity_ids, group_ids };
+            let filter = read_filter("/", lists, &mut faults);
             if faults.is_empty() {
                 Ok(Asked::Filter(filter, sent))
             } else {
@@ -348,7 +367,8 @@ mod tests {
             (r#"{"action":"resume","after":-1}"#, Code::ValidationFailed),
             (r#"{"action":"filter","entity_types":["agents"]}"#, Code::ValidationFailed),
             (r#"{"action":"filter","entity_ids":["7"]}"#, Code::ValidationFailed),
-            (r#"{"action":"filter","group_id":"g"}"#, Code::NotSupportedYet),
+            (r#"{"action":"filter","group_ids":"g"}"#, Code::MalformedJson),
+            (r#"{"action":"filter","group_id":["g"]}"#, Code::MalformedJson),
         ] {
             assert_eq!(read(text).err().map(|error| error.code), Some(code), "{text}");
         }
@@ -359,5 +379,10 @@ mod tests {
         assert_eq!(filter.event_types, Some(vec!["a.*".to_owned()]));
         assert_eq!(filter.entity_types, None);
         assert_eq!(sent["type"], "filtered");
+        assert_eq!(filter.group_ids, None);
+        let groups = r#"{"action":"filter","group_ids":["a",7],"group_id":"b"}"#;
+        let Ok(Asked::Filter(filter, sent)) = read(groups) else { panic!("a filter") };
+        assert_eq!(filter.group_ids.map(|groups| groups.len()), Some(3));
+        assert_eq!(sent["group_ids"], json!(["a", "7", "b"]));
     }
 }

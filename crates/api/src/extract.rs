@@ -72,7 +72,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Bare {
     }
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
     let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(key) = keys.next() else { return Ok(None) };
     let key = key.to_str().unwrap_or_default();
@@ -138,7 +138,7 @@ fn is_json(media_type: &str) -> bool {
 
 /// Reads a body's bytes. Depth is bounded by the parser (128), the last of
 /// several equal keys counts, and unpaired surrogates are malformed.
-fn parse<T: FromBody>(bytes: &[u8]) -> Result<T> {
+pub(crate) fn parse<T: FromBody>(bytes: &[u8]) -> Result<T> {
     let value: Value = serde_json::from_slice(bytes)
         .map_err(|error| Error::new(Code::MalformedJson, error.to_string()))?;
     let mut faults = Vec::new();
@@ -205,6 +205,20 @@ impl<S: Send + Sync, T: FromStr> FromRequestParts<S> for PathId<T> {
         let PathName(text) = PathName::from_request_parts(parts, state).await?;
         let id = text.parse().map_err(|_| Error::not_found("resource", &text))?;
         Ok(Self(id))
+    }
+}
+
+/// One of the names of an enum in the path. What is none of them is nothing: 404.
+#[derive(Clone, Copy, Debug)]
+pub struct PathChoice<T>(pub T);
+
+impl<S: Send + Sync, T: agentry_domain::Named> FromRequestParts<S> for PathChoice<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let PathName(text) = PathName::from_request_parts(parts, state).await?;
+        let choice = T::ALL.iter().copied().find(|choice| choice.text() == text);
+        Ok(choice.map(Self).ok_or_else(|| Error::not_found("resource", &text))?)
     }
 }
 

@@ -33,7 +33,7 @@ use std::ops::RangeInclusive;
 
 use agentry_domain::{Code, Error, Fault, JsonText, Resource, ResourceId, Result};
 use serde_json::{Map, Value};
-use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn, ParameterStyle};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::{RefOr, Required};
 
@@ -167,7 +167,11 @@ pub fn parameters<T: FromFields>() -> Vec<Parameter> {
         .into_iter()
         .map(|Described { name, mut schema, required }| {
             let description = take_description(&mut schema);
+            // A list stands between commas, in one parameter.
+            let is_list = matches!(schema, Schema::Array(_));
             ParameterBuilder::new()
+                .style(is_list.then_some(ParameterStyle::Form))
+                .explode(is_list.then_some(false))
                 .name(name)
                 .parameter_in(ParameterIn::Query)
                 .required(if required { Required::True } else { Required::False })

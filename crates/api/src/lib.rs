@@ -18,6 +18,10 @@ pub mod extract;
 pub mod fields;
 pub mod files;
 pub mod goals;
+pub mod graph;
+pub mod graph_edges;
+pub mod graph_import;
+pub mod graph_nodes;
 pub mod keys;
 pub mod lists;
 pub mod memories;
@@ -85,6 +89,7 @@ impl Api {
 /// Where parts of the API can be found beside their place.
 const ALIASES: &[Alias] = &[
     Alias { from: "/api/v1/plans/tasks", to: "/api/v1/tasks" },
+    Alias { from: "/api/graph", to: "/api/v1/graph" },
     Alias { from: "/events", to: "/api/v1/events" },
     Alias { from: "/ws", to: "/api/v1/ws" },
 ];
@@ -131,6 +136,25 @@ fn operations() -> Operations<ApiState> {
         .with(op!(MemoriesRead, Request, memories::memory_get))
         .with(op!(MemoriesWrite, Request, memories::memory_update))
         .with(op!(MemoriesWrite, Request, memories::memory_delete))
+        .with(op!(GraphRead, Request, graph::graph_stats))
+        .with(op!(GraphRead, Request, graph::graph_category))
+        .with(op!(GraphRead, Request, graph::graph_traverse))
+        .with(op!(GraphRead, Request, graph::graph_call_chain))
+        .with(op!(GraphRead, Request, graph::graph_subgraph))
+        .with(op!(GraphRead, Request, graph::graph_subgraph_query))
+        .with(op!(GraphRead, Request, graph::graph_symbol))
+        .with(op!(GraphWrite, Import, graph_import::graph_import))
+        .with(op!(GraphWrite, Request, graph_nodes::node_create))
+        .with(op!(GraphRead, Request, graph_nodes::node_list))
+        .with(op!(GraphRead, Request, graph_nodes::node_search))
+        .with(op!(GraphRead, Request, graph_nodes::node_get))
+        .with(op!(GraphWrite, Request, graph_nodes::node_update))
+        .with(op!(GraphWrite, Request, graph_nodes::node_delete))
+        .with(op!(GraphWrite, Request, graph_edges::edge_create))
+        .with(op!(GraphRead, Request, graph_edges::edge_list))
+        .with(op!(GraphRead, Request, graph_edges::edge_get))
+        .with(op!(GraphWrite, Request, graph_edges::edge_update))
+        .with(op!(GraphWrite, Request, graph_edges::edge_delete))
         .with(op!(KeysWrite, Request, keys::key_create))
         .with(op!(KeysRead, Request, keys::key_list))
         .with(op!(KeysRead, Request, keys::key_get))

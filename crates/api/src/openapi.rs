@@ -28,6 +28,10 @@ const TAGS: &[(&str, &str)] = &[
     ("sessions", "Conversations, and the messages in them."),
     ("memories", "What a user, an agent or the organisation is to remember."),
     ("runs", "One message handled by one agent."),
+    (
+        "graph",
+        "Nodes and the edges between them, in groups: what is known, and how it hangs together.",
+    ),
     ("users", "The people and programs that the callers' products serve."),
     ("events", "What happens, as it happens, and from any place in the log."),
     ("webhooks", "URLs that hear of events, signed and in order."),
@@ -234,10 +238,16 @@ fn sent_or_absent(operation: &mut Operation) {
 const IF_MATCH_PATTERN: &str = r#"^(\*|(W/)?"[^",]*")$"#;
 
 /// POSTs that take no `Idempotency-Key`: a ticket is a secret for a few seconds,
-/// which is not kept so that it could be told again, a search changes nothing, and a
-/// replay that begins twice begins at the same place.
-const NOT_ONCE: [&str; 3] =
-    ["/api/v1/events/tickets", "/api/v1/memories/search", "/api/v1/webhooks/{id}/replay"];
+/// which is not kept so that it could be told again, a search changes nothing, a replay
+/// that begins twice begins at the same place, and what is imported twice is there once.
+const NOT_ONCE: [&str; 6] = [
+    "/api/v1/events/tickets",
+    "/api/v1/graph/import",
+    "/api/v1/graph/subgraph",
+    "/api/v1/graph/traverse",
+    "/api/v1/memories/search",
+    "/api/v1/webhooks/{id}/replay",
+];
 
 /// POSTs without a body that take one. The others have an end that is the same
 /// however often they are sent, such as a run that is cancelled.

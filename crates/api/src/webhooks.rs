@@ -15,9 +15,9 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use uuid::Uuid as Id;
 
 use crate::answer::{Handled, IfMatch, IfNoneMatch, created, json, no_content, replay, tagged};
-use crate::events::read_filter;
+use crate::events::{FilterLists, read_filter};
 use crate::extract::{Bare, Json, PathId, PathIds, Posted, Query};
-use crate::fields::kinds::{Kind, Site, Text, Uuid, list_schema};
+use crate::fields::kinds::{EXTERNAL_ID_CHARS_MAX, Kind, Site, Text, Uuid, list_schema};
 use crate::fields::{Change, Create, Fields, FromFields, Purpose, ResourceFields, Shown};
 use crate::lists::{List, documents, list, page_request};
 use crate::openapi::{Conflict, NotFound, PreconditionFailed};
@@ -41,6 +41,8 @@ enum Texts {
     Kinds,
     /// Ids of things.
     Ids,
+    /// Groups of graphs.
+    Groups,
 }
 
 impl Texts {
@@ -48,6 +50,7 @@ impl Texts {
     fn item(self, purpose: Purpose) -> Schema {
         match self {
             Self::Types => Text::of(1..=ITEM_CHARS_MAX).schema(purpose),
+            Self::Groups => Text::of(1..=EXTERNAL_ID_CHARS_MAX).schema(purpose),
             Self::Kinds => {
                 let names = EntityKind::ALL.iter().map(|kind| kind.as_str());
                 let text = ObjectBuilder::new().schema_type(Type::String);
@@ -72,7 +75,10 @@ impl Kind for Texts {
         if items.len() > FILTER_ITEMS_MAX {
             return site.fault("too_many", format!("may have {FILTER_ITEMS_MAX} items"));
         }
-        let text = Text::of(1..=ITEM_CHARS_MAX);
+        let text = match self {
+            Self::Groups => Text::of(1..=EXTERNAL_ID_CHARS_MAX),
+            Self::Types | Self::Kinds | Self::Ids => Text::of(1..=ITEM_CHARS_MAX),
+        };
         let texts: Vec<String> =
             items.into_iter().map_while(|item| text.read(item, site)).collect();
         Some(texts)
@@ -114,9 +120,22 @@ impl ResourceFields for WebhookBody {
             "Ids of things that it hears of. All when this is empty.",
             was.map(|was| &was.entity_ids),
         );
+        let group_ids = texts(
+            "group_ids",
+            Texts::Groups,
+            "Groups of graphs whose things it hears of, and of nothing else. All, and what is in no \
+             group, when this is empty.",
+            was.map(|was| &was.group_ids),
+        );
         let given = |list: &Vec<String>| Some(list.clone());
         let mut faults = Vec::new();
-        read_filter("", given(&event_types), given(&entity_types), given(&entity_ids), &mut faults);
+        let lists = FilterLists {
+            event_types: given(&event_types),
+            entity_types: given(&entity_types),
+            entity_ids: given(&entity_ids),
+            group_ids: given(&group_ids),
+        };
+        read_filter("", lists, &mut faults);
         for Fault { pointer, code, detail } in faults {
             fields.fault(&pointer, code, detail);
         }
@@ -143,6 +162,7 @@ impl ResourceFields for WebhookBody {
             event_types,
             entity_types,
             entity_ids,
+            group_ids,
             metadata: fields.own_object("metadata", was.map(|was| &was.metadata)),
             // The engine's, at the beginning and for good.
             created_by: was.and_then(|was| was.created_by),

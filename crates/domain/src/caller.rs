@@ -36,6 +36,10 @@ named! {
         GoalsRead = "goals:read",
         /// Create, change and delete goals, plans and tasks.
         GoalsWrite = "goals:write",
+        /// Read and search graphs.
+        GraphRead = "graph:read",
+        /// Create, change, delete and import nodes and edges.
+        GraphWrite = "graph:write",
         /// Follow events.
         EventsRead = "events:read",
         /// Read webhooks and their deliveries.
@@ -83,6 +87,7 @@ impl Permission {
             EntityKind::Webhook => Self::WebhooksRead,
             EntityKind::Job => Self::Administer,
             EntityKind::Access => Self::AuditRead,
+            EntityKind::Node | EntityKind::Edge | EntityKind::Graph => Self::GraphRead,
         }
     }
 
@@ -94,13 +99,15 @@ impl Permission {
             | Self::UsersRead
             | Self::MemoriesRead
             | Self::GoalsRead
+            | Self::GraphRead
             | Self::EventsRead => Level::Viewer,
             Self::AgentsWrite
             | Self::SessionsWrite
             | Self::RunsWrite
             | Self::UsersWrite
             | Self::MemoriesWrite
-            | Self::GoalsWrite => Level::Member,
+            | Self::GoalsWrite
+            | Self::GraphWrite => Level::Member,
             Self::WebhooksRead
             | Self::WebhooksWrite
             | Self::KeysRead

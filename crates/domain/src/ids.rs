@@ -111,6 +111,10 @@ id! {
     FileId,
     /// A webhook.
     WebhookId,
+    /// A node of a graph.
+    NodeId,
+    /// An edge of a graph.
+    EdgeId,
     /// A job in a lane.
     JobId,
     /// A process that claims jobs.

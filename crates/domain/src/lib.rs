@@ -9,6 +9,7 @@ pub mod caller;
 pub mod error;
 pub mod files;
 pub mod goals;
+pub mod graph;
 pub mod idempotency;
 pub mod ids;
 pub mod jobs;
@@ -36,8 +37,8 @@ pub use caller::{Caller, Permission, Role, Scopes};
 pub use error::{Code, Error, Fault, Result};
 pub use idempotency::{Done, Once};
 pub use ids::{
-    AgentId, FileId, GoalId, JobId, KeyId, MemoryId, MessageId, OrgId, PlanId, RunId, SessionId,
-    TaskId, UserId, WebhookId, WorkerId,
+    AgentId, EdgeId, FileId, GoalId, JobId, KeyId, MemoryId, MessageId, NodeId, OrgId, PlanId,
+    RunId, SessionId, TaskId, UserId, WebhookId, WorkerId,
 };
 pub use json::{FREE_JSON_BYTES_MAX, JsonText};
 pub use limits::Tier;

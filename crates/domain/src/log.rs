@@ -84,6 +84,12 @@ entity_kinds! {
     Job = "job",
     /// What somebody may reach.
     Access = "access",
+    /// A node of a graph.
+    Node = "node",
+    /// An edge of a graph.
+    Edge = "edge",
+    /// A whole group of a graph: what is imported into it.
+    Graph = "graph",
 }
 
 /// An entry as a writer appends it; its place in the order is given by the store.

@@ -31,6 +31,9 @@ pub struct WebhookBody {
     pub entity_types: Vec<String>,
     /// Ids of things; all when this is empty.
     pub entity_ids: Vec<String>,
+    /// Groups of graphs; when this is empty, all, and what is in no group.
+    #[serde(default)]
+    pub group_ids: Vec<String>,
     /// The client's own.
     pub metadata: JsonText,
     /// The key that registered it.
@@ -41,6 +44,7 @@ impl Resource for WebhookBody {
     type Id = WebhookId;
     type Also<'a> = ();
     const KIND: EntityKind = EntityKind::Webhook;
+    const SHAPE: i64 = 2;
 
     fn also(&self, _id: WebhookId) {}
 }

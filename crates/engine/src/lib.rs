@@ -8,6 +8,7 @@ mod backup;
 mod denials;
 mod files;
 mod goals;
+mod graph;
 mod guarded;
 mod held;
 mod idempotency;
@@ -56,6 +57,10 @@ pub use agentry_store::{
 pub use audit::Actor;
 pub use files::FilePut;
 pub use goals::GoalTree;
+pub use graph::{
+    GraphMade, ImportItem, ImportLine, ImportReport, LineFault, NodesFound, Reached, Subgraph,
+    SubgraphAsked, SymbolEdge, SymbolEdges, SymbolQuery, Traverse, Traversed,
+};
 pub use keys::{KeyMade, KeySeen};
 pub use limits::{LimitActivity, limits_default};
 pub use memories::MemoryHit;
@@ -157,6 +162,8 @@ struct Inner {
     deliveries: webhooks::DeliveryCounts,
     /// A webhook was made or changed here.
     webhooks_changed: Notify,
+    /// Places for imports of graphs.
+    importing: Semaphore,
     key_uses: keys::KeyUses,
     counted: limits::Counted,
     denials: denials::Denials,
@@ -190,6 +197,7 @@ impl Engine {
             sealing_key: OnceLock::new(),
             webhook_client: parts.webhook_client,
             webhooks_changed: Notify::new(),
+            importing: Semaphore::new(graph::GRAPH_IMPORTS_MAX),
             key_uses: keys::KeyUses::default(),
         }))
     }

@@ -217,7 +217,7 @@ const HEAD: [&str; 2] = ["version", "updated_at"];
 
 /// What is said of a change: the new version, and which fields of the document
 /// have another value now.
-fn change_data(was: &str, is: &str, version: i64) -> Result<String> {
+pub(crate) fn change_data(was: &str, is: &str, version: i64) -> Result<String> {
     let fields = |json| serde_json::from_str::<BTreeMap<&str, &RawValue>>(json);
     let was = fields(was).map_err(Error::internal)?;
     let is = fields(is).map_err(Error::internal)?;

@@ -137,6 +137,7 @@ fn filter_of(body: &WebhookBody) -> Filter {
         event_types: given(&body.event_types),
         entity_types: Some(entity_types),
         entity_ids: given(&body.entity_ids).map(ids),
+        group_ids: given(&body.group_ids).map(|groups| groups.into_iter().collect()),
         nothing: false,
     }
 }

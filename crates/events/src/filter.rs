@@ -20,6 +20,8 @@ pub struct Filter {
     pub entity_types: Option<Vec<EntityKind>>,
     /// Ids of things.
     pub entity_ids: Option<HashSet<[u8; 16]>>,
+    /// Groups of graphs: what is in one of them, and nothing that is in no group.
+    pub group_ids: Option<HashSet<String>>,
     /// Nothing at all, until another filter comes.
     pub nothing: bool,
 }
@@ -40,6 +42,7 @@ impl Filter {
             && self.event_types.as_ref().is_none_or(|types| {
                 types.iter().any(|wanted| matches(wanted.as_bytes(), entry.kind.as_bytes()))
             })
+            && self.group_ids.as_ref().is_none_or(|groups| in_group(entry.data.as_bytes(), groups))
     }
 }
 
@@ -86,7 +89,12 @@ impl Sieve {
                 && self.filter.event_types.as_ref().is_none_or(|types| {
                     let kind = batch.kind(entry);
                     types.iter().any(|wanted| matches(wanted.as_bytes(), kind))
-                }))
+                })
+                && self
+                    .filter
+                    .group_ids
+                    .as_ref()
+                    .is_none_or(|groups| in_group(data(batch.json(entry)), groups)))
     }
 }
 
@@ -99,6 +107,23 @@ fn matches(wanted: &[u8], kind: &[u8]) -> bool {
         Some(beginning) => kind.starts_with(beginning),
         None => wanted == kind,
     }
+}
+
+/// What stands before the data in an event, whose other fields are words of our own.
+const DATA: &[u8] = b"\"data\":";
+/// How the data of what is in a group begins.
+const GROUP: &[u8] = b"{\"group_id\":";
+
+/// The data of an event that is written down.
+fn data(json: &[u8]) -> &[u8] {
+    let at = json.windows(DATA.len()).position(|window| window == DATA);
+    at.map_or(&[], |at| &json[at + DATA.len()..])
+}
+
+fn in_group(data: &[u8], groups: &HashSet<String>) -> bool {
+    let named = data.strip_prefix(GROUP).map(serde_json::Deserializer::from_slice);
+    let name = named.and_then(|json| json.into_iter::<String>().next());
+    name.is_some_and(|name| name.is_ok_and(|name| groups.contains(&name)))
 }
 
 #[cfg(test)]
@@ -120,6 +145,35 @@ mod tests {
         let sieve = Sieve::new(filter, &Caller::of(org, None, role));
         let passing = batch.entries().iter().filter(|entry| sieve.passes(&batch, entry));
         passing.map(|entry| entry.seq).collect()
+    }
+
+    #[test]
+    fn a_group_passes_with_what_is_in_it() {
+        let batch = Batch::encode(&[
+            entry(1, "node.created", "node", r#"{"group_id":"a","version":1}"#),
+            entry(2, "edge.created", "edge", r#"{"group_id":"a\"b"}"#),
+            entry(3, "run.created", "run", r#"{"session_id":"x","group_id":"a"}"#),
+            entry(4, "node.created", "node", "{}"),
+        ]);
+        let caller = Caller::of(OrgId::from_bytes([1; 16]), None, Role::Member);
+        let passing = |groups: &[&str]| {
+            let group_ids = Some(groups.iter().map(|group| (*group).to_owned()).collect());
+            let filter = Filter { group_ids, ..Filter::default() };
+            let sieve = Sieve::new(filter.clone(), &caller);
+            let entries = batch.entries().iter();
+            let passed: Vec<i64> = entries
+                .filter(|entry| sieve.passes(&batch, entry))
+                .map(|entry| entry.seq)
+                .collect();
+            passed
+        };
+        assert_eq!(passing(&["a"]), [1]);
+        assert_eq!(passing(&["a\"b", "c"]), [2]);
+        assert_eq!(passing(&["a", "a\"b"]), [1, 2]);
+        assert_eq!(passing(&[]), [0; 0]);
+        let of_a = Filter { group_ids: Some(HashSet::from(["a".to_owned()])), ..Filter::default() };
+        assert!(of_a.fits(&entry(1, "node.created", "node", r#"{"group_id":"a"}"#)));
+        assert!(!of_a.fits(&entry(1, "node.created", "node", r#"{"group_id":"ab"}"#)));
     }
 
     #[test]

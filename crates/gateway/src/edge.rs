@@ -50,6 +50,8 @@ pub struct EdgeOptions {
     pub body_bytes_max: usize,
     /// Bytes in the body of a request that puts a file at most.
     pub transfer_bytes_max: usize,
+    /// Bytes in the body of a request that imports at most.
+    pub import_bytes_max: usize,
     /// Ordinary requests worked on at once at most; more are 503 `overloaded`.
     pub requests_in_flight_max: usize,
     /// Runs open at once at most. Apart from the ordinary ones, so that slow
@@ -78,6 +80,8 @@ pub struct EdgeOptions {
     pub request_within: Duration,
     /// A file must have arrived or gone out within this.
     pub transfer_within: Duration,
+    /// An import must have arrived and be stored within this.
+    pub import_within: Duration,
     /// A run must be answered, and its stream ended, within this. More than the
     /// longest time-out of a run, so that the run ends by its own rule and the
     /// caller hears `run_timed_out`.
@@ -91,6 +95,7 @@ impl Default for EdgeOptions {
         Self {
             body_bytes_max: 1_024 * 1_024,
             transfer_bytes_max: 16 * 1_024 * 1_024,
+            import_bytes_max: 1_024 * 1_024 * 1_024,
             requests_in_flight_max: 2_048,
             streams_in_flight_max: 4_096,
             subscriptions_max: 4_096,
@@ -103,6 +108,7 @@ impl Default for EdgeOptions {
             probe_within: Duration::from_secs(5),
             request_within: Duration::from_secs(30),
             transfer_within: Duration::from_secs(5 * 60),
+            import_within: Duration::from_secs(60 * 60),
             run_within: RUN_TIMEOUT_MAX.saturating_add(Duration::from_secs(30)),
             stream_age_max: Duration::from_secs(24 * 3_600),
         }
@@ -116,6 +122,7 @@ impl EdgeOptions {
             Class::Probe => self.probe_within,
             Class::Request | Class::Stream => self.request_within,
             Class::Transfer => self.transfer_within,
+            Class::Import => self.import_within,
             Class::Run => self.run_within,
         }
     }
@@ -124,6 +131,7 @@ impl EdgeOptions {
     fn body_bytes_max(&self, class: Class) -> usize {
         match class {
             Class::Transfer => self.transfer_bytes_max,
+            Class::Import => self.import_bytes_max,
             Class::Probe | Class::Request | Class::Run | Class::Stream => self.body_bytes_max,
         }
     }
@@ -131,7 +139,9 @@ impl EdgeOptions {
     /// How long until a streamed answer must have ended, from the request's head.
     fn age_max(&self, class: Class) -> Duration {
         match class {
-            Class::Probe | Class::Request | Class::Transfer | Class::Run => self.deadline(class),
+            Class::Probe | Class::Request | Class::Transfer | Class::Import | Class::Run => {
+                self.deadline(class)
+            }
             Class::Stream => self.stream_age_max,
         }
     }
@@ -577,7 +587,9 @@ impl Shared {
     async fn permit(&self, class: Class) -> Result<Option<Permit>> {
         let (permits, bound) = match class {
             Class::Probe => return Ok(None),
-            Class::Request | Class::Transfer => (&self.requests, "requests_in_flight_max"),
+            Class::Request | Class::Transfer | Class::Import => {
+                (&self.requests, "requests_in_flight_max")
+            }
             Class::Run => (&self.streams, "streams_in_flight_max"),
             Class::Stream => (&self.subscriptions, "subscriptions_max"),
         };

@@ -35,6 +35,8 @@ pub enum Class {
     Request,
     /// Takes or gives a file: its body has a bound of its own, and more time.
     Transfer,
+    /// Takes things in bulk: its body has a bound of its own, and more time still.
+    Import,
     /// Waits for a model, or streams while it speaks.
     Run,
     /// Streams for as long as the client listens.

@@ -28,8 +28,9 @@ impl Check {
     }
 }
 
-/// What must hold, and a statement that counts how often it does not. `c` are
-/// the counters, `e` the entries of the log, wherever an engine keeps them.
+/// What must hold, and a statement that counts how often it does not. `c` are the
+/// counters, `e` the entries of the log, wherever an engine keeps them, and `d` and `g`
+/// what [`ON_SQLITE`] says.
 struct Rule {
     name: &'static str,
     sql: &'static str,
@@ -224,6 +225,45 @@ const RULES: &[Rule] = &[
          (select 1 from session s where s.org = u.org and s.id = u.session)",
     ),
     deep(
+        "every node has its degrees and its names, and these their node",
+        "select (select count(*) from graph_node n where not exists (select 1 from graph_degree d \
+         where d.org = n.org and d.group_id = n.group_id and d.node = n.id)) + (select count(*) \
+         from graph_degree d where not exists (select 1 from graph_node n where n.org = d.org \
+         and n.group_id = d.group_id and n.id = d.node)) + (select count(*) from graph_node_name a \
+         where not exists (select 1 from graph_node n where n.org = a.org \
+         and n.group_id = a.group_id and n.id = a.node and n.kind = a.kind))",
+    ),
+    deep(
+        "every edge has both of its nodes",
+        "select count(*) from graph_edge e where not exists (select 1 from graph_node n \
+         where n.org = e.org and n.group_id = e.group_id and n.id = e.from_node) or not exists \
+         (select 1 from graph_node n where n.org = e.org and n.group_id = e.group_id \
+         and n.id = e.to_node)",
+    ),
+    deep(
+        "degrees of nodes are those of their edges",
+        "select count(*) from (select org, group_id, node from (select org, group_id, node, i, o \
+         from d union all select org, group_id, to_node, -1, 0 from graph_edge union all \
+         select org, group_id, from_node, 0, -1 from graph_edge) as both_sides where exists \
+         (select 1 from graph_node n where n.org = both_sides.org \
+         and n.group_id = both_sides.group_id and n.id = both_sides.node) \
+         group by org, group_id, node having sum(i) <> 0 or sum(o) <> 0) as wrong",
+    ),
+    deep(
+        "categories of nodes follow from their degrees",
+        "select count(*) from graph_degree where degree <> in_degree + out_degree or category <> \
+         case when in_degree > 0 then case when out_degree > 0 then 3 else 2 end \
+         else case when out_degree > 0 then 1 else 0 end end",
+    ),
+    deep(
+        "nodes and edges are counted, and each kind and category of them",
+        "select count(*) from (select org, kind, key from (select org, kind, key, n from c \
+         where kind in ('graph_nodes', 'graph_edges', 'graph_node_kinds', 'graph_edge_kinds', \
+         'graph_isolated', 'graph_entry_points', 'graph_leaves') \
+         union all select org, kind, key, -1 from g) as both_sides \
+         group by org, kind, key having sum(n) <> 0) as wrong",
+    ),
+    deep(
         "nothing is made or ended twice in the log",
         "select count(*) from (select 1 from e where kind in ('agent.created', 'agent.deleted', \
          'session.created', 'session.deleted', 'run.created', 'run.finished', 'message.created') \
@@ -231,11 +271,31 @@ const RULES: &[Rule] = &[
     ),
 ];
 
+/// `d` are the degrees of nodes, `g` what a graph's counters count: one row for each
+/// thing that one of them counts.
 const ON_SQLITE: &str = "with c as (select org, kind, key, n from counter), \
-    e as (select org, kind, id from log) ";
+    e as (select org, kind, id from log), \
+    d as (select org, group_id, node, in_degree as i, out_degree as o from graph_degree), \
+    g as (select org, 'graph_nodes' as kind, cast(group_id as blob) as key from graph_node \
+    union all select org, 'graph_node_kinds', cast(group_id || char(0) || kind as blob) \
+    from graph_node union all select org, 'graph_edges', cast(group_id as blob) from graph_edge \
+    union all select org, 'graph_edge_kinds', cast(group_id || char(0) || kind as blob) \
+    from graph_edge union all select org, case category when 0 then 'graph_isolated' \
+    when 1 then 'graph_entry_points' else 'graph_leaves' end, cast(group_id as blob) \
+    from graph_degree where category < 3) ";
 const ON_POSTGRES: &str = "with c as (select org, kind, key, n from counter \
     union all select org, kind, key, n from counter_change), \
-    e as (select org, kind, id from log union all select org, kind, id from log_pending) ";
+    e as (select org, kind, id from log union all select org, kind, id from log_pending), \
+    d as (select org, group_id, node, in_degree as i, out_degree as o from graph_degree \
+    union all select org, group_id, node, in_degree, out_degree from graph_degree_change), \
+    g as (select org, 'graph_nodes' as kind, convert_to(group_id, 'UTF8') as key from graph_node \
+    union all select org, 'graph_node_kinds', convert_to(group_id, 'UTF8') || '\\x00'::bytea \
+    || convert_to(kind, 'UTF8') from graph_node \
+    union all select org, 'graph_edges', convert_to(group_id, 'UTF8') from graph_edge \
+    union all select org, 'graph_edge_kinds', convert_to(group_id, 'UTF8') || '\\x00'::bytea \
+    || convert_to(kind, 'UTF8') from graph_edge union all select org, case category \
+    when 0 then 'graph_isolated' when 1 then 'graph_entry_points' else 'graph_leaves' end, \
+    convert_to(group_id, 'UTF8') from graph_degree where category < 3) ";
 
 /// What findable texts are of, in the order of the tables.
 const INDEXED: &str = "select (select count(*) from text_doc d left join text_index_docsize i \

@@ -10,9 +10,9 @@ use crate::{Result, Store};
 
 /// Lists up to this long are read on the calling thread on SQLite; a thread hop
 /// costs more than they do.
-const INLINE_ROWS_MAX: u32 = 50;
+pub(crate) const INLINE_ROWS_MAX: u32 = 50;
 /// Lists that skip more than this are not read on the calling thread.
-const INLINE_OFFSET_MAX: u32 = 500;
+pub(crate) const INLINE_OFFSET_MAX: u32 = 500;
 
 /// The values of a list's `id < after`, limit and offset. One row more than
 /// asked for is read: it says whether there is a next page.

@@ -2,8 +2,8 @@
 //! engines.
 
 use agentry_domain::{
-    AgentId, FileId, GoalId, JobId, KeyId, MemoryId, MessageId, OrgId, PlanId, RunId, SessionId,
-    TaskId, Timestamp, UserId, WebhookId, WorkerId,
+    AgentId, EdgeId, FileId, GoalId, JobId, KeyId, MemoryId, MessageId, NodeId, OrgId, PlanId,
+    RunId, SessionId, TaskId, Timestamp, UserId, WebhookId, WorkerId,
 };
 
 use crate::error::StoreError;
@@ -15,6 +15,8 @@ pub enum Value {
     Null,
     /// A whole number; booleans are 0 and 1, times microseconds.
     Int(i64),
+    /// Any other number.
+    Real(f64),
     /// A text without U+0000.
     Text(String),
     /// A static text.
@@ -40,13 +42,19 @@ macro_rules! value_from_id {
     )*};
 }
 value_from_id!(
-    AgentId, FileId, GoalId, JobId, KeyId, MemoryId, MessageId, OrgId, PlanId, RunId, SessionId,
-    TaskId, UserId, WebhookId, WorkerId
+    AgentId, EdgeId, FileId, GoalId, JobId, KeyId, MemoryId, MessageId, NodeId, OrgId, PlanId,
+    RunId, SessionId, TaskId, UserId, WebhookId, WorkerId
 );
 
 impl From<i64> for Value {
     fn from(int: i64) -> Self {
         Value::Int(int)
+    }
+}
+
+impl From<f64> for Value {
+    fn from(real: f64) -> Self {
+        Value::Real(real)
     }
 }
 
@@ -177,6 +185,10 @@ impl<'a> Columns<'a> {
         self.take()
     }
 
+    pub(crate) fn real(&mut self) -> Read<f64> {
+        self.take()
+    }
+
     pub(crate) fn text(&mut self) -> Read<String> {
         let RowRef::Sqlite(row) = &self.row else { return self.take() };
         let text = row.get_ref(self.next)?;
@@ -248,6 +260,7 @@ impl rusqlite::ToSql for Value {
         Ok(ToSqlOutput::Borrowed(match self {
             Value::Null => ValueRef::Null,
             Value::Int(int) => ValueRef::Integer(*int),
+            Value::Real(real) => ValueRef::Real(*real),
             Value::Text(text) => ValueRef::Text(text.as_bytes()),
             Value::Static(text) => ValueRef::Text(text.as_bytes()),
             Value::Bytes(bytes) => ValueRef::Blob(bytes),

@@ -130,6 +130,7 @@ impl Document {
             return first.clone();
         }
         match types(schema).first().map_or("object", String::as_str) {
+            "string" if schema["format"] == "uuid" => json!(NOBODY),
             "string" => json!("x"),
             "integer" | "number" => schema.get("minimum").cloned().unwrap_or(json!(1)),
             "boolean" => json!(false),
@@ -539,6 +540,7 @@ fn list_of(operation: &Operation, name: &str, schema: &Value) -> Option<&'static
         "agent_id" => Some("/api/v1/agents"),
         "goal_id" | "parent_goal_id" => Some("/api/v1/goals"),
         "depends_on" => Some("/api/v1/tasks"),
+        "from" | "to" => Some("/api/v1/graph/nodes"),
         _ => None,
     }
 }

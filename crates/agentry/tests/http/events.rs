@@ -110,7 +110,7 @@ async fn a_filter_is_applied_by_the_server(engine: Engine) {
 
     for (text, code) in [
         (r#"{"action":"filter","entity_types":["agents"]}"#, "validation_failed"),
-        (r#"{"action":"filter","group_id":"g"}"#, "not_supported_yet"),
+        (r#"{"action":"filter","group_id":["g"]}"#, "malformed_json"),
         (r#"{"action":"dance"}"#, "validation_failed"),
         ("hello", "malformed_json"),
     ] {

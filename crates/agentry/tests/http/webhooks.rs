@@ -143,7 +143,7 @@ async fn a_webhook_is_a_resource_whose_secret_is_shown_once(engine: Engine) {
     let full = json!({
         "url": "https://app.example/hook?a=b", "description": "tells the app", "enabled": false,
         "event_types": ["agent.*"], "entity_types": ["agent", "run"], "entity_ids": [NOTHING],
-        "metadata": {"team": "blue"},
+        "group_ids": ["code", "people"], "metadata": {"team": "blue"},
     });
     let post = || server.request(Method::POST, WEBHOOKS).header("idempotency-key", "one");
     let (status, mut created) = answer(post().json(&full)).await;

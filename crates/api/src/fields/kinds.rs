@@ -413,6 +413,51 @@ pub fn list_schema(items: Schema, count: &RangeInclusive<usize>) -> Schema {
     Schema::Array(array.build())
 }
 
+/// A list of this many texts; in a query they stand between commas.
+#[derive(Clone, Debug)]
+pub struct Texts {
+    /// How many there may be.
+    pub count: RangeInclusive<usize>,
+    /// How many characters each may have.
+    pub chars: RangeInclusive<usize>,
+}
+
+impl Kind for Texts {
+    type Out = Vec<String>;
+
+    fn schema(&self, purpose: Purpose) -> Schema {
+        list_schema(Text { chars: self.chars.clone() }.schema(purpose), &self.count)
+    }
+
+    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<Vec<String>> {
+        let values = match value {
+            Value::Array(values) => values,
+            Value::String(text) if site.from_text => {
+                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+                items.map(|item| Value::String(item.to_owned())).collect()
+            }
+            _ => return site.fault("wrong_type", "must be a list"),
+        };
+        check_count(values.len(), &self.count, site)?;
+        let text = Text { chars: self.chars.clone() };
+        let mut texts = Vec::with_capacity(values.len());
+        for (index, value) in values.into_iter().enumerate() {
+            let pointer = pointer(&site.pointer, &index.to_string());
+            let mut site = Site { pointer, faults: &mut *site.faults, ..*site };
+            texts.extend(text.read(value, &mut site));
+        }
+        Some(texts)
+    }
+
+    fn placeholder(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn show(&self, default: &Vec<String>) -> Option<Value> {
+        serde_json::to_value(default).ok()
+    }
+}
+
 /// A number in a range, kept as it was sent.
 #[derive(Clone, Debug)]
 pub struct Number {

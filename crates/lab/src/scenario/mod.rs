@@ -50,6 +50,7 @@ pub const SHIPPED: &[(&str, &str)] = &[
     ("agent_run", include_str!("../../scenarios/agent_run.yaml")),
     ("agents_goals_tasks", include_str!("../../scenarios/agents_goals_tasks.yaml")),
     ("full_api", include_str!("../../scenarios/full_api.yaml")),
+    ("graph", include_str!("../../scenarios/graph.yaml")),
     ("realtime", include_str!("../../scenarios/realtime.yaml")),
     ("session_queue", include_str!("../../scenarios/session_queue.yaml")),
 ];

@@ -1,4 +1,5 @@
-//! The keeper: numbers the log, folds the counters and tells whoever follows.
+//! The keeper: numbers the log, folds the counters and the degrees of nodes, and
+//! tells whoever follows.
 //!
 //! Every process has one; the one that holds the sequencer's lock works, and the
 //! others tell it that they wrote something. The lock is the session's, so it
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 use tokio_postgres::Notification;
 
 use crate::counters::{COUNTER_ENDED_DELETE, COUNTER_FOLD};
+use crate::graph::degrees::DEGREE_FOLD;
 use crate::log::{LOG_HEAD, LOG_SEQUENCE};
 use crate::run_changes::RunSignal;
 use crate::sql::{Sql, statements};
@@ -214,7 +216,8 @@ impl Keeper {
         }
         if holder.moved_rows > VACUUM_ROWS {
             holder.moved_rows = 0;
-            let vacuum = "vacuum (truncate false, skip_locked) log_pending, counter_change";
+            let vacuum = "vacuum (truncate false, skip_locked) log_pending, counter_change, \
+                graph_degree_change";
             link.client.batch_execute(vacuum).await?;
         }
         if holder.tidied.is_none_or(|tidied| tidied.elapsed() > TIDY_EVERY) {
@@ -240,14 +243,21 @@ async fn sequence(link: &Link, fold: bool) -> Result<(i64, i64, i64)> {
         one(link, &LOG_SEQUENCE, &[SEQUENCE_MAX]).boxed(),
     ];
     if fold {
+        // First the degrees, which change counters.
+        requests.push(one(link, &DEGREE_FOLD, &[FOLD_MAX]).boxed());
         requests.push(one(link, &COUNTER_FOLD, &[FOLD_MAX]).boxed());
         requests.push(one(link, &COUNTER_ENDED_DELETE, &[]).boxed());
     }
     requests.push(batch("commit"));
     let answers: Vec<Ran> = pipeline(requests).await.into_iter().collect::<Result<_>>()?;
     let row = answers[1].rows.first().ok_or_else(nothing)?;
-    let folded = if fold { answers[2].affected } else { 0 };
-    Ok((row.try_get(0)?, row.try_get(1)?, i64::try_from(folded).unwrap_or(i64::MAX)))
+    let folded = if fold {
+        let counters = i64::try_from(answers[3].affected).unwrap_or(i64::MAX);
+        counters.max(first(&answers[2])?)
+    } else {
+        0
+    };
+    Ok((row.try_get(0)?, row.try_get(1)?, folded))
 }
 
 async fn one(link: &Link, sql: &'static Sql, values: &[i64]) -> Result<Ran> {
@@ -280,6 +290,7 @@ static OWN: &[&Sql] = &[
     &KEEPER_NOTIFY,
     &LOG_HEAD,
     &LOG_SEQUENCE,
+    &DEGREE_FOLD,
     &COUNTER_FOLD,
     &COUNTER_ENDED_DELETE,
     &MARK_EXPIRED_DELETE,

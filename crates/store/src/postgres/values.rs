@@ -20,6 +20,10 @@ impl ToSql for Value {
                 Type::INT2 => i16::try_from(*int)?.to_sql(ty, out),
                 _ => Err(misfit("a whole number", ty)),
             },
+            Value::Real(real) => match *ty {
+                Type::FLOAT8 => real.to_sql(ty, out),
+                _ => Err(misfit("a number", ty)),
+            },
             Value::Text(text) => text_to_sql(text, ty, out),
             Value::Static(text) => text_to_sql(text, ty, out),
             Value::Bytes(bytes) => bytes_to_sql(bytes, ty, out),
@@ -61,6 +65,7 @@ pub(super) fn owned(row: &Row) -> Result<Vec<Value>> {
                 Type::INT4 => {
                     get::<i32>(row, column)?.map_or(Value::Null, |int| Value::Int(i64::from(int)))
                 }
+                Type::FLOAT8 => get(row, column)?.map_or(Value::Null, Value::Real),
                 Type::TEXT => get(row, column)?.map_or(Value::Null, Value::Text),
                 Type::BYTEA => get(row, column)?.map_or(Value::Null, Value::Bytes),
                 ref other => {
@@ -90,6 +95,9 @@ mod tests {
         assert_eq!(fits(&Value::Int(258), &Type::INT2), Some(vec![1, 2]));
         assert_eq!(fits(&Value::Int(1 << 40), &Type::INT4), None);
         assert_eq!(fits(&Value::Int(1), &Type::TEXT), None);
+        let real = 1.5_f64;
+        assert_eq!(fits(&Value::Real(real), &Type::FLOAT8), Some(real.to_be_bytes().to_vec()));
+        assert_eq!(fits(&Value::Real(real), &Type::INT8), None);
         assert_eq!(fits(&Value::Static("é"), &Type::TEXT), Some("é".as_bytes().to_vec()));
         assert_eq!(fits(&Value::Text("x".to_owned()), &Type::BYTEA), None);
         assert_eq!(fits(&Value::Id([7; 16]), &Type::BYTEA), Some(vec![7; 16]));

@@ -487,7 +487,8 @@ fn owned(value: ValueRef<'_>) -> Value {
         ValueRef::Integer(int) => Value::Int(int),
         ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
         ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec()),
-        ValueRef::Null | ValueRef::Real(_) => Value::Null,
+        ValueRef::Real(real) => Value::Real(real),
+        ValueRef::Null => Value::Null,
     }
 }
 

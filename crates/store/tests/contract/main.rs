@@ -8,6 +8,7 @@ mod bed;
 mod doctor;
 mod durability;
 mod goals;
+mod graph;
 mod guards;
 mod kept;
 mod lane_model;
@@ -48,6 +49,12 @@ on_both_engines! {
     resources::keys_open_their_organisation,
     goals::a_goal_is_below_one_of_its_organisation,
     goals::a_task_depends_on_those_of_its_organisation,
+    graph::nodes_and_edges_keep_every_field,
+    graph::nodes_are_listed_and_found_by_name,
+    graph::guards_of_graphs_tell_what_is_wrong,
+    graph::edges_are_read_from_either_end,
+    graph::graphs_behave_as_their_model,
+    graph::the_doctor_recounts_graphs,
     guards::a_changed_or_missing_thing_is_told_apart,
     guards::a_name_is_unique_for_its_user,
     guards::a_request_is_remembered_for_a_day,
