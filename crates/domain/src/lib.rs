@@ -5,6 +5,7 @@
 pub mod agents;
 pub mod background;
 pub mod caller;
+pub mod chat;
 pub mod error;
 pub mod files;
 pub mod goals;

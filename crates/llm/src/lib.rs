@@ -8,5 +8,8 @@ mod model;
 mod models;
 mod recall;
 
-pub use model::{ChatMessage, FinishReason, Model, ModelEvent, ModelRequest, Passage, Source};
+pub use agentry_domain::chat::{
+    ChatMessage, Image, ImageSource, Part, ResponseFormat, ToolCall, ToolChoice, ToolResult, ToolSpec,
+};
+pub use model::{FinishReason, Model, ModelEvent, ModelRequest, Passage, Source};
 pub use models::{InvalidProvider, Models, Options, ProviderOptions, RECALL};
