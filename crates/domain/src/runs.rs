@@ -292,6 +292,9 @@ pub struct Run {
     /// The tools of the client that the model called last, which the client has to
     /// answer for the conversation to go on.
     pub calls: Vec<ToolCall>,
+    /// The message that the reply became in the session, or would have become: the
+    /// calls follow it, in order.
+    pub reply_message: Option<MessageId>,
     /// Why the model's last reply ended, in OpenAI's word.
     pub finish_reason: Option<String>,
     /// `provider/model` of who answered, which may be one of the agent's fallbacks.
@@ -323,6 +326,20 @@ impl Run {
         Ok(())
     }
 
+    /// The ids of the messages that its turn becomes, when it has been begun: the first
+    /// one's, and those that follow it.
+    pub fn turn_messages(&self) -> Vec<MessageId> {
+        let n = self.request.turn.len().max(1);
+        self.message.map_or_else(Vec::new, |first| (0..n).map(|at| first.following(at)).collect())
+    }
+
+    /// The ids of the messages that its calls become, when it has ended.
+    pub fn call_messages(&self) -> Vec<MessageId> {
+        let n = self.calls.len();
+        let reply = self.reply_message;
+        reply.map_or_else(Vec::new, |reply| (1..=n).map(|at| reply.following(at)).collect())
+    }
+
     /// Whether what it was asked for is the same in all but the input and the
     /// client's own metadata, so that one answer can serve both.
     pub fn serves(&self, request: &RunRequest) -> bool {
@@ -332,7 +349,7 @@ impl Run {
             handling: self.request.handling,
             ..request.clone()
         };
-        asked == self.request
+        self.request.turn.is_empty() && asked == self.request
     }
 }
 

@@ -4,11 +4,14 @@
 //! had an effect is never sent twice. What an answer means is left to callers.
 
 mod ask;
+pub mod breaker;
+pub mod budget;
 mod failure;
 pub mod guard;
 mod options;
 mod post;
 mod reply;
+mod upstream;
 
 pub use ask::Ask;
 pub use failure::{Cause, Failure};
@@ -17,3 +20,4 @@ pub use options::Options;
 pub use post::{Client, PostJson};
 pub use reply::Reply;
 pub use reqwest::Url;
+pub use upstream::{Upstream, UpstreamCounts, Verdict, retry_after};

@@ -139,7 +139,12 @@ pub(crate) async fn runs_keep_every_field(bed: Bed) {
     run.status = RunStatus::Failed;
     run.reply = Some("It is…".to_owned());
     run.error = Some(RunError { code: Code::ModelTimeout, detail: "no answer in 5 s".to_owned() });
-    run.usage = Usage { input_tokens: Some(10), output_tokens: Some(0) };
+    run.usage = Usage {
+        input_tokens: Some(10),
+        cached_input_tokens: Some(4),
+        output_tokens: Some(0),
+        cost_nanos: Some(2_500),
+    };
     run.finished_at = Some(make::now());
     run.cached_from = Some(RunId::from_uuid(make::uuid()));
     let finish = |run: &Run, known| {
