@@ -9,6 +9,7 @@ mod owner;
 mod sealing;
 mod serve;
 mod settings;
+mod model_metrics;
 mod store_metrics;
 mod task_metrics;
 

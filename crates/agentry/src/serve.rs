@@ -25,7 +25,7 @@ use crate::local::Announced;
 use crate::owner;
 use crate::sealing;
 use crate::settings::{Auth, LogFormat, Settings};
-use crate::{store_metrics, task_metrics};
+use crate::{model_metrics, store_metrics, task_metrics};
 
 /// How long background tasks may take to end, once the last connection closed.
 const TASKS_END_WITHIN: Duration = Duration::from_secs(10);
@@ -89,6 +89,7 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     store_metrics::register(&metrics, Arc::clone(&store));
     event_metrics::register(&metrics, events.clone());
+    model_metrics::register(&metrics, engine.models());
     task_metrics::register(&metrics, tasks.clone());
     let readiness = Readiness::new();
     watch_storage(&engine, &readiness, &tasks);
@@ -148,12 +149,14 @@ pub(crate) fn engine(
     tasks: &Tasks,
     closing: CancellationToken,
 ) -> anyhow::Result<Engine> {
-    let outbound = agentry_outbound::Client::new(&settings.outbound)?;
     let webhook_client = agentry_outbound::Client::guarded(&settings.webhook_outbound())?;
-    let providers = agentry_llm::Options { providers: settings.providers.clone() };
+    let providers = agentry_llm::Options {
+        providers: settings.providers.clone(),
+        outbound: settings.outbound.clone(),
+    };
     Ok(Engine::new(Parts {
         store: Arc::clone(store),
-        models: Models::new(&providers, outbound)?,
+        models: Models::new(&providers)?,
         webhook_client,
         clock: Arc::new(SystemClock),
         entropy,

@@ -161,6 +161,7 @@ pub const fn status(code: Code) -> StatusCode {
         | Code::ShuttingDown
         | Code::StorageUnavailable
         | Code::SealingKeyMissing
+        | Code::ModelCircuitOpen
         | Code::RunInterrupted => StatusCode::SERVICE_UNAVAILABLE,
         Code::DeadlineExceeded | Code::ModelTimeout | Code::RunTimedOut => {
             StatusCode::GATEWAY_TIMEOUT

@@ -56,6 +56,18 @@ pub enum BreakerState {
     Ramp,
 }
 
+impl BreakerState {
+    /// How far it is from closed, as a number: 0 closed, 1 ramp, 2 half open, 3 open.
+    pub fn severity(self) -> i64 {
+        match self {
+            Self::Closed => 0,
+            Self::Ramp => 1,
+            Self::HalfOpen => 2,
+            Self::Open => 3,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Phase {
     Closed { recent: VecDeque<bool> },

@@ -34,7 +34,8 @@ pub struct Client {
 pub struct PostJson {
     /// Where to.
     pub url: Url,
-    /// Headers beside `Content-Type`. Mark secret values as sensitive.
+    /// Its headers; `Content-Type` is that of JSON when they do not say. Mark secret
+    /// values as sensitive.
     pub headers: HeaderMap,
     /// The document, serialised.
     pub body: Bytes,
@@ -136,10 +137,12 @@ impl Client {
         // The connector takes a host that is an address as it is, and asks no
         // resolver; so this is the check of those.
         self.check(&call.url).map_err(Failure::Refused)?;
+        let mut headers = call.headers;
+        let json = HeaderValue::from_static("application/json");
+        headers.entry(header::CONTENT_TYPE).or_insert(json);
         self.http
             .post(call.url)
-            .headers(call.headers)
-            .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .headers(headers)
             .body(call.body)
             .send()
             .await

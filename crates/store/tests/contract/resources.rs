@@ -145,6 +145,10 @@ pub(crate) async fn runs_keep_every_field(bed: Bed) {
         output_tokens: Some(0),
         cost_nanos: Some(2_500),
     };
+    run.calls = vec![make::call("c2"), make::call("c3")];
+    run.reply_message = Some(MessageId::from_uuid(make::uuid()));
+    run.finish_reason = Some("tool_calls".to_owned());
+    run.answered_by = Some("openai/m".to_owned());
     run.finished_at = Some(make::now());
     run.cached_from = Some(RunId::from_uuid(make::uuid()));
     let finish = |run: &Run, known| {
