@@ -22,6 +22,7 @@ pub mod lists;
 pub mod memories;
 pub mod messages;
 pub mod models;
+pub mod openai;
 pub mod openapi;
 pub mod orgs;
 pub mod plans;

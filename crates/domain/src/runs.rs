@@ -218,8 +218,19 @@ pub struct RunRequest {
     pub timeout: Option<Duration>,
     /// Overrides the agent's model; set by surfaces that name a model.
     pub model: Option<String>,
+    /// Set by the surface of responses alone.
+    pub response: Option<ResponseAsked>,
     /// How it is taken and attended.
     pub handling: Handling,
+}
+
+/// What a run was asked for as a response in OpenAI's sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ResponseAsked {
+    /// The response that it follows.
+    pub previous: Option<RunId>,
+    /// Whether its session is a conversation that outlives it.
+    pub in_conversation: bool,
 }
 
 /// Why a run did not succeed.

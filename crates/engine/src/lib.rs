@@ -178,6 +178,11 @@ impl Engine {
         self.0.models.names()
     }
 
+    /// The models themselves.
+    pub fn models(&self) -> agentry_llm::Models {
+        self.0.models.clone()
+    }
+
     /// Whether the storage answers.
     pub async fn ping(&self) -> Result<()> {
         Ok(self.0.store.ping().await?)

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use agentry_domain::chat::{ChatMessage, ResponseFormat, ToolCall, ToolChoice, ToolSpec};
-use agentry_domain::runs::{ Run, RunError, RunRequest, RunStatus, Stop, Usage,
+use agentry_domain::runs::{ResponseAsked, Run, RunError, RunRequest, RunStatus, Stop, Usage,
 };
 use agentry_domain::sessions::MessageRole;
 use agentry_domain::{
@@ -450,6 +450,7 @@ struct Asked {
     tool_choice: ToolChoice,
     parallel_tool_calls: Option<bool>,
     response_format: ResponseFormat,
+    response: Option<ResponseAsked>,
 }
 
 impl Asked {
@@ -460,6 +461,7 @@ impl Asked {
             tool_choice: request.tool_choice.clone(),
             parallel_tool_calls: request.parallel_tool_calls,
             response_format: request.response_format.clone(),
+            response: request.response,
         };
         (asked != Self::default()).then_some(asked)
     }
@@ -470,6 +472,7 @@ impl Asked {
         request.tool_choice = self.tool_choice;
         request.parallel_tool_calls = self.parallel_tool_calls;
         request.response_format = self.response_format;
+        request.response = self.response;
     }
 }
 

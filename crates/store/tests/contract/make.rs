@@ -13,7 +13,7 @@ use agentry_domain::chat::{
     ChatMessage, Image, ImageSource, Part, ResponseFormat, ToolCall, ToolChoice, ToolResult, ToolSpec,
 };
 use agentry_domain::runs::{
-    Handling, IfBusy, OnDisconnect, Run, RunRequest, RunStatus, Usage, UserGiven,
+    Handling, IfBusy, OnDisconnect, ResponseAsked, Run, RunRequest, RunStatus, Usage, UserGiven,
     Warning,
 };
 use agentry_domain::sessions::{Message, MessageRole, Session, SessionBody, SessionStatus};
@@ -173,6 +173,10 @@ pub(crate) fn run(agent: AgentId, session: SessionId, user_id: Option<&str>) -> 
             parameters: Some(r#"{"temperature":0}"#.to_owned()),
             timeout: Some(Duration::from_millis(1_234)),
             model: Some("compatible/x/y".to_owned()),
+            response: Some(ResponseAsked {
+                previous: Some(RunId::from_uuid(uuid())),
+                in_conversation: true,
+            }),
             handling: Handling {
                 if_busy: IfBusy::Rollback,
                 on_disconnect: OnDisconnect::Continue,
