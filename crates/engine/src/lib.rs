@@ -4,6 +4,7 @@
 
 mod agents;
 mod backup;
+mod conversations;
 mod files;
 mod goals;
 mod guarded;

@@ -289,7 +289,7 @@ impl Engine {
     /// A fresh id that sorts after the session's newest message, also when the
     /// process that wrote that has a clock ahead of ours. Ids of one process grow
     /// by themselves.
-    fn message_id(&self, now: Timestamp, newest: Option<MessageId>) -> MessageId {
+    pub(crate) fn message_id(&self, now: Timestamp, newest: Option<MessageId>) -> MessageId {
         let id = MessageId::from_uuid(self.uuid(now));
         match newest {
             Some(newest) if id <= newest => MessageId::from_uuid(self.uuid(after(newest))),
