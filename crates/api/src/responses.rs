@@ -4,6 +4,7 @@
 
 use std::ops::RangeInclusive;
 
+use agentry_domain::agents::AgentBody;
 use agentry_domain::chat::{ChatMessage, ResponseFormat, ToolChoice, ToolSpec};
 use agentry_domain::runs::{
     Handling, IfBusy, MESSAGE_LIMIT_MAX, OnDisconnect, ResponseAsked, Run, RunRequest, RunStatus,
@@ -443,8 +444,8 @@ async fn model_of(state: &ApiState, caller: &Caller, run: &Run) -> Result<String
     if let Some(model) = &run.request.model {
         return Ok(model.clone());
     }
-    match state.engine.agent_get(caller, run.agent).await {
-        Ok(agent) => Ok(agent.body.name),
+    match state.engine.resource_get::<AgentBody>(caller, run.agent).await {
+        Ok(agent) => Ok(agent.entity()?.body.name),
         Err(error) if error.code == Code::NotFound => Ok(run.agent.to_string()),
         Err(error) => Err(error),
     }

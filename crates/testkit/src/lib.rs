@@ -9,7 +9,7 @@ pub mod postgres;
 mod tcp_chaos;
 
 pub use fixtures::{ManualClock, TempDir};
-pub use model_server::{Answer, Behaviour, Chunking, End, ModelServer, Received};
+pub use model_server::{Answer, Behaviour, Call, Chunking, End, ModelServer, Protocol, Received};
 pub use tcp_chaos::TcpChaos;
 
 use std::time::Duration;
