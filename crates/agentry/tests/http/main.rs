@@ -17,6 +17,7 @@ mod keys;
 mod keys_command;
 mod memories;
 mod model_clients;
+mod model_faults;
 mod openai;
 mod openai_clients;
 mod plans;
