@@ -243,13 +243,9 @@ fn read_parameters(fields: &mut Fields) -> Map<String, Value> {
     integer("max_tokens", 1);
     integer("max_completion_tokens", 1);
     integer("seed", i64::MIN);
-    for name in [
-        "reasoning_effort",
-        "verbosity",
-        "service_tier",
-        "prompt_cache_key",
-        "safety_identifier",
-    ] {
+    for name in
+        ["reasoning_effort", "verbosity", "service_tier", "prompt_cache_key", "safety_identifier"]
+    {
         let kind = Text::of(1..=LABEL_CHARS_MAX);
         if let Some(value) = fields.field(name, kind).about(ABOUT).optional() {
             parameters.insert(name.to_owned(), Value::from(value));

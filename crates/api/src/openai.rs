@@ -107,7 +107,8 @@ impl Tools {
         }
         let description = text(function, "description").unwrap_or_default();
         if description.chars().count() > DESCRIPTION_CHARS_MAX {
-            let detail = format!("tool {at}: a description has {DESCRIPTION_CHARS_MAX} characters at most");
+            let detail =
+                format!("tool {at}: a description has {DESCRIPTION_CHARS_MAX} characters at most");
             return site.fault("too_long", detail);
         }
         let parameters = match function.get("parameters") {
@@ -195,7 +196,9 @@ impl Kind for Format {
             Some("json_object") => return Some(ResponseFormat::JsonObject),
             Some("json_schema") if self.0 == Shape::Response => Some(&value),
             Some("json_schema") => value.get("json_schema"),
-            Some(_) => return site.fault(NOT_SUPPORTED_YET, "must be text, json_object or json_schema"),
+            Some(_) => {
+                return site.fault(NOT_SUPPORTED_YET, "must be text, json_object or json_schema");
+            }
             None => return site.fault("wrong_type", "must be an object with a type"),
         };
         let Some(form @ Value::Object(_)) = form else {
@@ -316,16 +319,17 @@ fn image(at: usize, part: &Value, site: &mut Site<'_>) -> Option<Image> {
     };
     let source = match url.strip_prefix("data:") {
         Some(data) => match data.split_once(";base64,") {
-            Some((media_type, base64)) if media_type.starts_with("image/") => ImageSource::Inline {
-                media_type: media_type.to_owned(),
-                base64: base64.to_owned(),
-            },
+            Some((media_type, base64)) if media_type.starts_with("image/") => {
+                ImageSource::Inline { media_type: media_type.to_owned(), base64: base64.to_owned() }
+            }
             _ => return site.fault("malformed", format!("part {at} is no image in base64")),
         },
         None if url.starts_with("https://") || url.starts_with("http://") => {
             ImageSource::Url(url.to_owned())
         }
-        None => return site.fault("malformed", format!("part {at} has no http, https or data URL")),
+        None => {
+            return site.fault("malformed", format!("part {at} has no http, https or data URL"));
+        }
     };
     Some(Image { source, detail: detail.map(str::to_owned) })
 }
@@ -365,9 +369,7 @@ impl Kind for Calls {
             let function = call.get("function").unwrap_or(&Value::Null);
             let (id, name) = (text(call, "id"), text(function, "name"));
             match (id, name, text(function, "arguments")) {
-                (Some(id), Some(name), Some(arguments))
-                    if is_call_id(id) && is_tool_name(name) =>
-                {
+                (Some(id), Some(name), Some(arguments)) if is_call_id(id) && is_tool_name(name) => {
                     read.push(ToolCall {
                         id: id.to_owned(),
                         name: name.to_owned(),
@@ -395,11 +397,13 @@ pub(crate) fn is_call_id(id: &str) -> bool {
 
 /// The ids of calls that messages have.
 pub(crate) fn called(messages: &[ChatMessage]) -> impl Iterator<Item = &str> {
-    messages.iter().flat_map(|message| match message {
-        ChatMessage::Assistant { calls, .. } => calls.as_slice(),
-        _ => &[],
-    })
-    .map(|call| call.id.as_str())
+    messages
+        .iter()
+        .flat_map(|message| match message {
+            ChatMessage::Assistant { calls, .. } => calls.as_slice(),
+            _ => &[],
+        })
+        .map(|call| call.id.as_str())
 }
 
 /// Settings that go to the model's provider as they are, under the name that chat

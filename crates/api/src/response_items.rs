@@ -165,7 +165,9 @@ impl Kind for Items {
                 return Some(vec![ChatMessage::User { parts: parts(&value, site)? }]);
             }
             Value::Array(items) => items,
-            _ if self.or_text => return site.fault("wrong_type", "must be text or a list of items"),
+            _ if self.or_text => {
+                return site.fault("wrong_type", "must be text or a list of items");
+            }
             _ => return site.fault("wrong_type", "must be a list of items"),
         };
         if items.len() > self.max {

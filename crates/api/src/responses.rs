@@ -406,8 +406,7 @@ pub(crate) fn response(run: &Run, model: &str) -> Value {
             "output_tokens_details": {"reasoning_tokens": 0}})
     });
     let seconds = |at: agentry_domain::Timestamp| at.micros().div_euclid(1_000_000);
-    let conversation =
-        asked.in_conversation.then(|| json!({"id": conversation_id(run.session)}));
+    let conversation = asked.in_conversation.then(|| json!({"id": conversation_id(run.session)}));
     json!({
         "id": response_id(run.id),
         "object": "response",

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use agentry_domain::chat::ChatMessage;
 use agentry_domain::runs::{
-    Handling, IfBusy, MESSAGE_LIMIT_MAX, OnDisconnect, RUN_TIMEOUT_MAX, Run,
-    RunError, RunRequest, RunStatus, UserGiven, Warning,
+    Handling, IfBusy, MESSAGE_LIMIT_MAX, OnDisconnect, RUN_TIMEOUT_MAX, Run, RunError, RunRequest,
+    RunStatus, UserGiven, Warning,
 };
 use agentry_domain::{
     AgentId, Caller, Done, Error, Fault, Once, Order, PageRequest, Result, RunId, SessionId,

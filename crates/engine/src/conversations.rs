@@ -48,8 +48,7 @@ impl Engine {
         let found = store.resource_get::<SessionBody>(caller.org, session).await?;
         let found = found.ok_or_else(|| Error::not_found("session", session))?.entity()?;
         let after = last.following(1);
-        let said =
-            store.message_history(caller.org, session, after, MESSAGE_LIMIT_MAX).await?;
+        let said = store.message_history(caller.org, session, after, MESSAGE_LIMIT_MAX).await?;
         let now = self.now();
         let body = SessionBody {
             // A name is one session's.

@@ -17,8 +17,8 @@ mod stop;
 
 use std::time::Duration;
 
-use agentry_domain::chat::ChatMessage;
 use agentry_domain::agents::{Agent, FIRST_AGENT_NAME};
+use agentry_domain::chat::ChatMessage;
 use agentry_domain::jobs::JobKind;
 use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::runs::{

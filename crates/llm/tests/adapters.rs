@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentry_domain::chat::{Image, ImageSource, Part, ResponseFormat, ToolChoice, ToolResult, ToolSpec};
+use agentry_domain::chat::{
+    Image, ImageSource, Part, ResponseFormat, ToolChoice, ToolResult, ToolSpec,
+};
 use agentry_domain::runs::Usage;
 use agentry_domain::sessions::MessageRole;
 use agentry_domain::{Code, Error};
@@ -192,7 +194,8 @@ async fn tools_are_called_and_answered() {
 #[tokio::test]
 async fn a_choice_of_tools_is_asked_for_or_refused() {
     for kind in KINDS {
-        for choice in [ToolChoice::None, ToolChoice::Required, ToolChoice::Tool("get_weather".into())]
+        for choice in
+            [ToolChoice::None, ToolChoice::Required, ToolChoice::Tool("get_weather".into())]
         {
             let server = ModelServer::start().await;
             let model = model_of(options(kind, &server));
@@ -201,7 +204,11 @@ async fn a_choice_of_tools_is_asked_for_or_refused() {
             asked.tool_choice = choice.clone();
             let (_, error) = read(&*model, asked).await;
             let cannot = kind == ProviderKind::Ollama && choice != ToolChoice::None;
-            assert_eq!(error.map(|error| error.code), cannot.then_some(Code::ModelRejected), "{kind:?}");
+            assert_eq!(
+                error.map(|error| error.code),
+                cannot.then_some(Code::ModelRejected),
+                "{kind:?}"
+            );
             if cannot {
                 assert!(server.received().is_empty(), "nothing is sent");
                 continue;
@@ -307,7 +314,11 @@ async fn settings_are_in_the_providers_words_or_refused() {
         asked.parameters = json!({"logit_bias": {"1": 2}}).as_object().unwrap().clone();
         let (_, error) = read(&*model, asked).await;
         let has = matches!(kind, ProviderKind::OpenAi | ProviderKind::Compatible);
-        assert_eq!(error.map(|error| error.code), (!has).then_some(Code::ModelRejected), "{kind:?}");
+        assert_eq!(
+            error.map(|error| error.code),
+            (!has).then_some(Code::ModelRejected),
+            "{kind:?}"
+        );
     }
 }
 

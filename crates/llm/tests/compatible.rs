@@ -91,7 +91,10 @@ async fn read(model: &dyn Model, request: ModelRequest) -> (Whole, Option<Error>
                 whole.text.push_str(&text);
             }
             Ok(ModelEvent::Answering(model)) => {
-                assert_eq!((model.as_str(), whole.text.as_str()), ("compatible/test/org/small", ""));
+                assert_eq!(
+                    (model.as_str(), whole.text.as_str()),
+                    ("compatible/test/org/small", "")
+                );
             }
             Ok(ModelEvent::ToolCall(call)) => panic!("nothing was to be called: {call:?}"),
             Ok(ModelEvent::Usage(usage)) => assert_eq!(whole.usage.replace(usage), None),

@@ -47,6 +47,13 @@ pub struct PostJson {
     pub idle_timeout: Option<Duration>,
 }
 
+/// How often a connection is tried.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Connecting {
+    Once,
+    Twice,
+}
+
 impl Client {
     /// Makes the client and its pool. Without root certificates on the machine
     /// it works for plain HTTP, and every TLS call fails to connect.
@@ -105,6 +112,15 @@ impl Client {
     /// It is sent again, once, only when no connection came about; after that
     /// point the other side may already have acted on it.
     pub async fn post_json(&self, call: PostJson) -> Result<Reply, Failure> {
+        self.post_within(call, Connecting::Twice).await
+    }
+
+    /// The same, sent once whatever happens.
+    pub(crate) async fn post_json_once(&self, call: PostJson) -> Result<Reply, Failure> {
+        self.post_within(call, Connecting::Once).await
+    }
+
+    async fn post_within(&self, call: PostJson, how: Connecting) -> Result<Reply, Failure> {
         let first_byte_timeout =
             call.first_byte_timeout.unwrap_or(self.options.first_byte_timeout());
         let first_byte_ends = Instant::now() + first_byte_timeout;
@@ -114,7 +130,7 @@ impl Client {
             bytes_max: self.options.response_bytes_max,
         };
         let ends = first_byte_ends.min(call.deadline);
-        match tokio::time::timeout_at(ends, self.send_connecting_twice(call)).await {
+        match tokio::time::timeout_at(ends, self.send_connecting(call, how)).await {
             Ok(sent) => sent.map(|response| Reply::new(response, limits)),
             Err(_) if first_byte_ends < limits.deadline => {
                 Err(Failure::FirstByteTimeout { after: first_byte_timeout })
@@ -123,7 +139,14 @@ impl Client {
         }
     }
 
-    async fn send_connecting_twice(&self, call: PostJson) -> Result<reqwest::Response, Failure> {
+    async fn send_connecting(
+        &self,
+        call: PostJson,
+        how: Connecting,
+    ) -> Result<reqwest::Response, Failure> {
+        if how == Connecting::Once {
+            return self.send(call).await;
+        }
         match self.send(call.clone()).await {
             Err(Failure::Connect(_)) => {
                 tokio::time::sleep(CONNECT_AGAIN_AFTER).await;

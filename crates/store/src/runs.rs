@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use agentry_domain::chat::{ChatMessage, ResponseFormat, ToolCall, ToolChoice, ToolSpec};
-use agentry_domain::runs::{ResponseAsked, Run, RunError, RunRequest, RunStatus, Stop, Usage,
-};
+use agentry_domain::runs::{ResponseAsked, Run, RunError, RunRequest, RunStatus, Stop, Usage};
 use agentry_domain::sessions::MessageRole;
 use agentry_domain::{
     AgentId, Code, Error, MessageId, OrgId, Page, PageRequest, RunId, SessionId, Timestamp,

@@ -32,7 +32,8 @@ async fn run(server: &Server, model: &str, text: &str, timeout_ms: u64) -> Value
     let (status, agent) = server.post("/api/v1/agents", body).await;
     assert_eq!(status, StatusCode::CREATED, "{agent}");
     let path = format!("/api/v1/agents/{}/runs", agent["id"].as_str().unwrap());
-    let (status, run) = server.post(&path, json!({"message": text, "timeout_ms": timeout_ms})).await;
+    let (status, run) =
+        server.post(&path, json!({"message": text, "timeout_ms": timeout_ms})).await;
     assert_eq!(status, StatusCode::OK, "{run}");
     run
 }
@@ -82,8 +83,20 @@ async fn each_fault_has_its_code_and_what_was_said_is_kept(engine: Engine) {
             "model_rate_limited",
             "",
         ),
-        ("garbage", Behaviour::events(&[hi, b"data: \x00\x01{]\n\n"]), far_ms, "model_bad_response", "Hi"),
-        ("not UTF-8", Behaviour::events(&[hi, b"data: \xFF\n\n"]), far_ms, "model_bad_response", "Hi"),
+        (
+            "garbage",
+            Behaviour::events(&[hi, b"data: \x00\x01{]\n\n"]),
+            far_ms,
+            "model_bad_response",
+            "Hi",
+        ),
+        (
+            "not UTF-8",
+            Behaviour::events(&[hi, b"data: \xFF\n\n"]),
+            far_ms,
+            "model_bad_response",
+            "Hi",
+        ),
         (
             "half closed within a character",
             Behaviour { end: End::CutAfter(1), ..Behaviour::events(&[&half]) },
@@ -136,7 +149,8 @@ async fn endless(listener: TcpListener) -> u64 {
     let (mut socket, _) = listener.accept().await.unwrap();
     let mut head = vec![0; 16 * 1_024];
     let _ = socket.read(&mut head).await.unwrap();
-    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 1073741824\r\n\r\n";
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 1073741824\r\n\r\n";
     socket.write_all(head.as_bytes()).await.unwrap();
     let line = format!(": {}\n", "x".repeat(64 * 1_024));
     let mut taken = 0;
@@ -150,7 +164,8 @@ async fn a_gigabyte_is_not_read(engine: Engine) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let near = format!("http://{}/v1", listener.local_addr().unwrap());
     let server =
-        Server::start_with(engine, &settings(&near, &[("AGENTRY_OUTBOUND__RETRIES_MAX", "0")])).await;
+        Server::start_with(engine, &settings(&near, &[("AGENTRY_OUTBOUND__RETRIES_MAX", "0")]))
+            .await;
     let (failed, taken) =
         tokio::join!(run(&server, "compatible/near/m", "x", 60_000), endless(listener));
     assert_eq!(failed["error"]["code"], "model_bad_response", "{failed}");
@@ -202,7 +217,8 @@ async fn retries_stay_within_their_budget(engine: Engine) {
     assert!(begun.elapsed() >= Duration::from_secs(1), "Retry-After was not kept");
     // More than `retry_wait_max_ms` is for the caller to wait.
     model.next(Behaviour::status(429, &[("retry-after", "60")], "application/json", "{}"));
-    let body = json!({"model": "compatible/near/m", "messages": [{"role": "user", "content": "x"}]});
+    let body =
+        json!({"model": "compatible/near/m", "messages": [{"role": "user", "content": "x"}]});
     let answer = server.request(reqwest::Method::POST, "/v1/chat/completions").json(&body);
     let answer = answer.send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
@@ -234,7 +250,8 @@ async fn a_breaker_opens_and_recovers(engine: Engine) {
     }
     let sent = model.received().len();
     assert_eq!(sent, 3, "nothing is sent while it is open");
-    let body = json!({"model": "compatible/near/m", "messages": [{"role": "user", "content": "x"}]});
+    let body =
+        json!({"model": "compatible/near/m", "messages": [{"role": "user", "content": "x"}]});
     let answer = server.request(reqwest::Method::POST, "/v1/chat/completions").json(&body);
     let answer = answer.send().await.unwrap();
     if answer.status() == StatusCode::SERVICE_UNAVAILABLE {

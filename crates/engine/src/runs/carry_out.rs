@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentry_domain::agents::{Agent, AgentBody};
+use agentry_domain::chat::{self, ChatMessage, ToolCall};
 use agentry_domain::runs::{
     MESSAGE_LIMIT_DEFAULT, RUN_ATTEMPTS_MAX, Run, RunError, RunStatus, Stop,
 };
-use agentry_domain::chat::{self, ChatMessage, ToolCall};
 use agentry_domain::sessions::{Message, MessageRole};
 use agentry_domain::{Caller, Code, Error, Result, RunId};
 use agentry_llm::{Model, ModelEvent, ModelRequest};

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use agentry_domain::agents::{Agent, AgentBody, AgentStatus, MemoryPolicy};
+use agentry_domain::chat::{
+    ChatMessage, Image, ImageSource, Part, ResponseFormat, ToolCall, ToolChoice, ToolResult,
+    ToolSpec,
+};
 use agentry_domain::jobs::JobKind;
 use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::memories::{Memory, MemoryBody};
 use agentry_domain::ports::{Entropy as _, SystemEntropy};
-use agentry_domain::chat::{
-    ChatMessage, Image, ImageSource, Part, ResponseFormat, ToolCall, ToolChoice, ToolResult, ToolSpec,
-};
 use agentry_domain::runs::{
     Handling, IfBusy, OnDisconnect, ResponseAsked, Run, RunRequest, RunStatus, Usage, UserGiven,
     Warning,

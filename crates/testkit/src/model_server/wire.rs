@@ -210,9 +210,7 @@ fn google_reason(behaviour: &Behaviour) -> &'static str {
 }
 
 fn google_calls(said: &Said) -> impl Iterator<Item = Value> {
-    let call = |call: &super::protocol::Call| {
-        json!({"functionCall": {"name": call.name, "args": call.arguments}})
-    };
+    let call = |call: &super::protocol::Call| json!({"functionCall": {"name": call.name, "args": call.arguments}});
     said.calls.iter().map(call)
 }
 
@@ -248,9 +246,7 @@ fn ollama_document(about: &About<'_>, content: &str, calls: &[Value]) -> Value {
 }
 
 fn ollama_calls(said: &Said) -> Vec<Value> {
-    let call = |call: &super::protocol::Call| {
-        json!({"function": {"name": call.name, "arguments": call.arguments}})
-    };
+    let call = |call: &super::protocol::Call| json!({"function": {"name": call.name, "arguments": call.arguments}});
     said.calls.iter().map(call).collect()
 }
 
