@@ -48,6 +48,9 @@ impl Place {
 
     /// The same place in the run's events; none for its beginning.
     pub(crate) fn cursor(self, run: &Run) -> Option<RunCursor> {
+        if self.after < 0 {
+            return None;
+        }
         let attempt = (self.after >> ATTEMPT_SHIFT) + 1;
         let within = self.after - base(attempt);
         let offset = u64::try_from(within - TEXT_BEGUN).ok().filter(|offset| *offset > 0)?;

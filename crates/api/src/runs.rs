@@ -64,8 +64,8 @@ pub struct RunAnswer<'a> {
     warnings: Vec<WarningAnswer<'a>>,
     /// What was asked.
     input: &'a str,
-    /// The reply's text; null when there is none (yet). Of a run that was cancelled
-    /// or interrupted, as far as it came.
+    /// The reply's text; null when there is none (yet). Of a run that did not succeed, as
+    /// far as it came.
     message: Option<&'a str>,
     /// Whether the model answered.
     success: bool,

@@ -258,6 +258,7 @@ impl Engine {
                     _ => RunStatus::Failed,
                 };
                 run.become_status(status)?;
+                run.reply = text();
                 let detail = error.detail.clone().into_owned();
                 run.error = Some(RunError { code: error.code, detail });
             }

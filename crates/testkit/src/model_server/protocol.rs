@@ -54,7 +54,8 @@ impl Protocol {
         let bearer = format!("Bearer {key}");
         match self {
             Self::OpenAi | Self::Ollama => is(header::AUTHORIZATION.as_str(), &bearer),
-            Self::Anthropic => is("x-api-key", key),
+            // Both ways are in use; its own client changed from the first to the second.
+            Self::Anthropic => is("x-api-key", key) || is(header::AUTHORIZATION.as_str(), &bearer),
             Self::Google => {
                 is("x-goog-api-key", key) || is(header::AUTHORIZATION.as_str(), &bearer)
             }
