@@ -17,7 +17,6 @@ use crate::parameters::{Parameters, arguments};
 use crate::prompt;
 use crate::provider::{Dialect, Endpoint};
 
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const VERSION_NAME: HeaderName = HeaderName::from_static("anthropic-version");
 const VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 /// The protocol wants a bound on the answer; this is one that every model takes.
@@ -42,7 +41,9 @@ impl Dialect for Anthropic {
     }
 
     async fn headers(&self, endpoint: &Endpoint, _request: &ModelRequest) -> Result<HeaderMap> {
-        let mut headers = endpoint.key_header(API_KEY, "");
+        // As the provider's own client does since its second version; `x-api-key`, the
+        // older way, is taken too.
+        let mut headers = endpoint.bearer();
         headers.insert(VERSION_NAME, VERSION);
         Ok(headers)
     }
