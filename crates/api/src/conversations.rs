@@ -5,13 +5,13 @@ use agentry_domain::sessions::{Session, SessionBody};
 use agentry_domain::{Code, Done, Error, JsonText, Order, PageRequest, Result, SessionId};
 use agentry_engine::Engine;
 use agentry_gateway::Authenticated;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::answer::{Handled, json as answer_json, replay};
 use crate::body_schema;
-use crate::extract::{PathName, Posted, Query};
+use crate::extract::{PathName, PathNames, Posted, Query};
 use crate::fields::{Fields, FromFields};
 use crate::openapi::{Conflict, NotFound};
 use crate::response_items::{Items, item_message, list, message_item};
@@ -301,7 +301,7 @@ async fn item_of(
 pub async fn conversation_item_get(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
-    Path((id, item)): Path<(String, String)>,
+    PathNames(id, item): PathNames,
 ) -> Handled {
     let session = conversation_session(&id)?;
     let message = item_of(&state.engine, &caller, session, &item).await?;
@@ -326,7 +326,7 @@ pub async fn conversation_item_get(
 pub async fn conversation_item_delete(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
-    Path((id, item)): Path<(String, String)>,
+    PathNames(id, item): PathNames,
 ) -> Handled {
     let session = conversation_session(&id)?;
     let message = item_of(&state.engine, &caller, session, &item).await?;
