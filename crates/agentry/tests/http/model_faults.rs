@@ -59,8 +59,8 @@ async fn each_fault_has_its_code_and_what_was_said_is_kept(engine: Engine) {
                 ("AGENTRY_PROVIDERS__TLS__BASE_URL", &far),
                 ("AGENTRY_PROVIDERS__WELL__BASE_URL", &fine),
                 ("AGENTRY_OUTBOUND__RETRIES_MAX", "0"),
-                ("AGENTRY_OUTBOUND__FIRST_BYTE_TIMEOUT_MS", "500"),
-                ("AGENTRY_OUTBOUND__IDLE_TIMEOUT_MS", "1500"),
+                ("AGENTRY_OUTBOUND__FIRST_BYTE_TIMEOUT_MS", "2500"),
+                ("AGENTRY_OUTBOUND__IDLE_TIMEOUT_MS", "3000"),
             ],
         ),
     )
@@ -104,7 +104,7 @@ async fn each_fault_has_its_code_and_what_was_said_is_kept(engine: Engine) {
             "model_bad_response",
             "Hi",
         ),
-        ("one byte a second", one_a_second, 2_500, "run_timed_out", "a"),
+        ("one byte a second", one_a_second, 4_500, "run_timed_out", "a"),
         ("never answers", Behaviour::silence(), far_ms, "model_timeout", ""),
         (
             "hangs in the middle",
@@ -115,15 +115,16 @@ async fn each_fault_has_its_code_and_what_was_said_is_kept(engine: Engine) {
         ),
     ] {
         model.next(behaviour);
-        let begun = Instant::now();
         let (failed, other) = tokio::join!(
             run(&server, "compatible/near/m", "x", timeout_ms),
             run(&server, "compatible/well/m", "x", far_ms),
         );
         assert_eq!(other["success"], true, "{what}: {other}");
-        // The other one did not wait for it.
-        let other_ms = other["timings"]["total_ms"].as_f64().unwrap();
-        assert!(other_ms < begun.elapsed().as_secs_f64() * 1_000.0 + 1.0, "{what}");
+        let took_ms = |run: &Value| run["timings"]["total_ms"].as_f64().unwrap();
+        if took_ms(&failed) > 2_000.0 {
+            // The other one did not wait for it.
+            assert!(took_ms(&other) * 2.0 < took_ms(&failed), "{what}: {other}");
+        }
         assert_eq!(failed["error"]["code"], code, "{what}: {failed}");
         assert_eq!(failed["success"], false, "{what}");
         let said = failed["message"].as_str().unwrap_or_default();
