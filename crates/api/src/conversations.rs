@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::answer::{Handled, json as answer_json, replay};
 use crate::body_schema;
-use crate::extract::{PathName, PathNames, Posted, Query};
+use crate::extract::{Json, PathName, PathNames, Posted, Query};
 use crate::fields::{Fields, FromFields};
 use crate::openapi::{Conflict, NotFound};
 use crate::response_items::{Items, item_message, list, message_item};
@@ -173,7 +173,7 @@ pub async fn conversation_update(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
     PathName(id): PathName,
-    Posted { body: update, .. }: Posted<ConversationUpdate>,
+    Json(update): Json<ConversationUpdate>,
 ) -> Handled {
     let session = conversation_session(&id)?;
     let change = |was: &Session| {

@@ -149,7 +149,11 @@ impl FromFields for ResponseCreate {
 }
 
 fn check_turn(fields: &mut Fields, turn: &[ChatMessage]) {
+    let is_empty = |said: &ChatMessage| said.is_plain() && said.text().is_empty();
     match turn.last().map(ChatMessage::role) {
+        Some(MessageRole::User) if turn.last().is_some_and(is_empty) => {
+            fields.fault("input", "too_short", "must have 1 character or more");
+        }
         None => fields.fault("input", "too_short", "must have 1 item or more"),
         Some(MessageRole::User | MessageRole::Tool) => {}
         Some(MessageRole::System | MessageRole::Assistant) => {
