@@ -60,6 +60,7 @@ pub(crate) fn agent(name: &str) -> Agent {
         agent_type: "general".to_owned(),
         status: AgentStatus::Created,
         model: "builtin/recall".to_owned(),
+        fallback_models: vec!["openai/m".to_owned(), "ollama/n".to_owned()],
         instructions: "Answer.\nBriefly.".to_owned(),
         tools: json(r#"["one"]"#),
         memory: MemoryPolicy { recall: true, remember: false, limit: 7 },
