@@ -12,7 +12,10 @@ use crate::workspace::{on_path, output, run, target};
 /// The lint of OpenAPI documents: the newest that runs on the Node.js of Debian 12.
 const REDOCLY: &str = "@redocly/cli";
 const REDOCLY_VERSION: &str = "1.34.20";
-/// The oldest Node.js that it runs on, as its major and minor version.
+/// OpenAI's own client: the newest that runs on the Node.js of Debian 12.
+const OPENAI: &str = "openai";
+const OPENAI_VERSION: &str = "6.30.1";
+/// The oldest Node.js that they run on, as its major and minor version.
 const NODE_MIN: (u32, u32) = (18, 17);
 
 /// Makes `target/node` hold the lint and gives the script that Node.js runs.
@@ -21,27 +24,40 @@ const NODE_MIN: (u32, u32) = (18, 17);
 /// When Node.js is missing or too old and cannot be installed, or the package
 /// cannot be had.
 pub fn redocly() -> Result<PathBuf> {
+    package("node", REDOCLY, REDOCLY_VERSION, "bin/cli.js")
+}
+
+/// Makes `target/node-openai` hold OpenAI's client and gives its module.
+///
+/// # Errors
+/// As for [`redocly`].
+pub fn openai() -> Result<PathBuf> {
+    package("node-openai", OPENAI, OPENAI_VERSION, "index.mjs")
+}
+
+/// Makes `target/NAME` hold a package, and gives a file of it.
+fn package(name: &str, package: &str, version: &str, file: &str) -> Result<PathBuf> {
     if on_path("node").is_none() || on_path("npm").is_none() {
         install(&["nodejs", "npm"], "Node.js with npm")?;
     }
-    let version = output(Command::new("node").arg("--version"))?;
-    if parsed(&version).is_none_or(|version| version < NODE_MIN) {
+    let node = output(Command::new("node").arg("--version"))?;
+    if parsed(&node).is_none_or(|node| node < NODE_MIN) {
         let (major, minor) = NODE_MIN;
-        bail!("Node.js {major}.{minor} or later is needed, and this is {}", version.trim());
+        bail!("Node.js {major}.{minor} or later is needed, and this is {}", node.trim());
     }
-    let dir = target().join("node");
-    let package = dir.join("node_modules").join(REDOCLY);
-    let installed = std::fs::read_to_string(package.join("package.json")).unwrap_or_default();
-    if !installed.contains(&format!("\"version\": \"{REDOCLY_VERSION}\"")) {
+    let dir = target().join(name);
+    let place = dir.join("node_modules").join(package);
+    let installed = std::fs::read_to_string(place.join("package.json")).unwrap_or_default();
+    if !installed.contains(&format!("\"version\": \"{version}\"")) {
         std::fs::create_dir_all(&dir)?;
         let mut npm = Command::new("npm");
         npm.args(["install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]);
         npm.args(["--loglevel", "error", "--prefix"]).arg(&dir);
-        npm.arg(format!("{REDOCLY}@{REDOCLY_VERSION}"));
+        npm.arg(format!("{package}@{version}"));
         run(npm.stdin(Stdio::null()).stdout(Stdio::null()))?;
     }
-    let script = package.join("bin/cli.js");
-    script.is_file().then_some(script).with_context(|| format!("{REDOCLY} brought no bin/cli.js"))
+    let file = place.join(file);
+    file.is_file().then_some(file).with_context(|| format!("{package} did not bring its module"))
 }
 
 /// "v20.19.2", as its major and minor version.

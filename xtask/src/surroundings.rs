@@ -7,6 +7,7 @@
 //! | `AGENTRY_TEST_POSTGRES_BIN` | the directory of `initdb` and `postgres` |
 //! | `AGENTRY_TEST_POSTGRES_USER` | `UID:GID` that a test's own cluster runs as, when we are root |
 //! | `AGENTRY_TEST_PYTHON` | a Python interpreter with `xtask/python/requirements.txt` |
+//! | `AGENTRY_TEST_OPENAI_NODE` | the module of OpenAI's client, for `node` |
 //! | `AGENTRY_TEST_REDOCLY` | the script of redocly's lint, for `node` |
 //! | `AGENTRY_TEST_CHROMIUM` | a Chromium |
 //! | `AGENTRY_TEST_PROMETHEUS` | a Prometheus |
@@ -43,6 +44,7 @@ impl Surroundings {
         let requirements = root().join("xtask/python/requirements.txt");
         let python = python::venv("venv", &requirements)?;
         let redocly = node::redocly()?;
+        let openai = node::openai()?;
         let chromium = chromium()?;
         let (prometheus, promtool) = (prometheus("prometheus")?, prometheus("promtool")?);
         let binaries = postgres::binaries()?;
@@ -51,6 +53,7 @@ impl Surroundings {
         let mut env: Vec<(&str, OsString)> = vec![
             ("AGENTRY_TEST_POSTGRES", cluster.url().into()),
             ("AGENTRY_TEST_POSTGRES_BIN", binaries.into()),
+            ("AGENTRY_TEST_OPENAI_NODE", openai.into()),
             ("AGENTRY_TEST_PYTHON", python.into()),
             ("AGENTRY_TEST_REDOCLY", redocly.into()),
             ("AGENTRY_TEST_CHROMIUM", chromium.into()),

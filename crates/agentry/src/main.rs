@@ -7,6 +7,7 @@ mod event_metrics;
 mod keys;
 mod limit_metrics;
 mod local;
+mod model_metrics;
 mod owner;
 mod process_metrics;
 mod production;

@@ -27,7 +27,8 @@ use crate::sealing;
 use crate::settings::{Auth, Settings};
 use crate::telemetry;
 use crate::{
-    limit_metrics, process_metrics, store_metrics, task_metrics, token_metrics, webhook_metrics,
+    limit_metrics, model_metrics, process_metrics, store_metrics, task_metrics, token_metrics,
+    webhook_metrics,
 };
 
 /// How long background tasks may take to end, once the last connection closed.
@@ -84,6 +85,7 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     store_metrics::register(&metrics, Arc::clone(&store));
     event_metrics::register(&metrics, events.clone());
+    model_metrics::register(&metrics, engine.models());
     task_metrics::register(&metrics, tasks.clone());
     webhook_metrics::register(&metrics, engine.clone());
     limit_metrics::register(&metrics, engine.clone());
@@ -153,12 +155,14 @@ pub(crate) fn engine(
     tasks: &Tasks,
     closing: CancellationToken,
 ) -> anyhow::Result<Engine> {
-    let outbound = agentry_outbound::Client::new(&settings.outbound)?;
     let webhook_client = agentry_outbound::Client::guarded(&settings.webhook_outbound())?;
-    let providers = agentry_llm::Options { providers: settings.providers.clone() };
+    let providers = agentry_llm::Options {
+        providers: settings.providers.clone(),
+        outbound: settings.outbound.clone(),
+    };
     Ok(Engine::new(Parts {
         store: Arc::clone(store),
-        models: Models::new(&providers, outbound)?,
+        models: Models::new(&providers)?,
         webhook_client,
         clock: Arc::new(SystemClock),
         entropy,

@@ -604,7 +604,7 @@ mod tests {
         assert_eq!(settings.listen, "127.0.0.1:2".parse().unwrap());
         assert_eq!(settings.runs.lease_ms, 2_000);
         assert_eq!(settings.http.origins, ["https://a.example", "https://b.example"]);
-        assert_eq!(settings.providers["near"].base_url, "http://127.0.0.1:9/v1");
+        assert_eq!(settings.providers["near"].base_url.as_deref(), Some("http://127.0.0.1:9/v1"));
         assert_eq!(settings.database.as_deref(), Some("postgres://localhost/x"));
     }
 

@@ -2,7 +2,7 @@
 
 use agentry_domain::agents::{
     AGENT_TYPE_DEFAULT, Agent, AgentBody, AgentStatus, AgentSummary, CACHE_TTL_S_MAX,
-    MODEL_DEFAULT, MemoryPolicy, RECALL_LIMIT_MAX,
+    FALLBACK_MODELS_MAX, MODEL_DEFAULT, MemoryPolicy, RECALL_LIMIT_MAX,
 };
 use agentry_domain::{AgentId, JsonText, Order, PageRequest};
 use agentry_engine::AgentFilter;
@@ -56,6 +56,10 @@ impl ResourceFields for AgentBody {
                 .text("model", 1..=LABEL_CHARS_MAX)
                 .about("`provider/model`.")
                 .or_was(MODEL_DEFAULT.to_owned(), was.map(|was| &was.model)),
+            fallback_models: fields
+                .field("fallback_models", FallbackModels)
+                .about("Models that are asked in its place, in this order, while its provider cannot answer.")
+                .or_was(Vec::new(), was.map(|was| &was.fallback_models)),
             instructions: fields
                 .text("instructions", 0..=INSTRUCTIONS_CHARS_MAX)
                 .about("The system prompt.")
@@ -120,6 +124,38 @@ fn read_memory(fields: &mut Fields, was: Option<&MemoryPolicy>) -> MemoryPolicy 
             .about("Whether what is said in a run can be recalled later.")
             .or_was(default.remember, was.map(|was| &was.remember)),
         limit: u32::try_from(limit).unwrap_or(RECALL_LIMIT_MAX),
+    }
+}
+
+/// Names of models, as `provider/model`.
+#[derive(Clone, Copy, Debug)]
+struct FallbackModels;
+
+impl Kind for FallbackModels {
+    type Out = Vec<String>;
+
+    fn schema(&self, purpose: Purpose) -> utoipa::openapi::schema::Schema {
+        list_schema(Text::of(1..=LABEL_CHARS_MAX).schema(purpose), &(0..=FALLBACK_MODELS_MAX))
+    }
+
+    fn read(&self, value: serde_json::Value, site: &mut Site<'_>) -> Option<Vec<String>> {
+        let serde_json::Value::Array(names) = value else {
+            return site.fault("wrong_type", "must be a list");
+        };
+        if names.len() > FALLBACK_MODELS_MAX {
+            let detail = format!("must have {FALLBACK_MODELS_MAX} models at most");
+            return site.fault("too_long", detail);
+        }
+        let name = Text::of(1..=LABEL_CHARS_MAX);
+        names.into_iter().map(|value| name.read(value, site)).collect()
+    }
+
+    fn placeholder(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn show(&self, default: &Vec<String>) -> Option<serde_json::Value> {
+        Some(default.clone().into())
     }
 }
 

@@ -3,7 +3,10 @@
 
 use std::ops::RangeInclusive;
 
-use agentry_domain::runs::{GivenMessage, Run, RunRequest, RunStatus};
+use agentry_domain::chat::{
+    ChatMessage, Part, ResponseFormat, ToolCall, ToolChoice, ToolResult, ToolSpec,
+};
+use agentry_domain::runs::{Run, RunRequest, RunStatus};
 use agentry_domain::sessions::MessageRole;
 use agentry_domain::{Code, Done, Error, Fault, Result};
 use agentry_engine::{AgentRef, RunEvent, RunHandle, RunNew, RunNews, SessionRef};
@@ -24,7 +27,9 @@ use crate::extract::Posted;
 use crate::fields::bounds::LABEL_CHARS_MAX;
 use crate::fields::kinds::{EXTERNAL_ID_CHARS_MAX, Integer, Kind, MergePatch, Number, Site, Text};
 use crate::fields::{Fields, FromFields, NOT_SUPPORTED_YET, Purpose};
-use crate::messages::CONTENT_CHARS_MAX;
+use crate::openai::{
+    CALL_ID_CHARS_MAX, Calls, Choice, Content, Format, Shape, Tools, called, parameters_json,
+};
 use crate::problem::{self, OpenAiError};
 use crate::run_stream::{X_RUN_ID, began_again, event, sse};
 use crate::runs::{AskedHandling, session_by_id};
@@ -41,7 +46,11 @@ const CHOICES_MAX: i64 = 128;
 /// Body of a completion.
 pub struct ChatCreate {
     model: String,
-    messages: Vec<ChatMessage>,
+    messages: Vec<Option<ChatMessage>>,
+    tools: Vec<ToolSpec>,
+    tool_choice: ToolChoice,
+    parallel_tool_calls: Option<bool>,
+    response_format: ResponseFormat,
     parameters: Map<String, Value>,
     user: Option<String>,
     metadata: Map<String, Value>,
@@ -51,13 +60,6 @@ pub struct ChatCreate {
 }
 
 body_schema!(ChatCreate, "ChatCompletionCreate");
-
-/// One message, as a client sends it.
-#[derive(Debug)]
-struct ChatMessage {
-    role: ChatRole,
-    content: String,
-}
 
 agentry_domain::named! {
     /// Who speaks, in OpenAI's words.
@@ -88,8 +90,24 @@ impl FromFields for ChatCreate {
                 .required(),
             messages: fields
                 .items("messages", 1..=MESSAGES_MAX, read_message)
-                .about("The last one must be the user's; it is the run's input.")
+                .about("The last one must be the user's, or a tool's; it is the run's input.")
                 .required(),
+            tools: fields
+                .field("tools", Tools(Shape::Chat))
+                .about("Functions that the client carries out; a completion that calls them ends.")
+                .or(Vec::new()),
+            tool_choice: fields
+                .field("tool_choice", Choice(Shape::Chat))
+                .about("`auto`, `none`, `required`, or a function.")
+                .or(ToolChoice::Auto),
+            parallel_tool_calls: fields
+                .boolean("parallel_tool_calls")
+                .about("Whether several functions may be called at once.")
+                .optional(),
+            response_format: fields
+                .field("response_format", Format(Shape::Chat))
+                .about("The form of the answer: text, json_object or json_schema.")
+                .or(ResponseFormat::Text),
             parameters: read_parameters(fields),
             user: fields
                 .external_id("user")
@@ -124,44 +142,83 @@ fn is_filled(value: &Value) -> bool {
 }
 
 fn read_not_supported_yet(fields: &mut Fields) {
-    const NO_TOOLS: &str = "there are no tools yet";
-    fields.not_supported_yet("tools", is_filled, NO_TOOLS);
-    fields.not_supported_yet("functions", is_filled, NO_TOOLS);
-    let demands = |value: &Value| !matches!(value.as_str(), Some("none" | "auto"));
-    fields.not_supported_yet("tool_choice", demands, NO_TOOLS);
-    fields.not_supported_yet("function_call", demands, NO_TOOLS);
+    const OLD: &str = "functions are given as tools";
+    fields.not_supported_yet("functions", is_filled, OLD);
+    fields.not_supported_yet("function_call", |value| value.as_str() != Some("none"), OLD);
     fields.not_supported_yet("audio", |_| true, "replies are text");
     fields.not_supported_yet(
         "modalities",
         |value| value != &serde_json::json!(["text"]),
         "replies are text",
     );
-    fields.not_supported_yet(
-        "response_format",
-        |value| value.get("type").and_then(Value::as_str) != Some("text"),
-        "replies are free text",
-    );
     let is_on = |value: &Value| value != &Value::Bool(false);
     fields.not_supported_yet("logprobs", is_on, "token probabilities are not given");
+    fields.not_supported_yet("top_logprobs", |_| true, "token probabilities are not given");
     fields.not_supported_yet("background", is_on, "a completion is waited for or streamed");
     fields.not_supported_yet("store", is_on, "completions are kept as runs");
     fields.not_supported_yet("prediction", |_| true, "predicted output is not used");
-    fields.not_supported_yet("web_search_options", |_| true, NO_TOOLS);
+    fields.not_supported_yet("web_search_options", |_| true, "there is no web search");
     if fields.integer("n", 1..=CHOICES_MAX).about("Only 1 is supported yet.").or(1) > 1 {
         fields.fault("n", NOT_SUPPORTED_YET, "there is one choice per completion");
     }
 }
 
-fn read_message(fields: &mut Fields) -> ChatMessage {
-    const NO_TOOLS: &str = "there are no tools yet";
-    fields.not_supported_yet("tool_calls", is_filled, NO_TOOLS);
-    fields.not_supported_yet("function_call", |_| true, NO_TOOLS);
+/// A message; none after a fault.
+fn read_message(fields: &mut Fields) -> Option<ChatMessage> {
+    fields.not_supported_yet("function_call", |_| true, "functions are given as tools");
+    fields.not_supported_yet("audio", |_| true, "messages are text and images");
     let role = fields.choice::<ChatRole>("role").about("Who speaks.").required();
-    if matches!(role, ChatRole::Tool | ChatRole::Function) {
-        fields.fault("role", NOT_SUPPORTED_YET, NO_TOOLS);
+    let content = fields
+        .field("content", Content)
+        .about("Text, or parts: text and, of the user, images. May be null beside `tool_calls`.")
+        .optional();
+    let calls = fields
+        .field("tool_calls", Calls)
+        .about("Of the assistant: the functions that it called.")
+        .or(Vec::new());
+    let call_id = fields
+        .text("tool_call_id", 1..=CALL_ID_CHARS_MAX)
+        .about("Of a tool: the call that this is the outcome of.")
+        .optional();
+    if !fields.is_faultless() {
+        return None;
     }
-    let content = fields.field("content", ChatContent).about("Text, or text parts.").required();
-    ChatMessage { role, content }
+    let is_called = role == ChatRole::Assistant && !calls.is_empty();
+    let Some(parts) = content.or_else(|| is_called.then(Vec::new)) else {
+        fields.fault("content", "required", "is missing");
+        return None;
+    };
+    let has_image = parts.iter().any(|part| matches!(part, Part::Image(_)));
+    if has_image && role != ChatRole::User {
+        fields.fault("content", NOT_SUPPORTED_YET, "only the user shows images");
+        return None;
+    }
+    if !calls.is_empty() && role != ChatRole::Assistant {
+        fields.fault("tool_calls", "not_allowed", "only the assistant calls tools");
+        return None;
+    }
+    let text = || parts.iter().filter_map(Part::as_text).collect::<String>();
+    match role {
+        ChatRole::System | ChatRole::Developer => Some(ChatMessage::System { text: text() }),
+        ChatRole::User => Some(ChatMessage::User { parts }),
+        ChatRole::Assistant => Some(ChatMessage::Assistant { text: text(), calls }),
+        ChatRole::Tool => match call_id {
+            Some(call_id) => Some(ChatMessage::Tool(ToolResult {
+                call_id,
+                name: String::new(),
+                content: text(),
+                is_error: false,
+            })),
+            None => {
+                fields.fault("tool_call_id", "required", "is missing");
+                None
+            }
+        },
+        ChatRole::Function => {
+            fields.fault("role", NOT_SUPPORTED_YET, "functions are given as tools");
+            None
+        }
+    }
 }
 
 /// What goes to the model's provider as it is.
@@ -186,7 +243,9 @@ fn read_parameters(fields: &mut Fields) -> Map<String, Value> {
     integer("max_tokens", 1);
     integer("max_completion_tokens", 1);
     integer("seed", i64::MIN);
-    for name in ["reasoning_effort", "verbosity"] {
+    for name in
+        ["reasoning_effort", "verbosity", "service_tier", "prompt_cache_key", "safety_identifier"]
+    {
         let kind = Text::of(1..=LABEL_CHARS_MAX);
         if let Some(value) = fields.field(name, kind).about(ABOUT).optional() {
             parameters.insert(name.to_owned(), Value::from(value));
@@ -201,55 +260,21 @@ fn read_parameters(fields: &mut Fields) -> Map<String, Value> {
     parameters
 }
 
-fn check_messages(fields: &mut Fields, messages: &[ChatMessage]) {
-    let Some(last) = messages.last() else { return };
-    if last.role != ChatRole::User {
-        let at = format!("/messages/{}", messages.len() - 1);
-        fields.fault_at(&at, NOT_SUPPORTED_YET, "the last message must be the user's");
-    } else if last.content.is_empty() {
-        let at = format!("/messages/{}/content", messages.len() - 1);
-        fields.fault_at(&at, "too_short", "must have 1 character or more");
-    }
-}
-
-/// The content of a message: text, or a list of parts that are text.
-#[derive(Clone, Copy, Debug)]
-struct ChatContent;
-
-impl Kind for ChatContent {
-    type Out = String;
-
-    fn schema(&self, _purpose: Purpose) -> Schema {
-        let object = ObjectBuilder::new()
-            .schema_type(SchemaType::Array(vec![Type::String, Type::Array]))
-            .max_length(Some(CONTENT_CHARS_MAX));
-        Schema::Object(object.build())
-    }
-
-    fn read(&self, value: Value, site: &mut Site<'_>) -> Option<String> {
-        let parts = match value {
-            Value::String(text) => return Text::of(0..=CONTENT_CHARS_MAX).read(text.into(), site),
-            Value::Array(parts) => parts,
-            _ => return site.fault("wrong_type", "must be text or a list of parts"),
-        };
-        let mut content = String::new();
-        for (index, part) in parts.iter().enumerate() {
-            match (part.get("type").and_then(Value::as_str), part.get("text")) {
-                (Some("text"), Some(Value::String(text))) => content.push_str(text),
-                (Some("text") | None, _) => {
-                    return site.fault("wrong_type", format!("part {index} has no text"));
-                }
-                (Some(_), _) => {
-                    let detail = format!("part {index} is not text");
-                    return site.fault(NOT_SUPPORTED_YET, detail);
-                }
-            }
+fn check_messages(fields: &mut Fields, messages: &[Option<ChatMessage>]) {
+    let Some(Some(last)) = messages.last() else { return };
+    let at = messages.len() - 1;
+    match last.role() {
+        MessageRole::Tool => {}
+        MessageRole::User if last.is_plain() && last.text().is_empty() => {
+            let at = format!("/messages/{at}/content");
+            fields.fault_at(&at, "too_short", "must have 1 character or more");
         }
-        Some(content)
-    }
-
-    fn placeholder(&self) -> String {
-        String::new()
+        MessageRole::User => {}
+        MessageRole::System | MessageRole::Assistant => {
+            let at = format!("/messages/{at}");
+            let detail = "the last message must be the user's or a tool's";
+            fields.fault_at(&at, NOT_SUPPORTED_YET, detail);
+        }
     }
 }
 
@@ -281,32 +306,38 @@ impl Kind for Stop {
 }
 
 impl ChatCreate {
-    /// What the run is asked: the last message is the input, instructions are the
-    /// system prompt, the others are given as they are.
-    fn request(&mut self) -> RunRequest {
-        let input = self.messages.pop().map(|message| message.content).unwrap_or_default();
+    /// What the run is asked: the last message, or the results of tools at the end, are
+    /// its turn; instructions are the system prompt; the others are given as they are.
+    fn request(&mut self, is_in_session: bool) -> Result<RunRequest> {
+        let mut given: Vec<ChatMessage> = self.messages.drain(..).flatten().collect();
+        let results = given.iter().rev().take_while(|it| it.role() == MessageRole::Tool).count();
+        let turn = given.split_off(given.len().saturating_sub(results.max(1)));
+        // In a session the calls may be those of its last run.
+        if !is_in_session {
+            check_results(&given, &turn)?;
+        }
         let mut instructions = Vec::new();
-        let mut given = Vec::new();
-        for ChatMessage { role, content } in self.messages.drain(..) {
-            let role = match role {
-                ChatRole::System | ChatRole::Developer => {
-                    instructions.push(content);
-                    continue;
-                }
-                ChatRole::User => MessageRole::User,
-                // Others were refused.
-                ChatRole::Assistant | ChatRole::Tool | ChatRole::Function => MessageRole::Assistant,
-            };
-            given.push(GivenMessage { role, content });
-        }
-        let parameters = std::mem::take(&mut self.parameters);
-        RunRequest {
-            input,
+        given.retain(|message| match message {
+            ChatMessage::System { text } => {
+                instructions.push(text.clone());
+                false
+            }
+            _ => true,
+        });
+        let input: Vec<_> = turn.iter().map(ChatMessage::text).collect();
+        Ok(RunRequest {
+            input: input.join("\n"),
             messages: given,
+            // A plain turn is its input.
+            turn: if turn.iter().all(ChatMessage::is_plain) { Vec::new() } else { turn.clone() },
+            client_tools: std::mem::take(&mut self.tools),
+            tool_choice: std::mem::take(&mut self.tool_choice),
+            parallel_tool_calls: self.parallel_tool_calls,
+            response_format: std::mem::take(&mut self.response_format),
             system_prompt: (!instructions.is_empty()).then(|| instructions.join("\n\n")),
-            parameters: (!parameters.is_empty()).then(|| Value::Object(parameters).to_string()),
+            parameters: parameters_json(std::mem::take(&mut self.parameters)),
             ..RunRequest::default()
-        }
+        })
     }
 
     /// The session: by header, or by `session_id` or `session_name` in the metadata.
@@ -345,6 +376,22 @@ impl ChatCreate {
     }
 }
 
+/// The outcome of a call that nobody made would be lost on the model.
+fn check_results(given: &[ChatMessage], turn: &[ChatMessage]) -> Result<()> {
+    for message in given.iter().chain(turn) {
+        if let ChatMessage::Tool(result) = message
+            && !called(given).any(|id| id == result.call_id)
+        {
+            return Err(Error::invalid(vec![Fault::new(
+                "/messages",
+                "unknown_tool_call",
+                format!("no message before has the tool call {:?}", result.call_id),
+            )]));
+        }
+    }
+    Ok(())
+}
+
 /// A completion.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatCompletion<'a> {
@@ -370,9 +417,9 @@ pub struct ChatChoice<'a> {
     index: u32,
     /// The reply.
     message: ChatReply<'a>,
-    /// Always `stop`.
+    /// `stop`, `length`, `tool_calls`, `content_filter`, or the provider's word.
     #[schema(example = "stop")]
-    finish_reason: &'static str,
+    finish_reason: &'a str,
     /// Always null.
     #[schema(value_type = Option<Object>)]
     logprobs: (),
@@ -384,11 +431,46 @@ pub struct ChatReply<'a> {
     /// Always `assistant`.
     #[schema(example = "assistant")]
     role: &'static str,
-    /// The text.
-    content: &'a str,
+    /// The text; null when there are calls alone.
+    content: Option<&'a str>,
     /// Always null.
     #[schema(value_type = Option<String>)]
     refusal: (),
+    /// The client's functions that it calls, if it does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<ChatToolCall<'a>>,
+}
+
+/// A call of a function of the client's.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ChatToolCall<'a> {
+    /// Its place, in a stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<usize>,
+    /// What the result names.
+    id: &'a str,
+    /// Always `function`.
+    #[serde(rename = "type")]
+    #[schema(example = "function")]
+    kind: &'static str,
+    /// The function.
+    function: ChatFunction<'a>,
+}
+
+/// Which function is called with what.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ChatFunction<'a> {
+    /// Its name.
+    name: &'a str,
+    /// JSON, as the model wrote it.
+    arguments: &'a str,
+}
+
+impl<'a> ChatToolCall<'a> {
+    fn new(index: Option<usize>, call: &'a ToolCall) -> Self {
+        let function = ChatFunction { name: &call.name, arguments: &call.arguments };
+        Self { index, id: &call.id, kind: "function", function }
+    }
 }
 
 /// Tokens; zero when the provider did not count them.
@@ -400,6 +482,15 @@ pub struct ChatUsage {
     completion_tokens: u64,
     /// Both.
     total_tokens: u64,
+    /// Of the tokens read.
+    prompt_tokens_details: ChatUsageDetails,
+}
+
+/// Of the tokens read.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub struct ChatUsageDetails {
+    /// Those that the provider had in its cache.
+    cached_tokens: u64,
 }
 
 impl ChatUsage {
@@ -407,7 +498,9 @@ impl ChatUsage {
         let prompt_tokens = run.usage.input_tokens.unwrap_or(0);
         let completion_tokens = run.usage.output_tokens.unwrap_or(0);
         let total_tokens = prompt_tokens.saturating_add(completion_tokens);
-        Self { prompt_tokens, completion_tokens, total_tokens }
+        let cached_tokens = run.usage.cached_input_tokens.unwrap_or(0);
+        let prompt_tokens_details = ChatUsageDetails { cached_tokens };
+        Self { prompt_tokens, completion_tokens, total_tokens, prompt_tokens_details }
     }
 }
 
@@ -437,8 +530,8 @@ pub struct ChatChunkChoice<'a> {
     index: u32,
     /// What is new.
     delta: ChatDelta<'a>,
-    /// `stop` in the last chunk of the reply.
-    finish_reason: Option<&'static str>,
+    /// Why it ended, in the last chunk of the reply.
+    finish_reason: Option<&'a str>,
     /// Always null.
     #[schema(value_type = Option<Object>)]
     logprobs: (),
@@ -453,11 +546,14 @@ pub struct ChatDelta<'a> {
     /// The text.
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<&'a str>,
+    /// The calls, each whole.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<ChatToolCall<'a>>,
 }
 
 /// Complete a chat
 ///
-/// The last message, which must be the user's, becomes the input of a run. Name a
+/// The last message, which must be the user's or a tool's, becomes the input of a run. Name a
 /// session with the header `X-Session-Id` or with `session_id` or `session_name` in
 /// `metadata`; the answer names it in `X-Session-Id`. With `stream` the answer is chunks,
 /// then `[DONE]`. `if_busy` and `on_disconnect` are as in a run, beside OpenAI's own fields.
@@ -487,12 +583,13 @@ pub async fn chat_completion_create(
 ) -> Handled {
     let session = chat.session(&headers)?;
     let handling = chat.asked.settle(once.as_ref())?;
+    let is_in_session = !matches!(session, SessionRef::None);
     let new = RunNew {
         agent: AgentRef::Model(chat.model.clone()),
         session,
         origin: Some("openai".to_owned()),
         user_id: chat.user.take(),
-        request: RunRequest { handling, ..chat.request() },
+        request: RunRequest { handling, ..chat.request(is_in_session)? },
         metadata: Value::Object(std::mem::take(&mut chat.metadata)).to_string(),
     };
     let Done { value: handle, replayed } = state.engine.run_start(&caller, once, new).await?;
@@ -516,13 +613,23 @@ fn completion(model: &str, run: &Run) -> Handled {
         model,
         choices: [ChatChoice {
             index: 0,
-            message: ChatReply { role: "assistant", content, refusal: () },
-            finish_reason: "stop",
+            message: ChatReply {
+                role: "assistant",
+                content: (run.calls.is_empty() || !content.is_empty()).then_some(content),
+                refusal: (),
+                tool_calls: run.calls.iter().map(|call| ChatToolCall::new(None, call)).collect(),
+            },
+            finish_reason: finish_reason(run),
             logprobs: (),
         }],
         usage: ChatUsage::of(run),
     };
     json(StatusCode::OK, &completion)
+}
+
+/// Why the reply ended; a reply that is used again does not say.
+fn finish_reason(run: &Run) -> &str {
+    run.finish_reason.as_deref().unwrap_or("stop")
 }
 
 fn completion_id(run: &Run) -> String {
@@ -535,7 +642,7 @@ fn created(run: &Run) -> i64 {
 
 /// The reply of a run that succeeded; its error otherwise, because OpenAI's
 /// clients know of failures by the status.
-fn reply(run: &Run) -> Result<&str> {
+pub(crate) fn reply(run: &Run) -> Result<&str> {
     if run.status == RunStatus::Succeeded {
         return Ok(run.reply.as_deref().unwrap_or_default());
     }
@@ -561,7 +668,8 @@ fn stream(
         sent_some: false,
         failed: false,
     };
-    let delta = ChatDelta { role: Some("assistant"), content: Some("") };
+    let (role, content) = (Some("assistant"), Some(""));
+    let delta = ChatDelta { role, content, ..ChatDelta::default() };
     let first = writer.chunk(delta, None);
     // OpenAI's clients do not come back for the rest.
     let state = (handle.followed().that_catch_up(), writer);
@@ -618,7 +726,12 @@ impl Writer {
 
     fn end(&self, run: &Run) -> Result<Vec<Event>> {
         reply(run)?;
-        let mut events = vec![self.chunk(ChatDelta::default(), Some("stop"))];
+        let call = |(at, call)| ChatToolCall::new(Some(at), call);
+        let calls = run.calls.iter().enumerate().map(call).map(|call| {
+            self.chunk(ChatDelta { tool_calls: vec![call], ..ChatDelta::default() }, None)
+        });
+        let mut events: Vec<Event> = calls.collect();
+        events.push(self.chunk(ChatDelta::default(), Some(finish_reason(run))));
         if self.include_usage {
             events.push(self.event(Vec::new(), Some(ChatUsage::of(run))));
         }
@@ -627,10 +740,10 @@ impl Writer {
     }
 
     fn text(&self, text: &str) -> Event {
-        self.chunk(ChatDelta { role: None, content: Some(text) }, None)
+        self.chunk(ChatDelta { content: Some(text), ..ChatDelta::default() }, None)
     }
 
-    fn chunk(&self, delta: ChatDelta<'_>, finish_reason: Option<&'static str>) -> Event {
+    fn chunk(&self, delta: ChatDelta<'_>, finish_reason: Option<&str>) -> Event {
         self.event(vec![ChatChunkChoice { index: 0, delta, finish_reason, logprobs: () }], None)
     }
 
@@ -691,41 +804,84 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(chat.user.as_deref(), Some("u"));
-        let request = chat.request();
+        let request = chat.request(false).unwrap();
         assert_eq!(request.input, "cd");
         assert_eq!(request.system_prompt.as_deref(), Some("be kind\n\nbe brief"));
-        let given: Vec<_> = request.messages.iter().map(|m| (m.role, m.content.as_str())).collect();
-        assert_eq!(given, [(MessageRole::User, "a"), (MessageRole::Assistant, "b")]);
+        let expected = [
+            ChatMessage::said(MessageRole::User, "a"),
+            ChatMessage::said(MessageRole::Assistant, "b"),
+        ];
+        assert_eq!(request.messages, expected);
+        assert!(request.turn.is_empty());
         let parameters: Value = serde_json::from_str(&request.parameters.unwrap()).unwrap();
         assert_eq!(parameters, json!({"temperature": 0.5, "max_tokens": 9, "stop": ["x"]}));
     }
 
     #[test]
     fn what_is_not_built_is_refused_with_its_pointer() {
-        let image = json!([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]);
-        let tool = json!([
-            {"role": "tool", "content": "x"}, {"role": "user", "content": "hi"},
+        let audio = json!([{"role": "user", "content": [{"type": "input_audio"}]}]);
+        let function = json!([
+            {"role": "function", "content": "x"}, {"role": "user", "content": "hi"},
         ]);
         let prefill = json!([
             {"role": "user", "content": "hi"}, {"role": "assistant", "content": "I"},
         ]);
         for (name, value, pointer) in [
-            ("tools", json!([{"type": "function"}]), "/tools"),
+            ("tools", json!([{"type": "web_search"}]), "/tools"),
             ("functions", json!([{}]), "/functions"),
-            ("tool_choice", json!("required"), "/tool_choice"),
+            ("function_call", json!("auto"), "/function_call"),
             ("n", json!(2), "/n"),
             ("audio", json!({}), "/audio"),
             ("modalities", json!(["text", "audio"]), "/modalities"),
-            ("response_format", json!({"type": "json_object"}), "/response_format"),
+            ("response_format", json!({"type": "grammar"}), "/response_format"),
             ("logprobs", json!(true), "/logprobs"),
             ("store", json!(true), "/store"),
-            ("messages", image, "/messages/0/content"),
-            ("messages", tool, "/messages/0/role"),
+            ("messages", audio, "/messages/0/content"),
+            ("messages", function, "/messages/0/role"),
             ("messages", prefill, "/messages/1"),
         ] {
             let error = read(with(name, value)).err().unwrap();
             assert_eq!(error.code, Code::NotSupportedYet, "{name}: {error:?}");
             assert_eq!(error.faults[0].pointer, pointer);
+        }
+    }
+
+    #[test]
+    fn results_of_tools_are_a_turn_behind_their_calls() {
+        let call = json!({"id": "c1", "type": "function",
+            "function": {"name": "look", "arguments": "{}"}});
+        let messages = |id: &str| {
+            json!([
+                {"role": "user", "content": [
+                    {"type": "text", "text": "what is"},
+                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+                ]},
+                {"role": "assistant", "content": null, "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": id, "content": "a dog"},
+            ])
+        };
+        let mut body = with("messages", messages("c1"));
+        body["tools"] = json!([{"type": "function", "function": {"name": "look"}}]);
+        body["response_format"] = json!({"type": "json_schema",
+            "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": true}});
+        let request = read(body).unwrap().request(false).unwrap();
+        assert_eq!(request.input, "a dog");
+        assert_eq!(request.turn[0].role(), MessageRole::Tool);
+        assert_eq!(request.messages.len(), 2);
+        assert!(!request.messages[0].is_plain());
+        assert_eq!(request.client_tools[0].name, "look");
+        assert!(matches!(request.response_format, ResponseFormat::JsonSchema { strict: true, .. }));
+        let error = read(with("messages", messages("c2"))).unwrap().request(false).unwrap_err();
+        assert_eq!(error.faults[0].code, "unknown_tool_call");
+        assert!(read(with("messages", messages("c2"))).unwrap().request(true).is_ok());
+        for broken in [
+            json!([{"role": "tool", "content": "x"}]),
+            json!([{"role": "user", "content": null}]),
+            json!([{"role": "user", "content": "x", "tool_calls": [call]}]),
+            json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
+        ] {
+            let error = read(with("messages", broken.clone())).err().expect("it is refused");
+            assert_eq!(error.code, Code::ValidationFailed, "{broken}");
         }
     }
 

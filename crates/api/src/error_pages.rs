@@ -61,6 +61,7 @@ pages! {
     ModelRejected => "model_rejected",
     ModelRateLimited => "model_rate_limited",
     ModelFailed => "model_failed",
+    ModelCircuitOpen => "model_circuit_open",
     ModelBadResponse => "model_bad_response",
     RunTimedOut => "run_timed_out",
     RunCancelled => "run_cancelled",

@@ -252,6 +252,22 @@ impl<S: Send + Sync> FromRequestParts<S> for PathName {
     }
 }
 
+/// Two names in the path: of a thing, and of what belongs to it.
+#[derive(Clone, Debug)]
+pub struct PathNames(pub String, pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathNames {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        match Path::<(String, String)>::from_request_parts(parts, state).await {
+            Ok(Path((a, b))) if !a.contains('\0') && !b.contains('\0') => Ok(Self(a, b)),
+            // Bytes that are no text, or a text that cannot be stored.
+            _ => Err(Failure::from(Error::not_found("path", parts.uri.path()))),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;

@@ -11,6 +11,7 @@ pub mod answer;
 pub mod audit;
 pub mod backup;
 pub mod chat;
+pub mod conversations;
 pub mod error_pages;
 pub mod events;
 pub mod events_socket;
@@ -27,10 +28,14 @@ pub mod lists;
 pub mod memories;
 pub mod messages;
 pub mod models;
+pub mod openai;
 pub mod openapi;
 pub mod orgs;
 pub mod plans;
 pub mod problem;
+pub mod response_items;
+pub mod response_stream;
+pub mod responses;
 pub mod run_stream;
 pub mod runs;
 pub mod server;
@@ -201,7 +206,21 @@ fn operations() -> Operations<ApiState> {
         .with(op!(Administer, Request, admin_jobs::admin_job_list))
         .with(op!(Administer, Request, admin_jobs::admin_job_get))
         .with(op!(RunsWrite, Run, chat::chat_completion_create))
+        .with(op!(RunsWrite, Run, responses::response_create))
+        .with(op!(RunsRead, Stream, responses::response_get))
+        .with(op!(RunsWrite, Request, responses::response_delete))
+        .with(op!(RunsWrite, Request, responses::response_cancel))
+        .with(op!(RunsRead, Request, responses::response_input_list))
+        .with(op!(SessionsWrite, Request, conversations::conversation_create))
+        .with(op!(SessionsRead, Request, conversations::conversation_get))
+        .with(op!(SessionsWrite, Request, conversations::conversation_update))
+        .with(op!(SessionsWrite, Request, conversations::conversation_delete))
+        .with(op!(SessionsRead, Request, conversations::conversation_item_list))
+        .with(op!(SessionsWrite, Request, conversations::conversation_item_create))
+        .with(op!(SessionsRead, Request, conversations::conversation_item_get))
+        .with(op!(SessionsWrite, Request, conversations::conversation_item_delete))
         .with(op!(AgentsRead, Request, models::model_list))
+        .with(op!(AgentsRead, Request, models::model_get))
         .with(op!(EventsRead, Stream, events::event_stream))
         .with(op!(EventsRead, Stream, events_socket::event_socket))
         .with(op!(EventsRead, Stream, events_socket::event_socket_filtered))

@@ -1,5 +1,6 @@
 //! The messages of a session over HTTP.
 
+use agentry_domain::chat::ChatMessage;
 use agentry_domain::sessions::{Message, MessageRole};
 use agentry_domain::{MessageId, Order, PageRequest, Result, RunId, SessionId, Timestamp};
 use agentry_engine::MessageNew;
@@ -21,6 +22,28 @@ use crate::{body_schema, query_parameters};
 /// Characters of what is said; the body's own bound comes first for most texts.
 pub(crate) const CONTENT_CHARS_MAX: usize = 1_000_000;
 
+agentry_domain::named! {
+    /// Who can be said to speak by text alone.
+    pub(crate) enum SpokenRole {
+        /// The instructions.
+        System = "system",
+        /// The person or program that asks.
+        User = "user",
+        /// The model.
+        Assistant = "assistant",
+    }
+}
+
+impl From<SpokenRole> for MessageRole {
+    fn from(role: SpokenRole) -> Self {
+        match role {
+            SpokenRole::System => Self::System,
+            SpokenRole::User => Self::User,
+            SpokenRole::Assistant => Self::Assistant,
+        }
+    }
+}
+
 /// A message.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Message)]
@@ -39,6 +62,10 @@ pub struct MessageAnswer<'a> {
     role: &'static str,
     /// What is said.
     content: &'a str,
+    /// All of it, when it is more than text: `parts` with images, `calls` of tools, the
+    /// `call_id` that a result belongs to.
+    #[schema(value_type = Option<Object>)]
+    chat: Option<&'a ChatMessage>,
     /// The client's own.
     #[schema(value_type = Object)]
     metadata: &'a RawValue,
@@ -55,6 +82,7 @@ impl<'a> MessageAnswer<'a> {
             run_id: message.run,
             role: message.role.as_str(),
             content: &message.content,
+            chat: message.chat.as_ref(),
             metadata: raw(&message.metadata)?,
             created_at: message.created_at,
         })
@@ -69,7 +97,7 @@ body_schema!(MessageCreate, "MessageCreate");
 impl FromFields for MessageCreate {
     fn read(fields: &mut Fields) -> Self {
         Self(MessageNew {
-            role: fields.choice::<MessageRole>("role").about("Who speaks.").required(),
+            role: fields.choice::<SpokenRole>("role").about("Who speaks.").required().into(),
             content: fields
                 .text("content", 1..=CONTENT_CHARS_MAX)
                 .about("What is said.")

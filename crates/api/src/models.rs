@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use agentry_domain::AgentId;
+use agentry_domain::{AgentId, Code, Error};
 use agentry_gateway::Authenticated;
 use axum::extract::State;
 use http::StatusCode;
@@ -10,6 +10,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::answer::{Handled, json};
+use crate::extract::PathName;
+use crate::openapi::NotFound;
 use crate::state::ApiState;
 
 /// The models.
@@ -69,6 +71,38 @@ pub async fn model_list(
     });
     let data = agents.chain(models).filter(|model| seen.insert(model.id)).collect();
     json(StatusCode::OK, &ModelList { object: "list", data })
+}
+
+/// Read what completes chats
+///
+/// An agent by its name or id, or a model of a configured provider, listed or not.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{model}",
+    operation_id = "model_get",
+    tag = "openai",
+    params(("model" = String, Path, description = "As in the list; a slash is written `%2F`.")),
+    responses(
+        (status = 200, description = "The model.", body = Model<'static>),
+        (status = 404, response = NotFound),
+    ),
+)]
+pub async fn model_get(
+    State(state): State<ApiState>,
+    Authenticated(caller): Authenticated,
+    PathName(name): PathName,
+) -> Handled {
+    let (created, owned_by) = match state.engine.agent_find(&caller, &name).await {
+        Ok(agent) => (made_at(agent.id), "agentry"),
+        Err(error) if error.code == Code::NotFound => {
+            if state.engine.models().resolve(&name).is_err() {
+                return Err(Error::not_found("model", &name).into());
+            }
+            (0, name.split('/').next().unwrap_or_default())
+        }
+        Err(error) => return Err(error.into()),
+    };
+    json(StatusCode::OK, &Model { id: &name, object: "model", created, owned_by })
 }
 
 /// An id's first 48 bits are the milliseconds of its making (RFC 9562, 5.7).

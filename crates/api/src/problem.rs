@@ -165,6 +165,7 @@ pub const fn status(code: Code) -> StatusCode {
         | Code::StorageUnavailable
         | Code::TokenKeysUnavailable
         | Code::SealingKeyMissing
+        | Code::ModelCircuitOpen
         | Code::RunInterrupted => StatusCode::SERVICE_UNAVAILABLE,
         Code::DeadlineExceeded | Code::ModelTimeout | Code::RunTimedOut => {
             StatusCode::GATEWAY_TIMEOUT

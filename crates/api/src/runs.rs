@@ -1,13 +1,14 @@
 //! Runs over HTTP: starting one and waiting for its end or following it as a
 //! stream ([`crate::run_stream`]), and reading those that were.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use agentry_domain::chat::ChatMessage;
 use agentry_domain::runs::{
-    GivenMessage, Handling, IfBusy, MESSAGE_LIMIT_MAX, OnDisconnect, RUN_TIMEOUT_MAX, Run,
-    RunError, RunRequest, RunStatus, UserGiven, Warning,
+    Handling, IfBusy, MESSAGE_LIMIT_MAX, OnDisconnect, RUN_TIMEOUT_MAX, Run, RunError, RunRequest,
+    RunStatus, UserGiven, Warning,
 };
-use agentry_domain::sessions::MessageRole;
 use agentry_domain::{
     AgentId, Caller, Done, Error, Fault, Once, Order, PageRequest, Result, RunId, SessionId,
     Timestamp,
@@ -24,7 +25,7 @@ use crate::answer::{Handled, json, put, raw, replay};
 use crate::extract::{PathId, PathName, Posted, Query};
 use crate::fields::{Fields, FromFields};
 use crate::lists::{List, list, page_request};
-use crate::messages::CONTENT_CHARS_MAX;
+use crate::messages::{CONTENT_CHARS_MAX, SpokenRole};
 use crate::openapi::{Conflict, NotFound, TooManyRequests};
 use crate::sessions::ORIGIN_CHARS_MAX;
 use crate::state::ApiState;
@@ -63,8 +64,8 @@ pub struct RunAnswer<'a> {
     warnings: Vec<WarningAnswer<'a>>,
     /// What was asked.
     input: &'a str,
-    /// The reply's text; null when there is none (yet). Of a run that was cancelled
-    /// or interrupted, as far as it came.
+    /// The reply's text; null when there is none (yet). Of a run that did not succeed, as
+    /// far as it came.
     message: Option<&'a str>,
     /// Whether the model answered.
     success: bool,
@@ -102,6 +103,12 @@ pub struct RunAnswer<'a> {
     timeout_ms: Option<u64>,
     /// The model that was asked for in place of the agent's.
     model: Option<&'a str>,
+    /// The model that answered, which may be a fallback; null when none did, or it was not
+    /// said.
+    answered_by: Option<&'a str>,
+    /// Why the model's reply ended: stop, length, tool_calls, content_filter, or the
+    /// provider's word.
+    finish_reason: Option<&'a str>,
     /// What was to become of it in a busy session.
     #[schema(example = "enqueue")]
     if_busy: &'static str,
@@ -147,8 +154,13 @@ pub struct RunErrorAnswer<'a> {
 pub struct UsageAnswer {
     /// Tokens read.
     input_tokens: Option<u64>,
+    /// Those of them that the provider had in its cache.
+    cached_input_tokens: Option<u64>,
     /// Tokens written.
     output_tokens: Option<u64>,
+    /// What they cost, in the currency of the configured prices; null when the model has
+    /// none.
+    cost: Option<f64>,
 }
 
 /// How long a run took, in milliseconds; null for what has not ended.
@@ -197,16 +209,16 @@ pub struct GivenMessageAnswer<'a> {
     /// Who speaks.
     role: &'static str,
     /// What is said.
-    content: &'a str,
+    content: Cow<'a, str>,
 }
 
 impl<'a> RunAnswer<'a> {
     /// How a run is written.
     pub fn new(run: &'a Run) -> Result<Self> {
         let request = &run.request;
-        let given = |message: &'a GivenMessage| GivenMessageAnswer {
-            role: message.role.as_str(),
-            content: &message.content,
+        let given = |message: &'a ChatMessage| GivenMessageAnswer {
+            role: message.role().as_str(),
+            content: message.text(),
         };
         let user = |user: &'a UserGiven| -> Result<UserGivenAnswer<'a>> {
             Ok(UserGivenAnswer {
@@ -241,7 +253,9 @@ impl<'a> RunAnswer<'a> {
             tool_outputs: [],
             usage: UsageAnswer {
                 input_tokens: run.usage.input_tokens,
+                cached_input_tokens: run.usage.cached_input_tokens,
                 output_tokens: run.usage.output_tokens,
+                cost: run.usage.cost_nanos.map(cost),
             },
             timings: timings(run),
             metadata: raw(&run.metadata)?,
@@ -254,6 +268,8 @@ impl<'a> RunAnswer<'a> {
                 .timeout
                 .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
             model: request.model.as_deref(),
+            answered_by: run.answered_by.as_deref(),
+            finish_reason: run.finish_reason.as_deref(),
             if_busy: request.handling.if_busy.as_str(),
             on_disconnect: request.handling.on_disconnect.as_str(),
             background: request.handling.background,
@@ -266,6 +282,12 @@ impl<'a> RunAnswer<'a> {
             finished_at: run.finished_at,
         })
     }
+}
+
+/// Billionths as a number. Sums are made of the billionths themselves.
+#[expect(clippy::cast_precision_loss, reason = "exact up to nine million of the currency")]
+fn cost(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
 }
 
 fn timings(run: &Run) -> TimingsAnswer {
@@ -427,9 +449,10 @@ fn read_request(fields: &mut Fields) -> RunRequest {
             .optional()
             .and_then(|limit| u32::try_from(limit).ok()),
         messages: fields
-            .items("messages", 0..=GIVEN_MESSAGES_MAX, |fields| GivenMessage {
-                role: fields.choice::<MessageRole>("role").required(),
-                content: fields.text("content", 0..=CONTENT_CHARS_MAX).required(),
+            .items("messages", 0..=GIVEN_MESSAGES_MAX, |fields| {
+                let role = fields.choice::<SpokenRole>("role").required();
+                let content = fields.text("content", 0..=CONTENT_CHARS_MAX).required();
+                ChatMessage::said(role.into(), content)
             })
             .about("Messages for the model before the input; not stored in the session.")
             .or(Vec::new()),
@@ -451,8 +474,7 @@ fn read_request(fields: &mut Fields) -> RunRequest {
             .optional()
             .and_then(|ms| u64::try_from(ms).ok())
             .map(Duration::from_millis),
-        model: None,
-        handling: Handling::default(),
+        ..RunRequest::default()
     }
 }
 
@@ -711,6 +733,7 @@ fn as_it_stands(run: &Run) -> Handled {
 
 #[cfg(test)]
 mod tests {
+    use agentry_domain::sessions::MessageRole;
     use agentry_domain::{Code, JsonText};
     use serde_json::{Value, json};
 
@@ -746,13 +769,12 @@ mod tests {
                 user_data: JsonText::known(r#"{"k":1}"#.into()),
             }),
             message_limit: Some(10),
-            messages: vec![GivenMessage { role: MessageRole::Assistant, content: "before".into() }],
+            messages: vec![ChatMessage::said(MessageRole::Assistant, "before")],
             system_prompt: Some("be brief".into()),
             context: Some(r#"[1,{"a":null}]"#.into()),
             parameters: Some(r#"{"temperature":0.5}"#.into()),
             timeout: Some(Duration::from_millis(1_500)),
-            model: None,
-            handling: Handling::default(),
+            ..RunRequest::default()
         };
         assert_eq!(run.request, expected);
         let expected = Handling {

@@ -20,6 +20,8 @@ pub const FIRST_AGENT_ALIAS: &str = "simple";
 pub const RECALL_LIMIT_DEFAULT: u32 = 5;
 /// How long replies may be used again at most, in seconds: a day.
 pub const CACHE_TTL_S_MAX: u32 = 86_400;
+/// Models that may be asked in place of an agent's own.
+pub const FALLBACK_MODELS_MAX: usize = 5;
 /// Recalled passages per run at most.
 pub const RECALL_LIMIT_MAX: u32 = 50;
 
@@ -80,6 +82,9 @@ pub struct AgentBody {
     pub status: AgentStatus,
     /// `provider/model`.
     pub model: String,
+    /// The models that are asked in its place, in this order, while it cannot answer.
+    #[serde(default)]
+    pub fallback_models: Vec<String>,
     /// The system prompt.
     pub instructions: String,
     /// A JSON array.
@@ -114,6 +119,7 @@ impl Default for AgentBody {
             agent_type: AGENT_TYPE_DEFAULT.to_owned(),
             status: AgentStatus::default(),
             model: MODEL_DEFAULT.to_owned(),
+            fallback_models: Vec::new(),
             instructions: String::new(),
             tools: JsonText::known("[]".to_owned()),
             memory: MemoryPolicy::default(),
@@ -132,7 +138,7 @@ impl Resource for AgentBody {
     type Id = AgentId;
     type Also<'a> = ();
     const KIND: EntityKind = EntityKind::Agent;
-    const SHAPE: i64 = 2;
+    const SHAPE: i64 = 3;
 
     fn also(&self, _id: AgentId) {}
 }

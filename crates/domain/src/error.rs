@@ -109,6 +109,8 @@ codes! {
     ModelRateLimited = "model_rate_limited", "The model's provider limits the rate";
     /// The provider failed.
     ModelFailed = "model_failed", "The model's provider failed";
+    /// The provider failed so often that it is not asked for a while.
+    ModelCircuitOpen = "model_circuit_open", "The model's provider is left alone for a while";
     /// The provider answered something that is not its protocol.
     ModelBadResponse = "model_bad_response", "The model's provider sent an unreadable answer";
     /// The run took longer than its `timeout_ms`.
@@ -140,6 +142,7 @@ impl Code {
             | Code::ModelTimeout
             | Code::ModelRateLimited
             | Code::ModelFailed
+            | Code::ModelCircuitOpen
             | Code::ModelBadResponse
             | Code::RunTimedOut
             | Code::RunInterrupted => true,

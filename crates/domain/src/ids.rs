@@ -121,6 +121,15 @@ id! {
     WorkerId,
 }
 
+impl MessageId {
+    /// The id so many places behind this one, for messages that are made together: the
+    /// random end of the id counts on, so that their order is their place.
+    pub fn following(self, places: usize) -> Self {
+        let id = u128::from_be_bytes(self.to_bytes()).wrapping_add(places as u128);
+        Self::from_bytes(id.to_be_bytes())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

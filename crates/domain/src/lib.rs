@@ -6,6 +6,7 @@ pub mod agents;
 pub mod audit;
 pub mod background;
 pub mod caller;
+pub mod chat;
 pub mod error;
 pub mod files;
 pub mod goals;

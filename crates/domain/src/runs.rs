@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chat::{ChatMessage, ResponseFormat, ToolCall, ToolChoice, ToolSpec};
 use crate::error::{Code, Error, Result};
 use crate::ids::{AgentId, MessageId, RunId, SessionId};
 use crate::json::JsonText;
 use crate::named;
-use crate::sessions::MessageRole;
 use crate::time::Timestamp;
 
 /// Messages of the session that a run shows to its model when it does not say.
@@ -163,16 +163,6 @@ impl Stop {
     }
 }
 
-/// A message given with the request, shown to the model and not stored in the
-/// session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GivenMessage {
-    /// Who speaks.
-    pub role: MessageRole,
-    /// What is said.
-    pub content: String,
-}
-
 /// What a run says of its user; a user who is made for it begins with this.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserGiven {
@@ -205,7 +195,19 @@ pub struct RunRequest {
     /// What it says of its user.
     pub user: Option<UserGiven>,
     /// Messages for the model before the input, beside the session's.
-    pub messages: Vec<GivenMessage>,
+    pub messages: Vec<ChatMessage>,
+    /// What the run adds to its session before the model is asked, when that is more
+    /// than a user's `input`: images, results of tools, several messages. `input` is its text.
+    pub turn: Vec<ChatMessage>,
+    /// Tools that the client itself carries out: a call of one ends the run, which then
+    /// has it in `calls`.
+    pub client_tools: Vec<ToolSpec>,
+    /// Whether the model calls tools.
+    pub tool_choice: ToolChoice,
+    /// Whether it may call several at once; the provider's default when absent.
+    pub parallel_tool_calls: Option<bool>,
+    /// The form that the answer has to take.
+    pub response_format: ResponseFormat,
     /// Replaces the agent's instructions.
     pub system_prompt: Option<String>,
     /// JSON: background for the model, shown after the instructions.
@@ -216,8 +218,19 @@ pub struct RunRequest {
     pub timeout: Option<Duration>,
     /// Overrides the agent's model; set by surfaces that name a model.
     pub model: Option<String>,
+    /// Set by the surface of responses alone.
+    pub response: Option<ResponseAsked>,
     /// How it is taken and attended.
     pub handling: Handling,
+}
+
+/// What a run was asked for as a response in OpenAI's sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ResponseAsked {
+    /// The response that it follows.
+    pub previous: Option<RunId>,
+    /// Whether its session is a conversation that outlives it.
+    pub in_conversation: bool,
 }
 
 /// Why a run did not succeed.
@@ -234,8 +247,30 @@ pub struct RunError {
 pub struct Usage {
     /// Tokens read.
     pub input_tokens: Option<u64>,
+    /// Those of them that the provider had in its cache.
+    pub cached_input_tokens: Option<u64>,
     /// Tokens written.
     pub output_tokens: Option<u64>,
+    /// What they cost, in billionths of the currency of the configured prices; absent
+    /// when no price of the model is configured.
+    pub cost_nanos: Option<u64>,
+}
+
+impl Usage {
+    /// Both together, for a run that asks its model several times. What one of them
+    /// does not know the sum does not know, except that nothing was used so far.
+    pub fn plus(self, other: Self) -> Self {
+        if self == Self::default() {
+            return other;
+        }
+        let sum = |a: Option<u64>, b: Option<u64>| Some(a?.saturating_add(b?));
+        Self {
+            input_tokens: sum(self.input_tokens, other.input_tokens),
+            cached_input_tokens: sum(self.cached_input_tokens, other.cached_input_tokens),
+            output_tokens: sum(self.output_tokens, other.output_tokens),
+            cost_nanos: sum(self.cost_nanos, other.cost_nanos),
+        }
+    }
 }
 
 /// One message handled by one agent.
@@ -265,6 +300,16 @@ pub struct Run {
     pub error: Option<RunError>,
     /// What it cost.
     pub usage: Usage,
+    /// The tools of the client that the model called last, which the client has to
+    /// answer for the conversation to go on.
+    pub calls: Vec<ToolCall>,
+    /// The message that the reply became in the session, or would have become: the
+    /// calls follow it, in order.
+    pub reply_message: Option<MessageId>,
+    /// Why the model's last reply ended, in OpenAI's word.
+    pub finish_reason: Option<String>,
+    /// `provider/model` of who answered, which may be one of the agent's fallbacks.
+    pub answered_by: Option<String>,
     /// How many further requests joined their input to it while it waited.
     pub merged: i64,
     /// Why it is to end early, once somebody asked for it.
@@ -292,6 +337,20 @@ impl Run {
         Ok(())
     }
 
+    /// The ids of the messages that its turn becomes, when it has been begun: the first
+    /// one's, and those that follow it.
+    pub fn turn_messages(&self) -> Vec<MessageId> {
+        let n = self.request.turn.len().max(1);
+        self.message.map_or_else(Vec::new, |first| (0..n).map(|at| first.following(at)).collect())
+    }
+
+    /// The ids of the messages that its calls become, when it has ended.
+    pub fn call_messages(&self) -> Vec<MessageId> {
+        let n = self.calls.len();
+        let reply = self.reply_message;
+        reply.map_or_else(Vec::new, |reply| (1..=n).map(|at| reply.following(at)).collect())
+    }
+
     /// Whether what it was asked for is the same in all but the input and the
     /// client's own metadata, so that one answer can serve both.
     pub fn serves(&self, request: &RunRequest) -> bool {
@@ -301,7 +360,7 @@ impl Run {
             handling: self.request.handling,
             ..request.clone()
         };
-        asked == self.request
+        self.request.turn.is_empty() && asked == self.request
     }
 }
 

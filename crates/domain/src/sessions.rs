@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::chat::ChatMessage;
 use crate::ids::{MessageId, RunId, SessionId};
 use crate::json::JsonText;
 use crate::log::EntityKind;
@@ -69,6 +70,8 @@ named! {
         User = "user",
         /// The model.
         Assistant = "assistant",
+        /// A tool: the outcome of a call of the model's.
+        Tool = "tool",
     }
 }
 
@@ -85,8 +88,18 @@ pub struct Message {
     pub role: MessageRole,
     /// What is said.
     pub content: String,
+    /// All of it, when `role` and `content` are not: images, tool calls, the call
+    /// that a result belongs to.
+    pub chat: Option<ChatMessage>,
     /// A JSON object of the client's.
     pub metadata: String,
     /// When it was stored.
     pub created_at: Timestamp,
+}
+
+impl Message {
+    /// What a model is shown of it.
+    pub fn into_chat(self) -> ChatMessage {
+        self.chat.unwrap_or_else(|| ChatMessage::said(self.role, self.content))
+    }
 }

@@ -5,6 +5,7 @@
 mod agents;
 mod audit;
 mod backup;
+mod conversations;
 mod denials;
 mod files;
 mod goals;
@@ -205,6 +206,11 @@ impl Engine {
     /// The models that are configured, as `provider/model`.
     pub fn model_names(&self) -> Vec<String> {
         self.0.models.names()
+    }
+
+    /// The models themselves.
+    pub fn models(&self) -> agentry_llm::Models {
+        self.0.models.clone()
     }
 
     /// Whether the storage answers.

@@ -18,6 +18,7 @@ mod stop;
 use std::time::Duration;
 
 use agentry_domain::agents::{Agent, FIRST_AGENT_NAME};
+use agentry_domain::chat::ChatMessage;
 use agentry_domain::jobs::JobKind;
 use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::runs::{
@@ -241,6 +242,10 @@ impl Engine {
                 reply: None,
                 error: None,
                 usage: Usage::default(),
+                calls: Vec::new(),
+                reply_message: None,
+                finish_reason: None,
+                answered_by: None,
                 merged: 0,
                 stop: None,
                 cached_from: None,
@@ -285,7 +290,7 @@ impl Engine {
     /// A fresh id that sorts after the session's newest message, also when the
     /// process that wrote that has a clock ahead of ours. Ids of one process grow
     /// by themselves.
-    fn message_id(&self, now: Timestamp, newest: Option<MessageId>) -> MessageId {
+    pub(crate) fn message_id(&self, now: Timestamp, newest: Option<MessageId>) -> MessageId {
         let id = MessageId::from_uuid(self.uuid(now));
         match newest {
             Some(newest) if id <= newest => MessageId::from_uuid(self.uuid(after(newest))),
@@ -485,20 +490,34 @@ fn user_of(session: &Session, given: Option<&str>) -> Result<Option<String>> {
     }
 }
 
-/// Adds a run's input to its session.
+/// Adds a run's input to its session: one message, or those of its turn.
 fn store_input(write: &mut Write, caller: &Caller, run: &Run, remember: bool, at: Timestamp) {
-    let Some(id) = run.message else { return };
-    let message = Message {
+    let turn = match run.request.turn.as_slice() {
+        [] => vec![ChatMessage::said(MessageRole::User, run.request.input.clone())],
+        turn => turn.to_vec(),
+    };
+    for (id, said) in run.turn_messages().into_iter().zip(turn) {
+        let message = message_of(run, id, said, at);
+        // Instructions and what tools answered are no memory of what somebody said.
+        let is_said = matches!(message.role, MessageRole::User | MessageRole::Assistant)
+            && !message.content.is_empty();
+        let scope = scope(caller, run.user_id.as_deref(), run.session);
+        store_message(write, caller, &message, (remember && is_said).then_some(scope));
+    }
+}
+
+/// A message of a run, as its session keeps it.
+fn message_of(run: &Run, id: MessageId, said: ChatMessage, at: Timestamp) -> Message {
+    Message {
         id,
         session: run.session,
         run: Some(run.id),
-        role: MessageRole::User,
-        content: run.request.input.clone(),
+        role: said.role(),
+        content: said.text().into_owned(),
+        chat: (!said.is_plain()).then_some(said),
         metadata: "{}".to_owned(),
         created_at: at,
-    };
-    let scope = scope(caller, run.user_id.as_deref(), run.session);
-    store_message(write, caller, &message, remember.then_some(scope));
+    }
 }
 
 /// The first time all of whose ids are greater than this one. A UUIDv7 begins with its

@@ -105,6 +105,7 @@ impl Engine {
             run: None,
             role: new.role,
             content: new.content,
+            chat: None,
             metadata: new.metadata,
             created_at: now,
         };

@@ -3,10 +3,29 @@
 //! into a stream of [`ModelEvent`]s. What to ask, what to remember and what to
 //! store is left to the engine.
 
-mod compatible;
+mod answer;
+mod anthropic;
+mod failures;
+mod fallback;
+mod gemini;
+mod lines;
 mod model;
 mod models;
+mod ollama;
+mod openai;
+mod parameters;
+mod prices;
+mod prompt;
+mod provider;
 mod recall;
+mod sse;
+mod vertex;
 
-pub use model::{ChatMessage, FinishReason, Model, ModelEvent, ModelRequest, Passage, Source};
-pub use models::{InvalidProvider, Models, Options, ProviderOptions, RECALL};
+pub use agentry_domain::chat::{
+    ChatMessage, Image, ImageSource, Part, ResponseFormat, ToolCall, ToolChoice, ToolResult,
+    ToolSpec,
+};
+pub use agentry_outbound::UpstreamCounts;
+pub use model::{FinishReason, Model, ModelEvent, ModelRequest, Passage, Source};
+pub use models::{InvalidProvider, Models, Options, ProviderKind, ProviderOptions, RECALL};
+pub use prices::Price;

@@ -1,6 +1,7 @@
 //! What is asked of a model and what comes back.
 
 use agentry_domain::Result;
+use agentry_domain::chat::{ChatMessage, ResponseFormat, ToolCall, ToolChoice, ToolSpec};
 use agentry_domain::ids::SessionId;
 use agentry_domain::runs::Usage;
 use agentry_domain::sessions::MessageRole;
@@ -21,19 +22,36 @@ pub struct ModelRequest {
     pub recalled: Vec<Passage>,
     /// The conversation, oldest first; the input is the last one.
     pub messages: Vec<ChatMessage>,
-    /// Settings for the provider, such as `temperature`.
+    /// The tools that the model may call.
+    pub tools: Vec<ToolSpec>,
+    /// Whether it calls them.
+    pub tool_choice: ToolChoice,
+    /// Whether it may call several at once; the provider's default when absent.
+    pub parallel_tool_calls: Option<bool>,
+    /// The form that the answer has to take.
+    pub response_format: ResponseFormat,
+    /// Settings for the provider, in OpenAI's words, such as `temperature`.
     pub parameters: Map<String, Value>,
     /// When the reply has to be complete.
     pub deadline: Instant,
 }
 
-/// One message of the conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChatMessage {
-    /// Who speaks.
-    pub role: MessageRole,
-    /// What is said.
-    pub content: String,
+impl ModelRequest {
+    /// A request with nothing but a conversation.
+    pub fn new(messages: Vec<ChatMessage>, deadline: Instant) -> Self {
+        Self {
+            instructions: String::new(),
+            context: None,
+            recalled: Vec::new(),
+            messages,
+            tools: Vec::new(),
+            tool_choice: ToolChoice::default(),
+            parallel_tool_calls: None,
+            response_format: ResponseFormat::default(),
+            parameters: Map::new(),
+            deadline,
+        }
+    }
 }
 
 /// Something that was said before, or that is to be remembered.
@@ -68,8 +86,13 @@ pub enum Source {
 /// A piece of a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelEvent {
+    /// Who answers, as `provider/model`; at most once, and then first. One that was
+    /// asked in place of another says so by this.
+    Answering(String),
     /// Text to append; never empty.
     Delta(String),
+    /// A call of a tool, whole. Text may come before and between calls.
+    ToolCall(ToolCall),
     /// What the reply cost, as the provider counted; at most once.
     Usage(Usage),
     /// The reply is complete. The last item of a stream that did not fail.
@@ -83,6 +106,8 @@ pub enum FinishReason {
     Stop,
     /// A bound on the reply's length was reached.
     Length,
+    /// It waits for the results of the tools that it called.
+    ToolCalls,
     /// The provider held the rest back.
     Filtered,
     /// Something else, in the provider's word.
@@ -95,6 +120,7 @@ impl FinishReason {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
             Self::Filtered => "content_filter",
             Self::Other(word) => word,
         }
@@ -105,6 +131,7 @@ impl FinishReason {
         match word {
             "stop" => Self::Stop,
             "length" => Self::Length,
+            "tool_calls" | "function_call" => Self::ToolCalls,
             "content_filter" => Self::Filtered,
             other => Self::Other(other.to_owned()),
         }
@@ -114,6 +141,11 @@ impl FinishReason {
 /// Writes replies. An implementation:
 /// - fails with a `model_*` code only, either before the stream or as its last item;
 /// - ends a stream either with one `Finished` or with one error;
+/// - tells each call of a tool once and whole, under an id that no other call of the
+///   reply has, and ends a reply that calls tools with `ToolCalls`;
+/// - takes a conversation that is `agentry_domain::chat::sound`;
+/// - refuses with `model_rejected` what its provider cannot be asked for, and drops
+///   nothing silently: `builtin/recall` alone ignores tools, and says so in its page;
 /// - is done by the deadline;
 /// - stops working, and lets its connection go, when the stream is dropped;
 /// - never puts a credential into an error's detail.

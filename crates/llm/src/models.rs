@@ -3,70 +3,135 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agentry_domain::{Code, Error, Result};
-use agentry_outbound::{Client, Url};
+use agentry_outbound::{Upstream, UpstreamCounts, Url};
 
-use crate::compatible::{Compatible, Endpoint};
+use crate::anthropic::Anthropic;
+use crate::fallback::Fallback;
+use crate::gemini::Gemini;
 use crate::model::Model;
+use crate::ollama::Ollama;
+use crate::openai::OpenAi;
+use crate::prices::{Price, Prices};
+use crate::provider::{Dialect, Endpoint, Provided};
 use crate::recall::Recall;
+use crate::vertex::{Account, Vertex};
 
 /// The model that needs no provider.
 pub const RECALL: &str = agentry_domain::agents::MODEL_DEFAULT;
-/// What a model of a configured provider begins with.
+/// What a model of a provider without a prefix of its own begins with.
 const COMPATIBLE: &str = "compatible";
+/// Names that no provider can have, because models begin with them.
+const NAMES_TAKEN: &[&str] = &["builtin", COMPATIBLE];
+/// Bytes of a credentials file at most.
+const CREDENTIALS_BYTES_MAX: u64 = 64 * 1_024;
 
 /// The configured providers, by the name that models are addressed with.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
-    /// Each offers its models as `compatible/NAME/MODEL`.
+    /// Where they are and how they are asked.
     pub providers: BTreeMap<String, ProviderOptions>,
+    /// How long calls may wait, and how often they are sent again.
+    pub outbound: agentry_outbound::Options,
 }
 
-/// One server that speaks OpenAI's chat protocol.
-#[derive(Clone, PartialEq, Eq, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A protocol that providers speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderKind {
+    /// OpenAI's chat completions, at OpenAI.
+    OpenAi,
+    /// The same, anywhere else.
+    Compatible,
+    /// Anthropic's Messages.
+    Anthropic,
+    /// Google's `generateContent`, at the Gemini API.
+    Gemini,
+    /// The same, at Vertex AI.
+    Vertex,
+    /// Ollama's own.
+    Ollama,
+}
+
+impl ProviderKind {
+    /// What a provider of this name is when it does not say.
+    fn of_name(name: &str) -> Self {
+        match name {
+            "openai" => Self::OpenAi,
+            "anthropic" => Self::Anthropic,
+            "gemini" => Self::Gemini,
+            "vertex" => Self::Vertex,
+            "ollama" => Self::Ollama,
+            _ => Self::Compatible,
+        }
+    }
+
+    /// Where it is when it does not say.
+    fn base_url(self, options: &ProviderOptions) -> Option<String> {
+        Some(match self {
+            Self::OpenAi => "https://api.openai.com/v1".to_owned(),
+            Self::Compatible => return None,
+            Self::Anthropic => "https://api.anthropic.com".to_owned(),
+            Self::Gemini => "https://generativelanguage.googleapis.com/v1beta".to_owned(),
+            Self::Vertex => match options.location.as_deref() {
+                None | Some("global") => "https://aiplatform.googleapis.com/v1".to_owned(),
+                Some(location) => format!("https://{location}-aiplatform.googleapis.com/v1"),
+            },
+            Self::Ollama => "http://127.0.0.1:11434".to_owned(),
+        })
+    }
+}
+
+/// One provider.
+#[derive(Clone, Default, PartialEq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ProviderOptions {
-    /// Where `/chat/completions` is appended; ends in `/v1` as a rule.
-    pub base_url: String,
-    /// Sent as a bearer token.
-    #[serde(default)]
+    /// The protocol; what its name says when absent.
+    pub kind: Option<ProviderKind>,
+    /// Where it is; the provider's own address when absent.
+    pub base_url: Option<String>,
+    /// The API key.
     pub key: Option<String>,
     /// Models to show in lists. Others can be used all the same.
-    #[serde(default)]
     pub models: Vec<String>,
+    /// What tokens of its models cost.
+    pub prices: BTreeMap<String, Price>,
     /// Replaces outbound's `first_byte_timeout_ms` for this provider.
-    #[serde(default)]
     pub first_byte_timeout_ms: Option<u64>,
     /// Replaces outbound's `idle_timeout_ms` for this provider.
-    #[serde(default)]
     pub idle_timeout_ms: Option<u64>,
+    /// Vertex: the project.
+    pub project: Option<String>,
+    /// Vertex: the location.
+    pub location: Option<String>,
+    /// Vertex: the file of a service account's key.
+    pub credentials_file: Option<PathBuf>,
 }
 
 impl ProviderOptions {
-    /// A provider without a key.
+    /// A provider at an address, without a key.
     pub fn new(base_url: impl Into<String>) -> Self {
-        Self {
-            base_url: base_url.into(),
-            key: None,
-            models: Vec::new(),
-            first_byte_timeout_ms: None,
-            idle_timeout_ms: None,
-        }
+        Self { base_url: Some(base_url.into()), ..Self::default() }
     }
 }
 
 impl fmt::Debug for ProviderOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProviderOptions")
+            .field("kind", &self.kind)
             .field("base_url", &self.base_url)
             .field("key", &self.key.as_ref().map(|_| "[hidden]"))
             .field("models", &self.models)
+            .field("prices", &self.prices)
             .field("first_byte_timeout_ms", &self.first_byte_timeout_ms)
             .field("idle_timeout_ms", &self.idle_timeout_ms)
+            .field("project", &self.project)
+            .field("location", &self.location)
+            .field("credentials_file", &self.credentials_file)
             .finish()
     }
 }
@@ -84,11 +149,9 @@ pub struct InvalidProvider {
 /// Every model that can be asked.
 #[derive(Clone)]
 pub struct Models {
-    client: Client,
-    providers: BTreeMap<String, Provider>,
+    providers: Arc<BTreeMap<String, Provider>>,
 }
 
-#[derive(Clone)]
 struct Provider {
     endpoint: Arc<Endpoint>,
     listed: Vec<String>,
@@ -96,92 +159,161 @@ struct Provider {
 
 impl Models {
     /// Checks every provider's settings.
-    pub fn new(options: &Options, client: Client) -> Result<Self, InvalidProvider> {
+    pub fn new(options: &Options) -> Result<Self, InvalidProvider> {
         let providers = options
             .providers
             .iter()
-            .map(|(name, options)| {
-                let endpoint = endpoint(name, options)
+            .map(|(name, provider)| {
+                let endpoint = endpoint(name, provider, &options.outbound)
                     .map_err(|reason| InvalidProvider { name: name.clone(), reason })?;
-                let listed = options.models.clone();
+                let listed = provider.models.clone();
                 Ok((name.clone(), Provider { endpoint: Arc::new(endpoint), listed }))
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { client, providers })
+        Ok(Self { providers: Arc::new(providers) })
     }
 
-    /// The model of this name: `builtin/recall` or `compatible/NAME/MODEL`.
-    /// Any MODEL of a configured provider is taken; whether it exists only the
-    /// provider knows. `model_unknown` says what is configured.
+    /// The model of this name: `builtin/recall`, `NAME/MODEL` or
+    /// `compatible/NAME/MODEL`. Any MODEL of a configured provider is taken; whether it
+    /// exists only the provider knows. `model_unknown` says what is configured.
     pub fn resolve(&self, model: &str) -> Result<Arc<dyn Model>> {
         if model == RECALL {
             return Ok(Arc::new(Recall));
         }
-        let mut parts = model.splitn(3, '/');
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some(COMPATIBLE), Some(name), Some(model)) if !model.is_empty() => {
-                match self.providers.get(name) {
-                    Some(provider) => Ok(Arc::new(Compatible::new(
-                        self.client.clone(),
-                        provider.endpoint.clone(),
-                        model,
-                    ))),
-                    None => Err(self.unknown(&format!(
-                        "no provider named {name:?} is configured for the model {model:?}"
-                    ))),
-                }
-            }
-            _ => Err(self.unknown(&format!("there is no model {model:?}"))),
+        let (provider, model_name) = match model.strip_prefix("compatible/") {
+            Some(rest) => rest.split_once('/').unzip(),
+            None => model.split_once('/').unzip(),
+        };
+        let (Some(provider), Some(name)) = (provider, model_name.filter(|name| !name.is_empty()))
+        else {
+            return Err(self.unknown(&format!("there is no model {model:?}")));
+        };
+        let found = self.providers.get(provider).filter(|found| {
+            // Each model has one name.
+            format!("{}/{name}", found.endpoint.prefix) == model
+        });
+        match found {
+            Some(found) => Ok(Arc::new(Provided::new(found.endpoint.clone(), name))),
+            None => Err(self.unknown(&format!(
+                "no provider named {provider:?} is configured for the model {model:?}"
+            ))),
         }
+    }
+
+    /// The model of this name and, when it cannot answer, those that follow. Names are
+    /// checked before anything is asked.
+    pub fn resolve_first(&self, model: &str, fallbacks: &[String]) -> Result<Arc<dyn Model>> {
+        let first = self.resolve(model)?;
+        if fallbacks.is_empty() {
+            return Ok(first);
+        }
+        let others = fallbacks.iter().map(|name| self.resolve(name)).collect::<Result<_>>()?;
+        Ok(Arc::new(Fallback::new(first, others)))
     }
 
     /// The names to show in lists, the builtin model first.
     pub fn names(&self) -> Vec<String> {
-        let configured = self.providers.iter().flat_map(|(name, provider)| {
-            provider.listed.iter().map(move |model| format!("{COMPATIBLE}/{name}/{model}"))
+        let configured = self.providers.values().flat_map(|provider| {
+            let prefix = &provider.endpoint.prefix;
+            provider.listed.iter().map(move |model| format!("{prefix}/{model}"))
         });
         std::iter::once(RECALL.to_owned()).chain(configured).collect()
     }
 
+    /// What happened with each provider since the process started.
+    pub fn counts(&self) -> Vec<UpstreamCounts> {
+        self.providers.values().map(|provider| provider.endpoint.upstream.counts()).collect()
+    }
+
     fn unknown(&self, what: &str) -> Error {
         let offered: Vec<String> = std::iter::once(RECALL.to_owned())
-            .chain(self.providers.keys().map(|name| format!("{COMPATIBLE}/{name}/MODEL")))
+            .chain(self.providers.values().map(|it| format!("{}/MODEL", it.endpoint.prefix)))
             .collect();
         let mut detail = format!("{what}; there is {}", offered.join(", "));
         if self.providers.is_empty() {
-            detail.push_str(
-                ", and compatible/NAME/MODEL once a provider NAME is in the configuration",
-            );
+            detail.push_str(", and NAME/MODEL once a provider NAME is in the configuration");
         }
         Error::new(Code::ModelUnknown, detail)
     }
 }
 
-fn endpoint(name: &str, options: &ProviderOptions) -> Result<Endpoint, String> {
-    if name.is_empty() || name.contains('/') {
-        return Err("a provider's name is not empty and holds no slash".to_owned());
+/// Checks a provider's settings; says what is wrong with them.
+pub(crate) fn endpoint(
+    name: &str,
+    options: &ProviderOptions,
+    outbound: &agentry_outbound::Options,
+) -> Result<Endpoint, String> {
+    if name.is_empty() || name.contains('/') || NAMES_TAKEN.contains(&name) {
+        return Err("a provider's name is not empty, holds no slash, and is not one of builtin \
+            and compatible"
+            .to_owned());
     }
-    let mut url =
-        Url::parse(&options.base_url).map_err(|error| format!("base_url is not a URL: {error}"))?;
-    if !matches!(url.scheme(), "http" | "https") {
+    let kind = options.kind.unwrap_or(ProviderKind::of_name(name));
+    let base = options.base_url.clone().or_else(|| kind.base_url(options));
+    let base = base.ok_or("base_url is missing")?;
+    let base = Url::parse(&base).map_err(|error| format!("base_url is not a URL: {error}"))?;
+    if !matches!(base.scheme(), "http" | "https") {
         return Err("base_url begins with http:// or https://".to_owned());
     }
-    if !url.username().is_empty() || url.password().is_some() {
+    if !base.username().is_empty() || base.password().is_some() {
         return Err("base_url holds credentials; they belong in key".to_owned());
     }
-    url.path_segments_mut()
-        .map_err(|()| "base_url cannot be extended by a path".to_owned())?
-        .pop_if_empty()
-        .extend(["chat", "completions"]);
-    let key = options.key.as_deref().filter(|key| !key.is_empty());
-    Endpoint::new(
-        name,
-        url,
+    if base.cannot_be_a_base() {
+        return Err("base_url cannot be extended by a path".to_owned());
+    }
+    let key = options.key.clone().filter(|key| !key.is_empty());
+    if key.as_deref().is_some_and(|key| http::HeaderValue::from_str(key).is_err()) {
+        return Err("key holds characters that no header can carry".to_owned());
+    }
+    let prices = Prices::new(&options.prices).ok_or("prices are not negative, and finite")?;
+    let upstream = |name: &str| Upstream::new(name, outbound).map_err(|error| error.to_string());
+    let is_vertex = kind == ProviderKind::Vertex;
+    let vertex_only =
+        [options.project.is_some(), options.location.is_some(), options.credentials_file.is_some()];
+    if !is_vertex && vertex_only.contains(&true) {
+        return Err("project, location and credentials_file are for the kind vertex".to_owned());
+    }
+    let dialect: Box<dyn Dialect> = match kind {
+        ProviderKind::OpenAi | ProviderKind::Compatible => Box::new(OpenAi),
+        ProviderKind::Anthropic => Box::new(Anthropic),
+        ProviderKind::Gemini => Box::new(Gemini),
+        ProviderKind::Ollama => Box::new(Ollama),
+        ProviderKind::Vertex => Box::new(vertex(options, upstream("vertex-token")?)?),
+    };
+    let prefix = match kind {
+        ProviderKind::Compatible => format!("{COMPATIBLE}/{name}"),
+        _ => name.to_owned(),
+    };
+    Ok(Endpoint {
+        name: name.to_owned(),
+        prefix,
+        base,
         key,
-        options.first_byte_timeout_ms.map(Duration::from_millis),
-        options.idle_timeout_ms.map(Duration::from_millis),
-    )
-    .ok_or_else(|| "key holds characters that no header can carry".to_owned())
+        dialect,
+        upstream: upstream(name)?,
+        prices,
+        first_byte_timeout: options.first_byte_timeout_ms.map(Duration::from_millis),
+        idle_timeout: options.idle_timeout_ms.map(Duration::from_millis),
+    })
+}
+
+fn vertex(options: &ProviderOptions, upstream: Upstream) -> Result<Vertex, String> {
+    let Some(file) = &options.credentials_file else {
+        if options.key.is_none() {
+            return Err("vertex needs a credentials_file, or a key".to_owned());
+        }
+        return Ok(Vertex::with_key());
+    };
+    let (Some(project), Some(location)) = (&options.project, &options.location) else {
+        return Err("vertex with a credentials_file needs project and location".to_owned());
+    };
+    let unreadable = |error| format!("{} cannot be read: {error}", file.display());
+    let length = std::fs::metadata(file).map_err(unreadable)?.len();
+    if length > CREDENTIALS_BYTES_MAX {
+        return Err(format!("{} is too large", file.display()));
+    }
+    let json = std::fs::read_to_string(file).map_err(unreadable)?;
+    Ok(Vertex::in_project(project, location, Account::read(&json, upstream)?))
 }
 
 #[cfg(test)]
@@ -191,8 +323,7 @@ mod tests {
     fn models(providers: &[(&str, ProviderOptions)]) -> Result<Models, InvalidProvider> {
         let providers =
             providers.iter().map(|(name, options)| ((*name).to_owned(), options.clone())).collect();
-        let client = Client::new(&agentry_outbound::Options::default()).unwrap();
-        Models::new(&Options { providers }, client)
+        Models::new(&Options { providers, ..Options::default() })
     }
 
     #[test]
@@ -201,22 +332,45 @@ mod tests {
             models: vec!["small".to_owned()],
             ..ProviderOptions::new("http://127.0.0.1:1/v1")
         };
-        let models = models(&[("local", local)]).unwrap();
-        assert_eq!(models.names(), ["builtin/recall", "compatible/local/small"]);
-        for known in ["builtin/recall", "compatible/local/small", "compatible/local/org/other:7b"] {
+        let claude = ProviderOptions {
+            kind: Some(ProviderKind::Anthropic),
+            models: vec!["big".to_owned()],
+            ..ProviderOptions::default()
+        };
+        let models =
+            models(&[("local", local), ("mine", claude), ("openai", ProviderOptions::default())])
+                .unwrap();
+        assert_eq!(models.names(), ["builtin/recall", "compatible/local/small", "mine/big"]);
+        for known in [
+            "builtin/recall",
+            "compatible/local/small",
+            "compatible/local/org/other:7b",
+            "mine/other",
+            "openai/gpt-5-mini",
+        ] {
             assert!(models.resolve(known).is_ok(), "{known}");
         }
         assert!(models.resolve("builtin/recall").unwrap().quotes());
         assert!(!models.resolve("compatible/local/small").unwrap().quotes());
-        for unknown in
-            ["", "recall", "builtin/other", "openai/x", "compatible/local/", "compatible/local"]
-        {
+        for unknown in [
+            "",
+            "recall",
+            "builtin/other",
+            "anthropic/x",
+            "compatible/local/",
+            "compatible/local",
+            "local/small",
+            "compatible/openai/x",
+        ] {
             let error = models.resolve(unknown).err().unwrap();
             assert_eq!(error.code, Code::ModelUnknown, "{unknown}");
             assert!(error.detail.contains("compatible/local/MODEL"), "{error}");
         }
         let error = models.resolve("compatible/remote/small").err().unwrap();
         assert!(error.detail.contains("\"remote\""), "{error}");
+        let fallbacks = ["mine/big".to_owned(), "nobody/x".to_owned()];
+        assert!(models.resolve_first("openai/x", &fallbacks[..1]).is_ok());
+        assert!(models.resolve_first("openai/x", &fallbacks).is_err());
     }
 
     #[test]
@@ -227,14 +381,35 @@ mod tests {
             ("a", "http://user:secret@host/v1"),
             ("a/b", "http://host/v1"),
             ("", "http://host/v1"),
+            ("builtin", "http://host/v1"),
         ] {
             let refused = models(&[(name, ProviderOptions::new(base_url))]).err();
             assert!(refused.is_some(), "{name:?} {base_url}");
         }
         let key = Some("line\nbreak".to_owned());
-        let options = ProviderOptions { key, ..ProviderOptions::new("http://host/v1") };
-        let refused = models(&[("a", options)]).err().unwrap().to_string();
-        assert!(!refused.contains("line"), "{refused}");
+        let broken_key = ProviderOptions { key, ..ProviderOptions::new("http://host/v1") };
+        let price = Price { input: -1.0, cached_input: None, output: 1.0 };
+        let prices = BTreeMap::from([("m".to_owned(), price)]);
+        let file = Some(PathBuf::from("/nowhere/file.json"));
+        for (name, options, reason) in [
+            ("a", broken_key, "no header"),
+            ("a", ProviderOptions::default(), "base_url is missing"),
+            ("openai", ProviderOptions { prices, ..ProviderOptions::default() }, "prices"),
+            ("vertex", ProviderOptions::default(), "credentials_file"),
+            (
+                "vertex",
+                ProviderOptions { credentials_file: file.clone(), ..ProviderOptions::default() },
+                "project and location",
+            ),
+            (
+                "gemini",
+                ProviderOptions { credentials_file: file, ..ProviderOptions::default() },
+                "kind vertex",
+            ),
+        ] {
+            let refused = models(&[(name, options)]).err().unwrap().to_string();
+            assert!(refused.contains(reason) && !refused.contains("line"), "{refused}");
+        }
     }
 
     #[test]
@@ -242,18 +417,5 @@ mod tests {
         let key = Some("sk-secret".to_owned());
         let options = ProviderOptions { key, ..ProviderOptions::new("http://host/v1") };
         assert!(!format!("{options:?}").contains("secret"));
-    }
-
-    #[test]
-    fn the_path_is_appended_to_the_base() {
-        for (base, expected) in [
-            ("http://host/v1", "http://host/v1/chat/completions"),
-            ("http://host/v1/", "http://host/v1/chat/completions"),
-            ("http://host", "http://host/chat/completions"),
-            ("http://host/d/x?api-version=1", "http://host/d/x/chat/completions?api-version=1"),
-        ] {
-            let endpoint = endpoint("a", &ProviderOptions::new(base)).unwrap();
-            assert_eq!(endpoint.url().as_str(), expected);
-        }
     }
 }

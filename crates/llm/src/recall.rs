@@ -5,16 +5,17 @@
 mod questions;
 mod terms;
 
-use agentry_domain::Result;
+use agentry_domain::chat::{ChatMessage, ResponseFormat, ToolChoice};
 use agentry_domain::sessions::MessageRole;
 use agentry_domain::time::Timestamp;
+use agentry_domain::{Code, Error, Result};
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use unicode_segmentation::UnicodeSegmentation as _;
 
 use self::terms::{Stems, Terms};
-use crate::model::{ChatMessage, FinishReason, Model, ModelEvent, ModelRequest, Passage, Source};
+use crate::model::{FinishReason, Model, ModelEvent, ModelRequest, Passage, Source};
 
 /// A passage that holds less of the question's term weight is no answer.
 const COVERAGE_MIN: f64 = 0.5;
@@ -39,6 +40,17 @@ impl Model for Recall {
         &self,
         request: ModelRequest,
     ) -> Result<BoxStream<'static, Result<ModelEvent>>> {
+        // It reads no tools, and says nothing of them; what cannot be left out is refused.
+        let demand = match (&request.tool_choice, &request.response_format) {
+            (ToolChoice::Required | ToolChoice::Tool(_), _) => Some("calls no tools"),
+            (_, ResponseFormat::Text) => None,
+            (_, ResponseFormat::JsonObject | ResponseFormat::JsonSchema { .. }) => {
+                Some("writes plain text, no JSON")
+            }
+        };
+        if let Some(what) = demand {
+            return Err(Error::new(Code::ModelRejected, format!("builtin/recall {what}")));
+        }
         let text = reply(&request.messages, &request.recalled);
         let deltas = deltas(&text).into_iter().map(ModelEvent::Delta);
         let events: Vec<_> = deltas.chain([ModelEvent::Finished(FinishReason::Stop)]).collect();
@@ -69,9 +81,10 @@ enum Place {
 
 fn reply(messages: &[ChatMessage], recalled: &[Passage]) -> String {
     let (input, history) = match messages.split_last() {
-        Some((input, history)) => (input.content.as_str(), history),
-        None => ("", messages),
+        Some((input, history)) => (input.text(), history),
+        None => ("".into(), messages),
     };
+    let input = input.as_ref();
     let terms = Terms::of(input);
     let mut found = in_passages(input, &terms, recalled);
     if found.is_empty() {
@@ -114,12 +127,12 @@ fn in_history(input: &str, terms: &Terms, history: &[ChatMessage]) -> Vec<Found>
     let said: Vec<(&ChatMessage, Stems)> = history
         .iter()
         .rev()
-        .filter(|message| message.role == MessageRole::User)
+        .filter(|message| message.role() == MessageRole::User)
         .take_while(|message| {
-            bytes += message.content.len();
+            bytes += message.text().len();
             bytes <= HISTORY_BYTES_MAX
         })
-        .map(|message| (message, Stems::of(&message.content)))
+        .map(|message| (message, Stems::of(&message.text())))
         .collect();
     let texts: Vec<&Stems> = said.iter().map(|(_, stems)| stems).collect();
     let weighted = terms.weighted_by(&texts);
@@ -127,10 +140,10 @@ fn in_history(input: &str, terms: &Terms, history: &[ChatMessage]) -> Vec<Found>
         .iter()
         .map(|(message, stems)| (message, weighted.coverage(stems)))
         .filter(|(message, coverage)| {
-            *coverage >= COVERAGE_MIN && says_something(&message.content, input, terms)
+            *coverage >= COVERAGE_MIN && says_something(&message.text(), input, terms)
         })
         .map(|(message, coverage)| Found {
-            text: message.content.clone(),
+            text: message.text().into_owned(),
             place: Place::Here,
             coverage,
         })
@@ -193,6 +206,7 @@ fn quotation(found: &Found, terms: &Terms) -> String {
         MessageRole::User => "You said",
         MessageRole::Assistant => "I said",
         MessageRole::System => "A note said",
+        MessageRole::Tool => "A tool said",
     };
     format!("{who}: \u{201c}{text}\u{201d} ({day} {time} UTC, session {session})")
 }
@@ -229,7 +243,7 @@ mod tests {
     use super::*;
 
     fn user(content: &str) -> ChatMessage {
-        ChatMessage { role: MessageRole::User, content: content.to_owned() }
+        ChatMessage::said(MessageRole::User, content)
     }
 
     fn passage(text: &str, coverage: f64) -> Passage {
@@ -305,7 +319,7 @@ mod tests {
         let history = [
             user("My sister lives in Lisbon."),
             user("I parked the car on level 3."),
-            ChatMessage { role: MessageRole::Assistant, content: "The car is parked.".to_owned() },
+            ChatMessage::said(MessageRole::Assistant, "The car is parked."),
             user("Where did I park my car?"),
         ];
         let answer = reply(&history, &[]);

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use agentry_domain::runs::Usage;
 use agentry_domain::sessions::MessageRole;
-use agentry_domain::{Code, Error, Timestamp};
+use agentry_domain::{Code, Error, Result, Timestamp};
 use agentry_llm::{
     ChatMessage, FinishReason, Model, ModelEvent, ModelRequest, Models, Options, Passage,
     ProviderOptions, Source,
 };
 use agentry_testkit::{Behaviour, Chunking, End, ModelServer, TcpChaos};
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -35,25 +36,36 @@ fn model(provider: ProviderOptions) -> Arc<dyn Model> {
 }
 
 fn model_within(provider: ProviderOptions, outbound: &agentry_outbound::Options) -> Arc<dyn Model> {
-    let client = agentry_outbound::Client::new(outbound).expect("a client is made");
+    // Each request is counted here, so that none is sent again.
+    let outbound = agentry_outbound::Options {
+        retries_max: 0,
+        breaker_failures_min: 1_000,
+        breaker_window_calls: 1_000,
+        ..outbound.clone()
+    };
     let providers = BTreeMap::from([("test".to_owned(), provider)]);
-    let models = Models::new(&Options { providers }, client).expect("the settings are valid");
+    let models = Models::new(&Options { providers, outbound }).expect("the settings are valid");
     models.resolve("compatible/test/org/small").expect("it is configured")
 }
 
 fn message(role: MessageRole, content: &str) -> ChatMessage {
-    ChatMessage { role, content: content.to_owned() }
+    ChatMessage::said(role, content)
+}
+
+fn usage(input: u64, output: u64) -> Usage {
+    Usage { input_tokens: Some(input), output_tokens: Some(output), ..Usage::default() }
+}
+
+/// The first thing that a reply says, behind who says it.
+async fn first_said(stream: &mut BoxStream<'static, Result<ModelEvent>>) -> ModelEvent {
+    let answering = stream.next().await.unwrap().unwrap();
+    assert!(matches!(answering, ModelEvent::Answering(_)), "{answering:?}");
+    stream.next().await.unwrap().unwrap()
 }
 
 fn request() -> ModelRequest {
-    ModelRequest {
-        instructions: String::new(),
-        context: None,
-        recalled: Vec::new(),
-        messages: vec![message(MessageRole::User, "Hello there")],
-        parameters: serde_json::Map::new(),
-        deadline: Instant::now() + FAR,
-    }
+    let messages = vec![message(MessageRole::User, "Hello there")];
+    ModelRequest::new(messages, Instant::now() + FAR)
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -78,6 +90,13 @@ async fn read(model: &dyn Model, request: ModelRequest) -> (Whole, Option<Error>
                 assert!(!text.is_empty());
                 whole.text.push_str(&text);
             }
+            Ok(ModelEvent::Answering(model)) => {
+                assert_eq!(
+                    (model.as_str(), whole.text.as_str()),
+                    ("compatible/test/org/small", "")
+                );
+            }
+            Ok(ModelEvent::ToolCall(call)) => panic!("nothing was to be called: {call:?}"),
             Ok(ModelEvent::Usage(usage)) => assert_eq!(whole.usage.replace(usage), None),
             Ok(ModelEvent::Finished(reason)) => whole.finish = Some(reason),
             Err(error) => {
@@ -126,7 +145,7 @@ async fn a_reply_is_streamed_with_its_usage() {
     server.next(Behaviour::text("Good morning, dear world."));
     let expected = Whole {
         text: "Good morning, dear world.".to_owned(),
-        usage: Some(Usage { input_tokens: Some(2), output_tokens: Some(7) }),
+        usage: Some(usage(2, 7)),
         finish: Some(FinishReason::Stop),
     };
     assert_eq!(read_ok(&*model, request()).await, expected);
@@ -141,7 +160,7 @@ async fn text_is_there_before_the_reply_is_complete() {
     server.hold();
     let model = model(provider(server.base_url()));
     let mut stream = model.respond(request()).await.unwrap();
-    let first = stream.next().await.unwrap().unwrap();
+    let first = first_said(&mut stream).await;
     assert_eq!(first, ModelEvent::Delta("abcd".to_owned()));
     server.wait_held(1).await;
     server.release();
@@ -155,7 +174,7 @@ async fn a_dropped_reply_lets_the_server_go() {
     server.by_default(Behaviour { end: End::HangAfter(2), ..Behaviour::text("abcdefgh") });
     let model = model(provider(server.base_url()));
     let mut stream = model.respond(request()).await.unwrap();
-    stream.next().await.unwrap().unwrap();
+    first_said(&mut stream).await;
     drop(stream);
     server.wait_abandoned(1).await;
 }
@@ -282,7 +301,7 @@ async fn a_server_that_does_not_stream_is_read_all_the_same() {
     server.next(Behaviour { ignores_stream: true, ..Behaviour::text("Good ☃ day") });
     let expected = Whole {
         text: "Good ☃ day".to_owned(),
-        usage: Some(Usage { input_tokens: Some(2), output_tokens: Some(3) }),
+        usage: Some(usage(2, 3)),
         finish: Some(FinishReason::Stop),
     };
     assert_eq!(read_ok(&*model, request()).await, expected);

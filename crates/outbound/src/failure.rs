@@ -44,6 +44,12 @@ pub enum Failure {
     /// The target is not one that may be called; nothing was sent.
     #[error("refused: {0}")]
     Refused(Refused),
+    /// The upstream failed so often that it is left alone; nothing was sent.
+    #[error("it failed too often and is left alone for {} ms", retry_after.as_millis())]
+    BreakerOpen {
+        /// When to ask again.
+        retry_after: Duration,
+    },
     /// The request cannot be sent as it is, or the client cannot be made.
     #[error("the request cannot be made")]
     Invalid(#[source] Cause),

@@ -4,12 +4,15 @@
 //! had an effect is never sent twice. What an answer means is left to callers.
 
 mod ask;
+pub mod breaker;
+pub mod budget;
 mod failure;
 pub mod guard;
 mod options;
 mod post;
 mod reply;
 mod trace;
+mod upstream;
 
 pub use ask::Ask;
 pub use failure::{Cause, Failure};
@@ -19,3 +22,4 @@ pub use post::{Client, PostJson};
 pub use reply::Reply;
 pub use reqwest::Url;
 pub use trace::carry_with;
+pub use upstream::{Upstream, UpstreamCounts, Verdict, retry_after};

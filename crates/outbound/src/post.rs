@@ -36,7 +36,8 @@ pub struct Client {
 pub struct PostJson {
     /// Where to.
     pub url: Url,
-    /// Headers beside `Content-Type`. Mark secret values as sensitive.
+    /// Its headers; `Content-Type` is that of JSON when they do not say. Mark secret
+    /// values as sensitive.
     pub headers: HeaderMap,
     /// The document, serialised.
     pub body: Bytes,
@@ -46,6 +47,13 @@ pub struct PostJson {
     pub first_byte_timeout: Option<Duration>,
     /// Replaces the client's `idle_timeout_ms`.
     pub idle_timeout: Option<Duration>,
+}
+
+/// How often a connection is tried.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Connecting {
+    Once,
+    Twice,
 }
 
 impl Client {
@@ -106,6 +114,15 @@ impl Client {
     /// It is sent again, once, only when no connection came about; after that
     /// point the other side may already have acted on it.
     pub async fn post_json(&self, call: PostJson) -> Result<Reply, Failure> {
+        self.post_within(call, Connecting::Twice).await
+    }
+
+    /// The same, sent once whatever happens.
+    pub(crate) async fn post_json_once(&self, call: PostJson) -> Result<Reply, Failure> {
+        self.post_within(call, Connecting::Once).await
+    }
+
+    async fn post_within(&self, call: PostJson, how: Connecting) -> Result<Reply, Failure> {
         let first_byte_timeout =
             call.first_byte_timeout.unwrap_or(self.options.first_byte_timeout());
         let first_byte_ends = Instant::now() + first_byte_timeout;
@@ -116,7 +133,7 @@ impl Client {
         };
         let ends = first_byte_ends.min(call.deadline);
         let span = trace::span("POST", &call.url);
-        let sending = self.send_connecting_twice(call).instrument(span);
+        let sending = self.send_connecting(call, how).instrument(span);
         match tokio::time::timeout_at(ends, sending).await {
             Ok(sent) => sent.map(|response| Reply::new(response, limits)),
             Err(_) if first_byte_ends < limits.deadline => {
@@ -126,11 +143,15 @@ impl Client {
         }
     }
 
-    async fn send_connecting_twice(
+    async fn send_connecting(
         &self,
         mut call: PostJson,
+        how: Connecting,
     ) -> Result<reqwest::Response, Failure> {
         trace::carry(&mut call.headers);
+        if how == Connecting::Once {
+            return self.send(call).await;
+        }
         match self.send(call.clone()).await {
             Err(Failure::Connect(_)) => {
                 tokio::time::sleep(CONNECT_AGAIN_AFTER).await;
@@ -144,10 +165,12 @@ impl Client {
         // The connector takes a host that is an address as it is, and asks no
         // resolver; so this is the check of those.
         self.check(&call.url).map_err(Failure::Refused)?;
+        let mut headers = call.headers;
+        let json = HeaderValue::from_static("application/json");
+        headers.entry(header::CONTENT_TYPE).or_insert(json);
         self.http
             .post(call.url)
-            .headers(call.headers)
-            .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .headers(headers)
             .body(call.body)
             .send()
             .await

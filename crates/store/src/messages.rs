@@ -1,6 +1,7 @@
 //! Messages in the store. Their key is the session and the id, so that a
 //! conversation lies together.
 
+use agentry_domain::chat::ChatMessage;
 use agentry_domain::sessions::{Message, MessageRole};
 use agentry_domain::{Code, Error, MessageId, OrgId, Page, PageRequest, RunId, SessionId};
 
@@ -13,12 +14,12 @@ use crate::{Result, Store, StoreError};
 
 statements! {
     MESSAGE_INSERT = "insert into message (org, session, id, run, role, content, metadata, \
-        created_at) values ($1, $2, $3, $4, $5, $6, $7, $8)";
-    MESSAGE_GET = "select id, session, run, role, content, metadata, created_at from message \
+        created_at, chat) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    MESSAGE_GET = "select id, session, run, role, content, metadata, created_at, chat from message \
         where org = $1 and session = $2 and id = $3";
-    MESSAGE_LIST_ASC = "select id, session, run, role, content, metadata, created_at \
+    MESSAGE_LIST_ASC = "select id, session, run, role, content, metadata, created_at, chat \
         from message where org = $1 and session = $2 and id > $3 order by id limit $4 offset $5";
-    MESSAGE_LIST_DESC = "select id, session, run, role, content, metadata, created_at \
+    MESSAGE_LIST_DESC = "select id, session, run, role, content, metadata, created_at, chat \
         from message where org = $1 and session = $2 and id < $3 \
         order by id desc limit $4 offset $5";
     MESSAGE_NEWEST = "select id from message where org = $1 and session = $2 \
@@ -46,6 +47,7 @@ impl Write {
                 &message.content,
                 &message.metadata,
                 message.created_at,
+                message.chat.as_ref().and_then(|chat| serde_json::to_string(chat).ok()),
             ],
         );
         self.count(MESSAGES, &message.session.to_bytes(), 1);
@@ -124,5 +126,10 @@ fn message(row: &mut Columns<'_>) -> Result<Message> {
         content: row.text()?,
         metadata: row.text()?,
         created_at: row.time()?,
+        chat: row.opt_text()?.map(|text| chat(&text)).transpose()?,
     })
+}
+
+fn chat(text: &str) -> Result<ChatMessage> {
+    serde_json::from_str(text).map_err(|_| StoreError::unreadable("what a message shows"))
 }

@@ -115,6 +115,7 @@ async fn everything_is_there(store: &Store) {
         agent_type: "special".into(),
         status: AgentStatus::Busy,
         model: "compatible/a/b".into(),
+        fallback_models: Vec::new(),
         instructions: "Line one\nline two".into(),
         tools: json("[]"),
         memory: MemoryPolicy { recall: true, remember: false, limit: 7 },

@@ -3,16 +3,15 @@
 
 use std::time::Duration;
 
-use agentry_domain::runs::{
-    GivenMessage, Handling, Run, RunError, RunRequest, RunStatus, Stop, Usage,
-};
+use agentry_domain::chat::{ChatMessage, ResponseFormat, ToolCall, ToolChoice, ToolSpec};
+use agentry_domain::runs::{ResponseAsked, Run, RunError, RunRequest, RunStatus, Stop, Usage};
 use agentry_domain::sessions::MessageRole;
 use agentry_domain::{
     AgentId, Code, Error, MessageId, OrgId, Page, PageRequest, RunId, SessionId, Timestamp,
 };
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::counters::{COUNTER_BELOW, RUNS, RUNS_WAITING};
 use crate::lists::{cursor, list_page};
@@ -24,15 +23,15 @@ use crate::{Result, Store, StoreError};
 statements! {
     RUN_INSERT = "insert into run (org, id, agent, session, user_id, status, message, \
         input, message_limit, given, system_prompt, context, parameters, timeout_ms, model, metadata, \
-        attempt, created_at, started_at, user_given, warnings, handling) values ($1, $2, $3, $4, $5, \
-        $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)";
+        attempt, created_at, started_at, user_given, warnings, handling, asked) values ($1, $2, $3, $4, $5, \
+        $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)";
     RUN_START = "update run set status = $1, attempt = $2, started_at = $3, message = $4 \
         where org = $5 and id = $6 and finished_at is null and merged = $7";
     RUN_FINISH = "update run set status = $1, reply = $2, error_code = $3, error_detail = $4, \
         input_tokens = $5, output_tokens = $6, started_at = $7, finished_at = $8, message = $9, \
-        fingerprint = $10, cached_from = $11, stop = $12 \
-        where org = $13 and id = $14 and finished_at is null and stop = $15 and merged = $16 \
-        and attempt = $17";
+        fingerprint = $10, cached_from = $11, stop = $12, said = $13 \
+        where org = $14 and id = $15 and finished_at is null and stop = $16 and merged = $17 \
+        and attempt = $18";
     RUN_OPEN = "select stop from run where org = $1 and id = $2 and finished_at is null";
     RUN_STOP = "update run set stop = case when stop < $1 then $1 else stop end \
         where org = $2 and id = $3 and finished_at is null and (merged = 0 or $1 > 1)";
@@ -52,25 +51,25 @@ statements! {
     RUN_GET = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
-        user_given, warnings, handling, merged, stop, cached_from from run where org = $1 and id = $2";
+        user_given, warnings, handling, merged, stop, cached_from, asked, said from run where org = $1 and id = $2";
     RUN_LIST_DESC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
-        user_given, warnings, handling, merged, stop, cached_from from run where org = $1 and id < $2 order by id desc limit $3 offset $4";
+        user_given, warnings, handling, merged, stop, cached_from, asked, said from run where org = $1 and id < $2 order by id desc limit $3 offset $4";
     RUN_LIST_ASC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
-        user_given, warnings, handling, merged, stop, cached_from from run where org = $1 and id > $2 order by id limit $3 offset $4";
+        user_given, warnings, handling, merged, stop, cached_from, asked, said from run where org = $1 and id > $2 order by id limit $3 offset $4";
     RUN_FILTER_DESC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
-        user_given, warnings, handling, merged, stop, cached_from from run where org = $1 and id < $2 and (agent = $3 or $3 is null) \
+        user_given, warnings, handling, merged, stop, cached_from, asked, said from run where org = $1 and id < $2 and (agent = $3 or $3 is null) \
         and (user_id = $4 or $4 is null) and (status = $5 or $5 is null) \
         order by id desc limit $6 offset $7";
     RUN_FILTER_ASC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
-        user_given, warnings, handling, merged, stop, cached_from from run where org = $1 and id > $2 and (agent = $3 or $3 is null) \
+        user_given, warnings, handling, merged, stop, cached_from, asked, said from run where org = $1 and id > $2 and (agent = $3 or $3 is null) \
         and (user_id = $4 or $4 is null) and (status = $5 or $5 is null) \
         order by id limit $6 offset $7";
     RUN_FILTER_COUNT = "select count(*) from (select 1 from run where org = $1 \
@@ -79,13 +78,13 @@ statements! {
     RUN_SESSION_DESC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
-        user_given, warnings, handling, merged, stop, cached_from from run where org = $1 and session = $2 and id < $3 and (agent = $4 or $4 is null) \
+        user_given, warnings, handling, merged, stop, cached_from, asked, said from run where org = $1 and session = $2 and id < $3 and (agent = $4 or $4 is null) \
         and (user_id = $5 or $5 is null) and (status = $6 or $6 is null) \
         order by id desc limit $7 offset $8";
     RUN_SESSION_ASC = "select id, agent, session, user_id, status, message, input, message_limit, given, \
         system_prompt, context, parameters, timeout_ms, model, metadata, reply, error_code, \
         error_detail, input_tokens, output_tokens, attempt, created_at, started_at, finished_at, \
-        user_given, warnings, handling, merged, stop, cached_from from run where org = $1 and session = $2 and id > $3 and (agent = $4 or $4 is null) \
+        user_given, warnings, handling, merged, stop, cached_from, asked, said from run where org = $1 and session = $2 and id > $3 and (agent = $4 or $4 is null) \
         and (user_id = $5 or $5 is null) and (status = $6 or $6 is null) \
         order by id limit $7 offset $8";
     RUN_SESSION_COUNT = "select count(*) from (select 1 from run where org = $1 \
@@ -158,6 +157,7 @@ impl Write {
                 request.user.as_ref().and_then(to_json),
                 (!run.warnings.is_empty()).then(|| to_json(&run.warnings)).flatten(),
                 to_json(&request.handling),
+                Asked::of(request).as_ref().and_then(to_json),
             ],
         );
         self.count(RUNS, &[], 1);
@@ -242,6 +242,7 @@ impl Write {
                 fingerprint.map_or(Value::Null, Value::Id),
                 run.cached_from,
                 Stop::number(run.stop),
+                Said::of(run).as_ref().and_then(to_json),
                 self.org,
                 run.id,
                 Stop::number(known),
@@ -342,7 +343,7 @@ fn run(row: &mut Columns<'_>) -> Result<Run> {
         parameters: row.opt_text()?,
         timeout: row.opt_int()?.map(|ms| Duration::from_millis(ms.unsigned_abs())),
         model: row.opt_text()?,
-        handling: Handling::default(),
+        ..RunRequest::default()
     };
     let metadata = row.text()?;
     let reply = row.opt_text()?;
@@ -365,7 +366,12 @@ fn run(row: &mut Columns<'_>) -> Result<Run> {
         usage: Usage {
             input_tokens: row.opt_int()?.map(i64::unsigned_abs),
             output_tokens: row.opt_int()?.map(i64::unsigned_abs),
+            ..Usage::default()
         },
+        calls: Vec::new(),
+        finish_reason: None,
+        answered_by: None,
+        reply_message: None,
         merged: 0,
         stop: None,
         cached_from: None,
@@ -384,6 +390,12 @@ fn run(row: &mut Columns<'_>) -> Result<Run> {
     run.merged = row.int()?;
     run.stop = Stop::of_number(row.int()?);
     run.cached_from = row.opt_id()?.map(RunId::from_bytes);
+    if let Some(asked) = row.opt_text()? {
+        of_json::<Asked>(&asked)?.put_into(&mut run.request);
+    }
+    if let Some(said) = row.opt_text()? {
+        of_json::<Said>(&said)?.put_into(&mut run);
+    }
     Ok(run)
 }
 
@@ -395,20 +407,105 @@ fn of_json<T: DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|_| StoreError::unreadable("what a run says of its request"))
 }
 
-fn given_to_json(messages: &[GivenMessage]) -> Option<String> {
+/// A message as it stands in `given`: `[role, text]` when that is all of it.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Given {
+    Plain(String, String),
+    Whole(ChatMessage),
+}
+
+fn given_to_json(messages: &[ChatMessage]) -> Option<String> {
     if messages.is_empty() {
         return None;
     }
-    let list: Vec<_> = messages.iter().map(|given| (given.role.as_str(), &given.content)).collect();
-    serde_json::to_string(&list).ok()
+    let given = |message: &ChatMessage| match message.is_plain() {
+        true => Given::Plain(message.role().as_str().to_owned(), message.text().into_owned()),
+        false => Given::Whole(message.clone()),
+    };
+    to_json(&messages.iter().map(given).collect::<Vec<_>>())
 }
 
-fn given_from_json(text: &str) -> Result<Vec<GivenMessage>> {
+fn given_from_json(text: &str) -> Result<Vec<ChatMessage>> {
     let wrong = || StoreError::unreadable("a run's given messages");
-    let list: Vec<(String, String)> = serde_json::from_str(text).map_err(|_| wrong())?;
+    let list: Vec<Given> = serde_json::from_str(text).map_err(|_| wrong())?;
     list.into_iter()
-        .map(|(role, content)| {
-            Ok(GivenMessage { role: MessageRole::parse(&role).ok_or_else(wrong)?, content })
+        .map(|given| match given {
+            Given::Whole(message) => Ok(message),
+            Given::Plain(role, text) => {
+                let role = MessageRole::parse(&role).ok_or_else(wrong)?;
+                Ok(ChatMessage::said(role, text))
+            }
         })
         .collect()
+}
+
+/// What a run asks of its model beside its input; nothing of a plain one.
+#[derive(PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Asked {
+    turn: Vec<ChatMessage>,
+    client_tools: Vec<ToolSpec>,
+    tool_choice: ToolChoice,
+    parallel_tool_calls: Option<bool>,
+    response_format: ResponseFormat,
+    response: Option<ResponseAsked>,
+}
+
+impl Asked {
+    fn of(request: &RunRequest) -> Option<Self> {
+        let asked = Self {
+            turn: request.turn.clone(),
+            client_tools: request.client_tools.clone(),
+            tool_choice: request.tool_choice.clone(),
+            parallel_tool_calls: request.parallel_tool_calls,
+            response_format: request.response_format.clone(),
+            response: request.response,
+        };
+        (asked != Self::default()).then_some(asked)
+    }
+
+    fn put_into(self, request: &mut RunRequest) {
+        request.turn = self.turn;
+        request.client_tools = self.client_tools;
+        request.tool_choice = self.tool_choice;
+        request.parallel_tool_calls = self.parallel_tool_calls;
+        request.response_format = self.response_format;
+        request.response = self.response;
+    }
+}
+
+/// What is known of a run's answer beside its text.
+#[derive(PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Said {
+    calls: Vec<ToolCall>,
+    finish_reason: Option<String>,
+    answered_by: Option<String>,
+    cached_input_tokens: Option<u64>,
+    cost_nanos: Option<u64>,
+    reply_message: Option<MessageId>,
+}
+
+impl Said {
+    fn of(run: &Run) -> Option<Self> {
+        let said = Self {
+            calls: run.calls.clone(),
+            finish_reason: run.finish_reason.clone(),
+            answered_by: run.answered_by.clone(),
+            cached_input_tokens: run.usage.cached_input_tokens,
+            cost_nanos: run.usage.cost_nanos,
+            reply_message: run.reply_message,
+        };
+        (said != Self::default()).then_some(said)
+    }
+
+    fn put_into(self, run: &mut Run) {
+        run.calls = self.calls;
+        run.finish_reason = self.finish_reason;
+        run.answered_by = self.answered_by;
+        run.usage.cached_input_tokens = self.cached_input_tokens;
+        run.usage.cost_nanos = self.cost_nanos;
+        run.reply_message = self.reply_message;
+    }
 }

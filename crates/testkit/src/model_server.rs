@@ -1,8 +1,9 @@
-//! A model server that speaks OpenAI's protocol over a real socket, keeps what
+//! A model server that speaks the providers' protocols over a real socket, keeps what
 //! it was sent, and behaves as badly as a test asks for. It knows no language:
 //! it says what it was told to say.
 
 mod behaviour;
+mod protocol;
 mod wire;
 
 use std::collections::VecDeque;
@@ -25,8 +26,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::behaviour::error_body;
 pub use self::behaviour::{Answer, Behaviour, Chunking, End};
+use self::protocol::Said;
+pub use self::protocol::{Call, Protocol};
 use crate::WAIT_MAX;
 
 /// The model that it lists. It answers for any.
@@ -40,9 +42,11 @@ pub struct ModelServer {
     tasks: Tasks,
 }
 
-/// A request for a completion, as it came.
+/// A request for an answer, as it came.
 #[derive(Clone, Debug)]
 pub struct Received {
+    /// Where it came to.
+    pub path: String,
     /// Its headers.
     pub headers: HeaderMap,
     /// Its body.
@@ -66,6 +70,7 @@ struct Scripted {
     key: Option<String>,
     received: Vec<Received>,
     said: Vec<String>,
+    statements: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -91,8 +96,20 @@ impl ModelServer {
         });
         let router = Router::new()
             .route("/v1/chat/completions", post(completion))
+            .route("/v1/messages", post(completion))
+            .route("/api/chat", post(completion))
+            .route("/v1beta/models/{method}", post(completion))
+            .route("/v1/publishers/google/models/{method}", post(completion))
+            .route(
+                "/v1/projects/{project}/locations/{location}/publishers/google/models/{method}",
+                post(completion),
+            )
+            .route("/token", post(token))
             .route("/v1/models", get(models))
-            .fallback(async || refusal(StatusCode::NOT_FOUND, "unknown path", "unknown_url"))
+            .fallback(async || {
+                let protocol = Protocol::OpenAi;
+                refusal(protocol, StatusCode::NOT_FOUND, "unknown path", "unknown_url")
+            })
             .with_state(shared.clone());
         let stopping = tasks.stopping().clone();
         tasks.spawn(async move {
@@ -107,6 +124,17 @@ impl ModelServer {
     /// What clients are configured with; ends in `/v1`.
     pub fn base_url(&self) -> String {
         format!("http://{}/v1", self.address)
+    }
+
+    /// Where it is, without a path.
+    pub fn root_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The forms that came to `/token`, where a service account's statement is exchanged
+    /// for a token: that is whatever [`ModelServer::require_key`] demands.
+    pub fn statements(&self) -> Vec<String> {
+        self.shared.state.lock().statements.clone()
     }
 
     /// Where it listens.
@@ -197,17 +225,54 @@ async fn models() -> Json<Value> {
     Json(json!({"object": "list", "data": [model]}))
 }
 
+/// The exchange of RFC 7523, section 2.1.
+async fn token(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+    let form = String::from_utf8_lossy(&body).into_owned();
+    let is_form = headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value == "application/x-www-form-urlencoded");
+    let key = {
+        let mut state = shared.state.lock();
+        state.statements.push(form.clone());
+        state.key.clone().unwrap_or_default()
+    };
+    let is_statement = form.contains("assertion=") && form.contains("jwt-bearer");
+    if !is_form || !is_statement {
+        let body = json!({"error": "invalid_grant", "error_description": "no statement"});
+        return (StatusCode::BAD_REQUEST, Json(body)).into_response();
+    }
+    Json(json!({"access_token": key, "expires_in": 3_599, "token_type": "Bearer"})).into_response()
+}
+
+fn protocol_of(path: &str) -> Protocol {
+    match path {
+        "/v1/messages" => Protocol::Anthropic,
+        "/api/chat" => Protocol::Ollama,
+        path if path.contains("/models/") => Protocol::Google,
+        _ => Protocol::OpenAi,
+    }
+}
+
 async fn completion(
     State(shared): State<Arc<Shared>>,
+    uri: http::Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let request = serde_json::from_slice::<Value>(&body);
-    let presented = headers.get(header::AUTHORIZATION).cloned();
+    let protocol = protocol_of(uri.path());
+    let mut request = serde_json::from_slice::<Value>(&body);
+    if let Ok(request) = &mut request
+        && protocol == Protocol::Google
+        && uri.path().ends_with(":streamGenerateContent")
+    {
+        request["stream"] = true.into();
+    }
+    let shown = headers.clone();
     let (number, behaviour, key) = {
         let mut state = shared.state.lock();
         let body = request.as_ref().cloned().unwrap_or_default();
-        state.received.push(Received { headers, body });
+        let path = uri.path().to_owned();
+        state.received.push(Received { path, headers, body });
         let behaviour = state.next.pop_front().unwrap_or_else(|| state.default.clone());
         (state.received.len(), behaviour, state.key.clone())
     };
@@ -216,58 +281,54 @@ async fn completion(
     if behaviour.hold_before_write.is_none() {
         shared.pass_gate().await;
     }
-    if let Some(key) = key
-        && presented.is_none_or(|presented| presented != format!("Bearer {key}"))
-    {
+    if key.is_some_and(|key| !protocol.shows(&shown, &key)) {
         present.served = true;
-        return refusal(StatusCode::UNAUTHORIZED, "Incorrect API key", "invalid_api_key");
+        let status = StatusCode::UNAUTHORIZED;
+        return refusal(protocol, status, "Incorrect API key", "invalid_api_key");
     }
-    let request = match request.map_err(|error| error.to_string()).and_then(checked) {
+    let request = request.map_err(|error| error.to_string());
+    let request = match request.and_then(|request| protocol.checked(request, &shown)) {
         Ok(request) => request,
         Err(reason) => {
             present.served = true;
-            return refusal(StatusCode::BAD_REQUEST, &reason, "invalid_value");
+            return refusal(protocol, StatusCode::BAD_REQUEST, &reason, "invalid_value");
         }
     };
     shared.pause(behaviour.first_byte_delay).await;
-    answer(number, &request, behaviour, present).await
-}
-
-/// What a real server refuses, too.
-fn checked(request: Value) -> Result<Value, String> {
-    if !request["model"].is_string() {
-        return Err("model is missing".to_owned());
-    }
-    let messages = request["messages"].as_array().filter(|messages| !messages.is_empty());
-    let Some(messages) = messages else { return Err("messages is missing or empty".to_owned()) };
-    for (at, message) in messages.iter().enumerate() {
-        let role = message["role"].as_str().unwrap_or_default();
-        if !matches!(role, "system" | "developer" | "user" | "assistant" | "tool") {
-            return Err(format!("messages[{at}].role is missing or unknown"));
-        }
-        if message["content"].is_null() {
-            return Err(format!("messages[{at}].content is missing"));
-        }
-    }
-    if !request["stream_options"].is_null() && request["stream"] != true {
-        return Err("stream_options is only allowed with stream".to_owned());
-    }
-    Ok(request)
+    answer(protocol, number, &request, behaviour, present).await
 }
 
 async fn answer(
+    protocol: Protocol,
     number: usize,
     request: &Value,
     behaviour: Behaviour,
     mut present: Present,
 ) -> Response {
-    let text = match &behaviour.answer {
-        Answer::Text(text) => text.clone(),
-        Answer::Echo => last_content(request),
-        Answer::Numbered => format!("{number}: {}", last_content(request)),
+    let text = |text: String| Said { text, calls: Vec::new() };
+    let said = match &behaviour.answer {
+        Answer::Text(said) => text(said.clone()),
+        Answer::Calls(said, calls) => Said { text: said.clone(), calls: calls.clone() },
+        Answer::Echo => text(protocol.last_content(request)),
+        Answer::Obliging => match oblige(request) {
+            Ok(said) => said,
+            Err(status) => {
+                present.served = true;
+                return refusal(protocol, status, "as it was asked to", "test_error");
+            }
+        },
+        Answer::Numbered => text(format!("{number}: {}", protocol.last_content(request))),
         Answer::Raw { content_type, writes } => {
             let (content_type, writes) = (content_type.clone(), writes.clone());
             return paced(&content_type, writes, behaviour, present);
+        }
+        Answer::Refusal { status, message } => {
+            present.served = true;
+            let status = StatusCode::from_u16(*status).expect("a behaviour has a valid status");
+            if status == StatusCode::NO_CONTENT {
+                return status.into_response();
+            }
+            return refusal(protocol, status, message, "test_error");
         }
         Answer::Status { status, headers, content_type, body } => {
             present.served = true;
@@ -278,31 +339,48 @@ async fn answer(
             return StatusCode::SERVICE_UNAVAILABLE.into_response();
         }
     };
-    present.shared.state.lock().said.push(text.clone());
+    present.shared.state.lock().said.push(said.text.clone());
     let about = wire::About {
         id: format!("chatcmpl-{number}"),
         created_seconds: SystemClock.now().micros() / 1_000_000,
         request,
     };
-    if about.wants_stream() && !behaviour.ignores_stream {
-        let writes = wire::stream(&about, &text, &behaviour);
-        return paced("text/event-stream", writes, behaviour, present);
+    if protocol.wants_stream(request) && !behaviour.ignores_stream {
+        let writes = protocol.stream(&about, &said, &behaviour);
+        return paced(protocol.stream_type(), writes, behaviour, present);
     }
-    let whole = wire::whole(&about, &text, &behaviour).to_string();
+    let whole = protocol.whole(&about, &said, &behaviour).to_string();
     paced("application/json", vec![whole.into()], behaviour, present)
 }
 
-fn last_content(request: &Value) -> String {
-    let last = request["messages"].as_array().and_then(|messages| messages.last());
-    match last.map(|message| &message["content"]) {
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
-        None => String::new(),
+fn oblige(request: &Value) -> Result<Said, StatusCode> {
+    let text = |text: String| Said { text, calls: Vec::new() };
+    let last = Protocol::OpenAi.last_content(request);
+    let messages = request["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let role = messages.last().map_or("", |last| last["role"].as_str().unwrap_or_default());
+    if let Some(status) = last.strip_prefix("fail ") {
+        let status = status.parse().ok().and_then(|status| StatusCode::from_u16(status).ok());
+        return Err(status.unwrap_or(StatusCode::IM_A_TEAPOT));
+    }
+    if last == "list" {
+        let said = messages.iter().filter(|message| message["role"] != "system");
+        let said: Vec<&Value> = said.map(|message| &message["content"]).collect();
+        return Ok(text(json!(said).to_string()));
+    }
+    if request["response_format"]["type"] == "json_schema" {
+        return Ok(text(json!({"city": "Bonn"}).to_string()));
+    }
+    match request["tools"][0]["function"]["name"].as_str() {
+        Some(name) if role == "user" => {
+            let calls = vec![Call::new(name, json!({"city": "Bonn"}))];
+            Ok(Said { text: String::new(), calls })
+        }
+        _ => Ok(text(last)),
     }
 }
 
-fn refusal(status: StatusCode, message: &str, code: &str) -> Response {
-    (status, Json(error_body(message, code))).into_response()
+fn refusal(protocol: Protocol, status: StatusCode, message: &str, code: &str) -> Response {
+    (status, Json(protocol.refusal(status.as_u16(), message, code))).into_response()
 }
 
 fn with_status(

@@ -573,7 +573,8 @@ async fn what_another_organisation_has_is_not_there(engine: Engine) {
     let (mut asked, mut faults, mut kept) = (0, Vec::new(), BTreeSet::new());
     for operation in &operations {
         let mut values = known(&server, operation).await;
-        for (_, value) in values.iter_mut().filter(|(name, _)| name == "agent") {
+        let is_agent = |name: &str| ["agent", "model"].contains(&name);
+        for (_, value) in values.iter_mut().filter(|(name, _)| is_agent(name)) {
             *value = newest("/api/v1/agents").await.as_str().unwrap().to_owned();
         }
         let body = document.body(operation);

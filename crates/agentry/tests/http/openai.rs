@@ -115,7 +115,7 @@ async fn errors_have_openai_s_shape(engine: Engine) {
     assert!(body["error"]["message"].is_string() && body["error"]["code"].is_string(), "{body}");
     let (status, body) = chat(json!({"model": "simple", "messages": []})).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
-    let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+    let tools = json!([{"type": "web_search"}]);
     let (status, body) =
         chat(json!({"model": "simple", "messages": messages, "tools": tools})).await;
     assert_eq!(

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentry_domain::agents::{Agent, AgentBody};
+use agentry_domain::chat::{self, ChatMessage, ToolCall};
 use agentry_domain::runs::{
     MESSAGE_LIMIT_DEFAULT, RUN_ATTEMPTS_MAX, Run, RunError, RunStatus, Stop,
 };
 use agentry_domain::sessions::{Message, MessageRole};
-use agentry_domain::{Caller, Code, Error, MessageId, Result, RunId};
-use agentry_llm::{ChatMessage, Model, ModelEvent, ModelRequest};
+use agentry_domain::{Caller, Code, Error, Result, RunId};
+use agentry_llm::{Model, ModelEvent, ModelRequest};
 use agentry_store::{ClaimedJob, MemorySought, Write};
 use futures::StreamExt as _;
 use tokio::time::Instant;
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use super::recorder::Recorder;
 use super::reuse::{Reply, Reuse};
 use super::stop::withdraw_input;
-use super::{run_entry, store_input, timeout};
+use super::{message_of, run_entry, store_input, timeout};
 use crate::Engine;
 use crate::held::Held;
 use crate::live::Speaker;
@@ -43,6 +44,10 @@ struct Outcome {
     /// What the model said, up to its end or its failure.
     text: String,
     usage: agentry_domain::runs::Usage,
+    /// The client's tools that the model called.
+    calls: Vec<ToolCall>,
+    finish_reason: Option<String>,
+    answered_by: Option<String>,
     error: Option<Error>,
     /// Whether what was said can be recalled later.
     remember: bool,
@@ -66,8 +71,6 @@ struct Said<'a> {
 /// How a run ends, ready to be stored.
 struct End {
     run: Run,
-    /// The id of the message that its text becomes.
-    reply: Option<MessageId>,
     /// The reason to stop that was known.
     known: Option<Stop>,
     remember: bool,
@@ -227,6 +230,8 @@ impl Engine {
         let mut run = run.clone();
         run.usage = outcome.usage;
         run.cached_from = outcome.cached_from;
+        run.finish_reason.clone_from(&outcome.finish_reason);
+        run.answered_by.clone_from(&outcome.answered_by);
         let text = || Some(outcome.text.clone()).filter(|text| !text.is_empty());
         match (run.stop, &outcome.error) {
             (Some(stop), _) => {
@@ -242,6 +247,7 @@ impl Engine {
             (None, None) => {
                 run.become_status(RunStatus::Succeeded)?;
                 run.reply = Some(outcome.text.clone());
+                run.calls.clone_from(&outcome.calls);
             }
             (None, Some(error)) => {
                 tracing::info!(run = %run.id, error = %error.chain(), "a run did not succeed");
@@ -252,14 +258,16 @@ impl Engine {
                     _ => RunStatus::Failed,
                 };
                 run.become_status(status)?;
+                run.reply = text();
                 let detail = error.detail.clone().into_owned();
                 run.error = Some(RunError { code: error.code, detail });
             }
         }
         run.finished_at = Some(self.now());
         let succeeded = run.status == RunStatus::Succeeded;
+        let newest = run.turn_messages().pop();
+        run.reply_message = run.reply.is_some().then(|| self.message_id(self.now(), newest));
         Ok(End {
-            reply: run.reply.is_some().then(|| self.message_id(self.now(), run.message)),
             known,
             // Half a reply is no memory, and neither is one that only repeats it.
             remember: succeeded && outcome.remember && !outcome.quotes,
@@ -277,7 +285,10 @@ impl Engine {
         deadline: Instant,
         Said { job, speaker, outcome }: Said<'_>,
     ) -> Result<()> {
-        let model = self.0.models.resolve(run.request.model.as_ref().unwrap_or(&agent.model))?;
+        let model = match &run.request.model {
+            Some(model) => self.0.models.resolve(model)?,
+            None => self.0.models.resolve_first(&agent.model, &agent.fallback_models)?,
+        };
         outcome.quotes = model.quotes();
         let request = self.model_request_read(caller, agent, run, deadline, &model).await?;
         let reuse = match self.reuse(caller, agent, run, &request).await? {
@@ -300,12 +311,17 @@ impl Engine {
                     outcome.text.push_str(&text);
                     recorder.say(&text);
                 }
+                ModelEvent::ToolCall(call) => outcome.calls.push(call),
                 ModelEvent::Usage(usage) => outcome.usage = usage,
-                ModelEvent::Finished(_) => {}
+                ModelEvent::Answering(model) => outcome.answered_by = Some(model),
+                ModelEvent::Finished(reason) => {
+                    outcome.finish_reason = Some(reason.as_str().to_owned());
+                }
             }
         }
-        if let Some(reuse) = &outcome.reuse {
-            reuse.tell(&outcome.text);
+        match &outcome.reuse {
+            Some(reuse) if outcome.calls.is_empty() => reuse.tell(&outcome.text),
+            _ => {}
         }
         Ok(())
     }
@@ -370,14 +386,12 @@ impl Engine {
         } else {
             Vec::new()
         };
-        let said = history.into_iter().map(|message| (message.role, message.content));
-        let given = request.messages.iter().map(|given| (given.role, given.content.clone()));
-        let input = (MessageRole::User, request.input.clone());
-        let messages = said
-            .chain(given)
-            .chain([input])
-            .map(|(role, content)| ChatMessage { role, content })
-            .collect();
+        let turn = match request.turn.as_slice() {
+            [] => vec![ChatMessage::said(MessageRole::User, request.input.clone())],
+            turn => turn.to_vec(),
+        };
+        let said = history.into_iter().map(Message::into_chat);
+        let messages = said.chain(request.messages.iter().cloned()).chain(turn).collect();
         let parameters = match &request.parameters {
             Some(text) => serde_json::from_str(text).map_err(Error::internal)?,
             None => serde_json::Map::new(),
@@ -386,7 +400,11 @@ impl Engine {
             instructions: request.system_prompt.as_ref().unwrap_or(&agent.instructions).clone(),
             context: request.context.clone(),
             recalled,
-            messages,
+            messages: chat::sound(messages),
+            tools: request.client_tools.clone(),
+            tool_choice: request.tool_choice.clone(),
+            parallel_tool_calls: request.parallel_tool_calls,
+            response_format: request.response_format.clone(),
             parameters,
             deadline,
         })
@@ -501,22 +519,21 @@ fn finishing_write(
     }
     let run = &end.run;
     write.run_finish(run, end.known, end.fingerprint);
-    if let (Some(id), Some(content)) = (end.reply, &run.reply) {
+    if let (Some(id), Some(content)) = (run.reply_message, &run.reply)
+        && (run.calls.is_empty() || !content.is_empty())
+    {
         let metadata = match run.status {
             RunStatus::Succeeded => "{}".to_owned(),
             status => format!(r#"{{"partial":true,"run_status":"{}"}}"#, status.as_str()),
         };
-        let message = Message {
-            id,
-            session: run.session,
-            run: Some(run.id),
-            role: MessageRole::Assistant,
-            content: content.clone(),
-            metadata,
-            created_at: at,
-        };
+        let said = ChatMessage::said(MessageRole::Assistant, content.clone());
+        let message = Message { metadata, ..message_of(run, id, said, at) };
         let scope = scope(caller, run.user_id.as_deref(), run.session);
         store_message(&mut write, caller, &message, end.remember.then_some(scope));
+    }
+    for (id, call) in run.call_messages().into_iter().zip(&run.calls) {
+        let said = ChatMessage::Assistant { text: String::new(), calls: vec![call.clone()] };
+        store_message(&mut write, caller, &message_of(run, id, said, at), None);
     }
     write.log(run_entry(caller, at, "run.finished", run));
     (write, promoted)

@@ -102,7 +102,8 @@ impl Engine {
         request: &ModelRequest,
     ) -> Result<Reply> {
         let ttl = Duration::from_secs(agent.cache_ttl_s.into());
-        if ttl.is_zero() && !agent.coalesce {
+        // A reply that calls the client's tools is not text that another could be given.
+        if ttl.is_zero() && !agent.coalesce || !request.tools.is_empty() {
             return Ok(Reply::Unknown(None));
         }
         let fingerprint = fingerprint(agent, run, request);
@@ -164,8 +165,18 @@ fn fingerprint(agent: &Agent, run: &Run, request: &ModelRequest) -> Fingerprint 
             None => add(&run.session.to_bytes()),
         }
     }
-    let ModelRequest { instructions, context, recalled, messages, parameters, deadline: _ } =
-        request;
+    let ModelRequest {
+        instructions,
+        context,
+        recalled,
+        messages,
+        tools: _,
+        tool_choice: _,
+        parallel_tool_calls: _,
+        response_format,
+        parameters,
+        deadline: _,
+    } = request;
     add(instructions.as_bytes());
     add(context.as_deref().unwrap_or_default().as_bytes());
     add(&recalled.len().to_le_bytes());
@@ -173,9 +184,9 @@ fn fingerprint(agent: &Agent, run: &Run, request: &ModelRequest) -> Fingerprint 
         add(passage.text.as_bytes());
     }
     for message in messages {
-        add(message.role.as_str().as_bytes());
-        add(message.content.as_bytes());
+        add(serde_json::to_string(message).unwrap_or_default().as_bytes());
     }
+    add(serde_json::to_string(response_format).unwrap_or_default().as_bytes());
     add(serde_json::Value::Object(parameters.clone()).to_string().as_bytes());
     let mut fingerprint = [0; 16];
     fingerprint.copy_from_slice(&hasher.finalize().as_bytes()[..16]);

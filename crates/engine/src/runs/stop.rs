@@ -161,9 +161,14 @@ impl Engine {
 
 /// Takes what a run said out of its session, and out of what recall finds.
 pub(super) fn withdraw_input(write: &mut Write, caller: &Caller, run: &mut Run, at: Timestamp) {
-    let Some(message) = run.message.take() else { return };
-    write.session_messages_purge(run.session, &[message]);
+    let messages = run.turn_messages();
+    if run.message.take().is_none() {
+        return;
+    }
+    write.session_messages_purge(run.session, &messages);
     let kind = EntityKind::Message;
-    let data = format!(r#"{{"session_id":"{}","run_id":"{}"}}"#, run.session, run.id);
-    write.log(entry(caller, at, kind.deleted(), kind, message.to_bytes(), data));
+    for message in messages {
+        let data = format!(r#"{{"session_id":"{}","run_id":"{}"}}"#, run.session, run.id);
+        write.log(entry(caller, at, kind.deleted(), kind, message.to_bytes(), data));
+    }
 }

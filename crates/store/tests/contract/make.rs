@@ -5,12 +5,16 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use agentry_domain::agents::{Agent, AgentBody, AgentStatus, MemoryPolicy};
+use agentry_domain::chat::{
+    ChatMessage, Image, ImageSource, Part, ResponseFormat, ToolCall, ToolChoice, ToolResult,
+    ToolSpec,
+};
 use agentry_domain::jobs::JobKind;
 use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::memories::{Memory, MemoryBody};
 use agentry_domain::ports::{Entropy as _, SystemEntropy};
 use agentry_domain::runs::{
-    GivenMessage, Handling, IfBusy, OnDisconnect, Run, RunRequest, RunStatus, Usage, UserGiven,
+    Handling, IfBusy, OnDisconnect, ResponseAsked, Run, RunRequest, RunStatus, Usage, UserGiven,
     Warning,
 };
 use agentry_domain::sessions::{Message, MessageRole, Session, SessionBody, SessionStatus};
@@ -56,6 +60,7 @@ pub(crate) fn agent(name: &str) -> Agent {
         agent_type: "general".to_owned(),
         status: AgentStatus::Created,
         model: "builtin/recall".to_owned(),
+        fallback_models: vec!["openai/m".to_owned(), "ollama/n".to_owned()],
         instructions: "Answer.\nBriefly.".to_owned(),
         tools: json(r#"["one"]"#),
         memory: MemoryPolicy { recall: true, remember: false, limit: 7 },
@@ -105,9 +110,14 @@ pub(crate) fn message(session: SessionId, role: MessageRole, content: &str) -> M
         run: None,
         role,
         content: content.to_owned(),
+        chat: None,
         metadata: "{}".to_owned(),
         created_at: now(),
     }
+}
+
+pub(crate) fn call(id: &str) -> ToolCall {
+    ToolCall { id: id.to_owned(), name: "look".to_owned(), arguments: "{}".to_owned() }
 }
 
 /// A queued run with every field that a caller may give.
@@ -127,15 +137,48 @@ pub(crate) fn run(agent: AgentId, session: SessionId, user_id: Option<&str>) -> 
                 user_data: json(r#"{"u":[1]}"#),
             }),
             message_limit: Some(12),
-            messages: vec![GivenMessage {
-                role: MessageRole::System,
-                content: "Be kind.".to_owned(),
+            messages: vec![
+                ChatMessage::said(MessageRole::System, "Be kind."),
+                ChatMessage::Assistant { text: String::new(), calls: vec![call("c1")] },
+                ChatMessage::Tool(ToolResult {
+                    call_id: "c1".to_owned(),
+                    name: "look".to_owned(),
+                    content: "nothing".to_owned(),
+                    is_error: true,
+                }),
+            ],
+            turn: vec![ChatMessage::User {
+                parts: vec![
+                    Part::Text { text: "What is my dog's name?".to_owned() },
+                    Part::Image(Image {
+                        source: ImageSource::Url("https://host/dog.png".to_owned()),
+                        detail: None,
+                    }),
+                ],
             }],
+            client_tools: vec![ToolSpec {
+                name: "look".to_owned(),
+                description: "Looks.".to_owned(),
+                parameters: serde_json::json!({"type": "object"}),
+                strict: true,
+            }],
+            tool_choice: ToolChoice::Tool("look".to_owned()),
+            parallel_tool_calls: Some(false),
+            response_format: ResponseFormat::JsonSchema {
+                name: "dog".to_owned(),
+                description: None,
+                schema: serde_json::json!({"type": "object"}),
+                strict: true,
+            },
             system_prompt: Some("You are a cat.".to_owned()),
             context: Some(r#"{"place":"home"}"#.to_owned()),
             parameters: Some(r#"{"temperature":0}"#.to_owned()),
             timeout: Some(Duration::from_millis(1_234)),
             model: Some("compatible/x/y".to_owned()),
+            response: Some(ResponseAsked {
+                previous: Some(RunId::from_uuid(uuid())),
+                in_conversation: true,
+            }),
             handling: Handling {
                 if_busy: IfBusy::Rollback,
                 on_disconnect: OnDisconnect::Continue,
@@ -146,6 +189,10 @@ pub(crate) fn run(agent: AgentId, session: SessionId, user_id: Option<&str>) -> 
         reply: None,
         error: None,
         usage: Usage::default(),
+        calls: Vec::new(),
+        reply_message: None,
+        finish_reason: None,
+        answered_by: None,
         merged: 0,
         stop: None,
         cached_from: None,

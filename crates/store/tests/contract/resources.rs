@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use agentry_domain::chat::ChatMessage;
 use agentry_domain::agents::{AgentStatus, MemoryPolicy};
 use agentry_domain::keys::{Key, KeyBody};
 use agentry_domain::runs::{Run, RunError, RunStatus, Stop, Usage};
@@ -92,6 +93,9 @@ pub(crate) async fn messages_keep_every_field_and_their_order(bed: Bed) {
         let mut message = make::message(session.id, *role, "line one\nline two, ünï");
         message.run = Some(RunId::from_uuid(make::uuid()));
         message.metadata = r#"{"m":1}"#.to_owned();
+        message.chat = (*role == MessageRole::Tool).then(|| {
+            ChatMessage::Assistant { text: String::new(), calls: vec![make::call("c1")] }
+        });
         let mut write = Write::new(org);
         write.session_exists(session.id);
         write.message_insert(&message);
@@ -102,7 +106,7 @@ pub(crate) async fn messages_keep_every_field_and_their_order(bed: Bed) {
     }
     let last = MessageId::from_bytes([0xff; 16]);
     let history = store.message_history(org, session.id, last, 4).await.unwrap();
-    assert_eq!(history, told[2..]);
+    assert_eq!(history, told[told.len() - 4..]);
     let before = store.message_history(org, session.id, told[2].id, 50).await.unwrap();
     assert_eq!(before, told[..2]);
 
@@ -139,7 +143,16 @@ pub(crate) async fn runs_keep_every_field(bed: Bed) {
     run.status = RunStatus::Failed;
     run.reply = Some("It is…".to_owned());
     run.error = Some(RunError { code: Code::ModelTimeout, detail: "no answer in 5 s".to_owned() });
-    run.usage = Usage { input_tokens: Some(10), output_tokens: Some(0) };
+    run.usage = Usage {
+        input_tokens: Some(10),
+        cached_input_tokens: Some(4),
+        output_tokens: Some(0),
+        cost_nanos: Some(2_500),
+    };
+    run.calls = vec![make::call("c2"), make::call("c3")];
+    run.reply_message = Some(MessageId::from_uuid(make::uuid()));
+    run.finish_reason = Some("tool_calls".to_owned());
+    run.answered_by = Some("openai/m".to_owned());
     run.finished_at = Some(make::now());
     run.cached_from = Some(RunId::from_uuid(make::uuid()));
     let finish = |run: &Run, known| {

@@ -5,6 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::protocol::Call;
+
 /// One way to answer. The default writes a short text, at once and completely.
 #[derive(Clone, Debug)]
 pub struct Behaviour {
@@ -38,10 +40,24 @@ pub struct Behaviour {
 pub enum Answer {
     /// This text.
     Text(String),
+    /// Calls of functions, behind a text that may be empty.
+    Calls(String, Vec<Call>),
     /// The content of the request's last message.
     Echo,
+    /// What a client's test wants to see, by what it asks: `fail 500` fails with that
+    /// status, `list` lists all that was said, a schema gets JSON, a function that is
+    /// offered is called for `{"city": "Bonn"}`, and anything else is said again. Of
+    /// OpenAI's protocol alone.
+    Obliging,
     /// The same behind the number of the request, so that no two answers agree.
     Numbered,
+    /// A status with an error in the protocol's words.
+    Refusal {
+        /// The status.
+        status: u16,
+        /// What is wrong.
+        message: String,
+    },
     /// A status with headers and a body of the given media type.
     Status {
         /// The status.
@@ -131,19 +147,19 @@ impl Behaviour {
         Self::new(Answer::Text(text.into()))
     }
 
+    /// Calls these functions, all at once.
+    pub fn calls(calls: &[Call]) -> Self {
+        Self::new(Answer::Calls(String::new(), calls.to_vec()))
+    }
+
     /// Says what it was told last.
     pub fn echo() -> Self {
         Self::new(Answer::Echo)
     }
 
-    /// Answers with a status and OpenAI's form of an error.
+    /// Answers with a status and an error in the protocol's words.
     pub fn error(status: u16, message: &str) -> Self {
-        Self::new(Answer::Status {
-            status,
-            headers: Vec::new(),
-            content_type: "application/json".to_owned(),
-            body: error_body(message, "test_error").to_string(),
-        })
+        Self::new(Answer::Refusal { status, message: message.to_owned() })
     }
 
     /// Answers with a status and any body.

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use agentry_domain::{Code, Error};
 use agentry_outbound::{Failure, Reply};
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
 use serde_json::Value;
 
-use super::Endpoint;
+use crate::provider::Endpoint;
 
 /// Characters of a provider's message that are passed on.
 const MESSAGE_CHARS_MAX: usize = 500;
@@ -17,7 +17,7 @@ const MESSAGE_CHARS_MAX: usize = 500;
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 
 /// There is no answer, or no whole one.
-pub(super) fn of_transport(endpoint: &Endpoint, failure: Failure) -> Error {
+pub(crate) fn of_transport(endpoint: &Endpoint, failure: Failure) -> Error {
     let name = &endpoint.name;
     let (code, detail) = match &failure {
         Failure::Connect(_) => (
@@ -41,15 +41,20 @@ pub(super) fn of_transport(endpoint: &Endpoint, failure: Failure) -> Error {
             Code::ModelBadResponse,
             format!("the connection to the provider {name:?} broke before the answer was complete"),
         ),
+        Failure::BreakerOpen { retry_after } => {
+            let detail = format!("the provider {name:?} is left alone: {failure}");
+            let retry_after = (*retry_after).max(Duration::from_secs(1));
+            return Error::new(Code::ModelCircuitOpen, detail).retry_after(retry_after);
+        }
         Failure::Refused(_) | Failure::Invalid(_) => return Error::internal(failure),
     };
     Error::new(code, detail).caused_by(failure)
 }
 
 /// The provider answered with a status other than 200.
-pub(super) async fn of_status(endpoint: &Endpoint, reply: Reply) -> Error {
+pub(crate) async fn of_status(endpoint: &Endpoint, reply: Reply) -> Error {
     let status = reply.status();
-    let retry_after = retry_after(reply.headers());
+    let retry_after = agentry_outbound::retry_after(reply.headers());
     let is_html = reply
         .headers()
         .get(header::CONTENT_TYPE)
@@ -63,13 +68,13 @@ pub(super) async fn of_status(endpoint: &Endpoint, reply: Reply) -> Error {
     };
     let error = of_code(endpoint, status, said);
     match retry_after {
-        Some(after) if error.code.retryable() => error.retry_after(after),
+        Some(after) if error.code.retryable() => error.retry_after(after.min(RETRY_AFTER_MAX)),
         _ => error,
     }
 }
 
 /// The provider reported a failure within an answer that began well.
-pub(super) fn of_error_object(endpoint: &Endpoint, error: &Value) -> Error {
+pub(crate) fn of_error_object(endpoint: &Endpoint, error: &Value) -> Error {
     let said = message(error);
     let numeric = ["code", "status"]
         .into_iter()
@@ -79,12 +84,19 @@ pub(super) fn of_error_object(endpoint: &Endpoint, error: &Value) -> Error {
     if let Some(status) = numeric {
         return of_code(endpoint, status, said);
     }
-    let is_rate_limit = ["code", "type"]
-        .into_iter()
-        .filter_map(|field| error.get(field)?.as_str())
-        .any(|word| word.contains("rate_limit"));
-    let status = if is_rate_limit {
+    // The words of OpenAI's, Anthropic's and Google's servers.
+    let says = |words: &[&str]| {
+        ["code", "type", "status"]
+            .into_iter()
+            .filter_map(|field| error.get(field)?.as_str())
+            .any(|said| words.iter().any(|word| said.to_ascii_lowercase().contains(word)))
+    };
+    let status = if says(&["rate_limit", "resource_exhausted"]) {
         StatusCode::TOO_MANY_REQUESTS
+    } else if says(&["invalid_request", "invalid_argument", "not_found"]) {
+        StatusCode::BAD_REQUEST
+    } else if says(&["authentication", "permission", "unauthenticated"]) {
+        StatusCode::UNAUTHORIZED
     } else {
         StatusCode::INTERNAL_SERVER_ERROR
     };
@@ -92,7 +104,7 @@ pub(super) fn of_error_object(endpoint: &Endpoint, error: &Value) -> Error {
 }
 
 /// The answer is not what the protocol says.
-pub(super) fn unreadable(
+pub(crate) fn unreadable(
     endpoint: &Endpoint,
     cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> Error {
@@ -101,7 +113,7 @@ pub(super) fn unreadable(
 }
 
 /// The answer ended too early.
-pub(super) fn incomplete(endpoint: &Endpoint) -> Error {
+pub(crate) fn incomplete(endpoint: &Endpoint) -> Error {
     let detail =
         format!("the provider {:?} ended its answer before it was complete", endpoint.name);
     Error::new(Code::ModelBadResponse, detail)
@@ -176,22 +188,19 @@ fn presentable(said: &str, key: Option<&str>) -> String {
     }
 }
 
-/// Seconds; the other form, a date, is left out, as our clock may not be theirs.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds: u64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
-}
-
 #[cfg(test)]
 mod tests {
-    use agentry_outbound::Url;
     use serde_json::json;
 
     use super::*;
+    use crate::models::ProviderOptions;
 
     fn endpoint() -> Endpoint {
-        let url = Url::parse("http://127.0.0.1:1/v1").unwrap();
-        Endpoint::new("p", url, Some("sk-12345"), None, None).unwrap()
+        let options = ProviderOptions {
+            key: Some("sk-12345".to_owned()),
+            ..ProviderOptions::new("http://127.0.0.1:1/v1")
+        };
+        crate::models::endpoint("p", &options, &agentry_outbound::Options::default()).unwrap()
     }
 
     #[test]
@@ -229,21 +238,6 @@ mod tests {
             let mapped = of_error_object(&endpoint(), &error);
             assert_eq!(mapped.code, code, "{error}");
             assert!(mapped.detail.ends_with(": x"), "{mapped}");
-        }
-    }
-
-    #[test]
-    fn waits_are_whole_seconds_and_bounded() {
-        for (text, seconds) in [
-            ("7", Some(7)),
-            (" 0 ", Some(0)),
-            ("999999", Some(3_600)),
-            ("-1", None),
-            ("soon", None),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::RETRY_AFTER, text.parse().unwrap());
-            assert_eq!(retry_after(&headers), seconds.map(Duration::from_secs), "{text}");
         }
     }
 }
