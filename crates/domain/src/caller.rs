@@ -51,6 +51,12 @@ named! {
         MetricsRead = "metrics",
         /// Look at and take part in the server's own work: backups, jobs.
         Administer = "admin",
+        /// Read MCP servers and what they offer.
+        McpRead = "mcp:read",
+        /// Register, change, start and stop MCP servers, and approve their tools.
+        McpWrite = "mcp:write",
+        /// Call tools that lead out of this server, directly or in a run.
+        ToolsCall = "tools:call",
     }
 }
 
@@ -76,6 +82,7 @@ impl Permission {
             EntityKind::Goal | EntityKind::Plan | EntityKind::Task => Self::GoalsRead,
             EntityKind::Org => Self::OrgsRead,
             EntityKind::Webhook => Self::WebhooksRead,
+            EntityKind::McpServer => Self::McpRead,
             EntityKind::Job => Self::Administer,
         }
     }
@@ -88,17 +95,20 @@ impl Permission {
             | Self::UsersRead
             | Self::MemoriesRead
             | Self::GoalsRead
-            | Self::EventsRead => Level::Viewer,
+            | Self::EventsRead
+            | Self::McpRead => Level::Viewer,
             Self::AgentsWrite
             | Self::SessionsWrite
             | Self::RunsWrite
             | Self::UsersWrite
             | Self::MemoriesWrite
-            | Self::GoalsWrite => Level::Member,
+            | Self::GoalsWrite
+            | Self::ToolsCall => Level::Member,
             Self::WebhooksRead
             | Self::WebhooksWrite
             | Self::KeysRead
             | Self::KeysWrite
+            | Self::McpWrite
             | Self::MetricsRead
             | Self::Administer => Level::Admin,
             Self::OrgsRead | Self::OrgsWrite => Level::Owner,

@@ -111,6 +111,8 @@ id! {
     FileId,
     /// A webhook.
     WebhookId,
+    /// An MCP server.
+    McpServerId,
     /// A job in a lane.
     JobId,
     /// A process that claims jobs.

@@ -15,6 +15,7 @@ pub mod jobs;
 pub mod json;
 pub mod keys;
 pub mod log;
+pub mod mcp_servers;
 pub mod memories;
 pub mod named;
 pub mod orgs;
@@ -27,6 +28,7 @@ pub mod sessions;
 pub mod tasks;
 pub mod text;
 pub mod time;
+pub mod tools;
 pub mod users;
 pub mod webhooks;
 
@@ -34,8 +36,8 @@ pub use caller::{Caller, Permission, Role, Scopes};
 pub use error::{Code, Error, Fault, Result};
 pub use idempotency::{Done, Once};
 pub use ids::{
-    AgentId, FileId, GoalId, JobId, KeyId, MemoryId, MessageId, OrgId, PlanId, RunId, SessionId,
-    TaskId, UserId, WebhookId, WorkerId,
+    AgentId, FileId, GoalId, JobId, KeyId, McpServerId, MemoryId, MessageId, OrgId, PlanId, RunId,
+    SessionId, TaskId, UserId, WebhookId, WorkerId,
 };
 pub use json::{FREE_JSON_BYTES_MAX, JsonText};
 pub use named::Named;
