@@ -31,6 +31,7 @@ const TAGS: &[(&str, &str)] = &[
     ("users", "The people and programs that the callers' products serve."),
     ("events", "What happens, as it happens, and from any place in the log."),
     ("webhooks", "URLs that hear of events, signed and in order."),
+    ("mcp", "Servers of tools that speak the Model Context Protocol."),
     ("goals", "What is to be reached, and the goals that it is made of."),
     ("plans", "The steps by which a goal is to be reached."),
     ("tasks", "Pieces of work, and which of them wait for which."),
@@ -102,7 +103,7 @@ const fn retried(mut common: Common) -> Common {
     common
 }
 
-static COMMON: [Common; 18] = [
+static COMMON: [Common; 19] = [
     problem("MalformedJson", "The body is not valid JSON."),
     problem("Unauthenticated", "No key, or one that is not valid."),
     problem(
@@ -117,6 +118,7 @@ another origin.",
     problem("UnsupportedMediaType", "The body's media type is not JSON."),
     problem("ValidationFailed", "Rules are broken, or something is not supported yet."),
     retried(problem("TooManyRequests", "A queue of runs is full; `code` says which.")),
+    problem("McpFailed", "The MCP server cannot be reached, or failed; `code` says how."),
     problem("Internal", "A failure on the server's side."),
     retried(problem(
         "Unavailable",
@@ -178,6 +180,8 @@ referred! {
     ValidationFailed,
     /// 429, for handlers that can answer it.
     TooManyRequests,
+    /// 502, for handlers that ask an MCP server.
+    McpFailed,
 }
 
 /// Adds to every operation the answers that the gateway and the extractors give.
@@ -228,10 +232,14 @@ fn sent_or_absent(operation: &mut Operation) {
 const IF_MATCH_PATTERN: &str = r#"^(\*|(W/)?"[^",]*")$"#;
 
 /// POSTs that take no `Idempotency-Key`: a ticket is a secret for a few seconds,
-/// which is not kept so that it could be told again, a search changes nothing, and a
-/// replay that begins twice begins at the same place.
-const NOT_ONCE: [&str; 3] =
-    ["/api/v1/events/tickets", "/api/v1/memories/search", "/api/v1/webhooks/{id}/replay"];
+/// which is not kept so that it could be told again, a search changes nothing, a
+/// replay that begins twice begins at the same place, and what is approved stays so.
+const NOT_ONCE: [&str; 4] = [
+    "/api/v1/events/tickets",
+    "/api/v1/mcp/servers/{id}/tools/{tool}/approve",
+    "/api/v1/memories/search",
+    "/api/v1/webhooks/{id}/replay",
+];
 
 /// Every POST with a body takes an `Idempotency-Key`, and says when an answer is that of an
 /// earlier request.

@@ -237,6 +237,8 @@ pub struct McpState {
     pub catalogue: Option<String>,
     /// Grows with every change of the catalogue.
     pub revision: i64,
+    /// Grows whenever connections that were made before are to be made anew.
+    pub epoch: i64,
 }
 
 #[cfg(test)]

@@ -12,8 +12,6 @@ use crate::time::Timestamp;
 
 /// Tools that an agent may list.
 pub const AGENT_TOOLS_MAX: usize = 100;
-/// Characters of a tool's name as models may write it.
-pub const TOOL_NAME_CHARS_MAX: usize = 64;
 
 named! {
     /// A tool that is built in.
@@ -210,6 +208,9 @@ pub struct RunLimits {
     pub parallel_calls_max: u32,
     /// Tokens read and written, as far as the provider counts them.
     pub tokens_max: u64,
+    /// What they cost, in billionths of the currency of the configured prices; as far
+    /// as there are prices.
+    pub cost_nanos_max: Option<u64>,
     /// How long a run that may call tools takes, in milliseconds.
     pub time_ms_max: u64,
     /// Bytes of what its tools give and its model writes.
@@ -227,6 +228,7 @@ impl Default for RunLimits {
             tool_calls_max: 100,
             parallel_calls_max: 8,
             tokens_max: 1_000_000,
+            cost_nanos_max: None,
             time_ms_max: 3_600_000,
             output_bytes_max: 2 * 1_024 * 1_024,
             call_output_bytes_max: 64 * 1_024,
@@ -245,6 +247,8 @@ pub struct AgentLimits {
     pub tool_calls_max: Option<u32>,
     /// [`RunLimits::tokens_max`].
     pub tokens_max: Option<u64>,
+    /// [`RunLimits::cost_nanos_max`].
+    pub cost_nanos_max: Option<u64>,
     /// [`RunLimits::time_ms_max`].
     pub time_ms_max: Option<u64>,
     /// [`RunLimits::output_bytes_max`].
@@ -261,6 +265,10 @@ impl RunLimits {
             steps_max: least(self.steps_max, by.steps_max),
             tool_calls_max: least(self.tool_calls_max, by.tool_calls_max),
             tokens_max: least(self.tokens_max, by.tokens_max),
+            cost_nanos_max: match self.cost_nanos_max {
+                Some(bound) => Some(least(bound, by.cost_nanos_max)),
+                None => by.cost_nanos_max,
+            },
             time_ms_max: least(self.time_ms_max, by.time_ms_max),
             output_bytes_max: least(self.output_bytes_max, by.output_bytes_max),
             ..self
@@ -270,7 +278,7 @@ impl RunLimits {
 
 named! {
     /// How far a call is.
-    pub enum ToolCallStatus {
+    pub enum RunCallStatus {
         /// It was begun, and nobody knows yet what came of it.
         Started = "started",
         /// It gave something.
@@ -284,7 +292,7 @@ named! {
 
 /// A call of a tool in a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ToolCall {
+pub struct RunCall {
     /// What the model calls it; unique within the run.
     pub id: String,
     /// The tool, as the model names it.
@@ -296,7 +304,7 @@ pub struct ToolCall {
     /// Whether it may change something.
     pub effects: bool,
     /// How far it is.
-    pub status: ToolCallStatus,
+    pub status: RunCallStatus,
     /// What it gave, or what the model was told in its place.
     pub output: Option<String>,
     /// Whether more was given than is kept.
@@ -317,7 +325,7 @@ pub struct ToolCall {
     pub finished_at: Option<Timestamp>,
 }
 
-impl ToolCall {
+impl RunCall {
     /// Ends it.
     pub fn finish(&mut self, outcome: ToolOutcome, news: u32, at: Timestamp) {
         self.status = outcome.status;
@@ -333,7 +341,7 @@ impl ToolCall {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToolOutcome {
     /// How it ended.
-    pub status: ToolCallStatus,
+    pub status: RunCallStatus,
     /// What the model is told.
     pub output: String,
     /// Whether more was given.
@@ -345,19 +353,19 @@ pub struct ToolOutcome {
 impl ToolOutcome {
     /// It gave this.
     pub fn succeeded(output: impl Into<String>) -> Self {
-        let (status, output) = (ToolCallStatus::Succeeded, output.into());
+        let (status, output) = (RunCallStatus::Succeeded, output.into());
         Self { status, output, truncated: false, code: None }
     }
 
     /// It failed, and the model is told so.
     pub fn failed(code: Option<Code>, output: impl Into<String>) -> Self {
-        let (status, output) = (ToolCallStatus::Failed, output.into());
+        let (status, output) = (RunCallStatus::Failed, output.into());
         Self { status, output, truncated: false, code }
     }
 
     /// It was not made.
     pub fn refused(code: Code, output: impl Into<String>) -> Self {
-        Self { status: ToolCallStatus::Refused, ..Self::failed(Some(code), output) }
+        Self { status: RunCallStatus::Refused, ..Self::failed(Some(code), output) }
     }
 
     /// The same, cut off behind so many bytes.
@@ -380,16 +388,16 @@ pub struct ToolNews {
     /// Whether the call ended.
     pub finished: bool,
     /// The call, as it was by then.
-    pub call: std::sync::Arc<ToolCall>,
+    pub call: std::sync::Arc<RunCall>,
 }
 
 /// The news that calls make up, in order. A model writes nothing while its calls
 /// run, so that both are at one place in the text.
-pub fn tool_news(calls: &[ToolCall]) -> Vec<ToolNews> {
+pub fn tool_news(calls: &[RunCall]) -> Vec<ToolNews> {
     let mut news = Vec::with_capacity(calls.len() * 2);
     for call in calls {
-        let begun = ToolCall {
-            status: ToolCallStatus::Started,
+        let begun = RunCall {
+            status: RunCallStatus::Started,
             output: None,
             truncated: false,
             error_code: None,
@@ -480,14 +488,14 @@ mod tests {
         assert_eq!(both.tokens_max, ours.tokens_max);
     }
 
-    fn call(started: u32, finished: Option<u32>, offset: u64) -> ToolCall {
-        ToolCall {
+    fn call(started: u32, finished: Option<u32>, offset: u64) -> RunCall {
+        RunCall {
             id: format!("c{started}"),
             name: "memory_search".into(),
             server: None,
             arguments: JsonText::empty(),
             effects: false,
-            status: ToolCallStatus::Succeeded,
+            status: RunCallStatus::Succeeded,
             output: Some("out".into()),
             truncated: false,
             error_code: None,

@@ -12,6 +12,7 @@ mod held;
 mod idempotency;
 mod keys;
 mod live;
+mod mcp_servers;
 mod memories;
 mod orgs;
 mod places;
@@ -27,6 +28,7 @@ mod sealing;
 mod sessions;
 mod tasks;
 mod tickets;
+mod tools;
 mod users;
 mod webhooks;
 mod workers;
@@ -38,6 +40,7 @@ use agentry_domain::background::Tasks;
 use agentry_domain::files::FileLimits;
 use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::ports::{Clock, Entropy};
+use agentry_domain::tools::RunLimits;
 use agentry_domain::{Caller, Result, Timestamp, WorkerId};
 use agentry_llm::Models;
 use agentry_store::Store;
@@ -46,12 +49,13 @@ use tokio_util::sync::CancellationToken;
 
 pub use agentry_store::backup::Backup;
 pub use agentry_store::{
-    AgentFilter, GoalFilter, KeyFilter, MemoryFilter, MemorySought, OrgFilter, PlanFilter,
-    RunFilter, SessionFilter, Table, TaskFilter, UserFilter, WebhookFilter,
+    AgentFilter, GoalFilter, KeyFilter, McpServerFilter, MemoryFilter, MemorySought, OrgFilter,
+    PlanFilter, RunFilter, SessionFilter, Table, TaskFilter, UserFilter, WebhookFilter,
 };
 pub use files::FilePut;
 pub use goals::GoalTree;
 pub use keys::{KeyMade, KeySeen};
+pub use mcp_servers::{McpHealth, McpLimits, McpResult};
 pub use memories::MemoryHit;
 pub use retention::Retention;
 pub use run_events::{RunCursor, RunEvent, RunEvents, RunHandle, RunNews, Told};
@@ -80,6 +84,10 @@ pub struct Options {
     pub retention: Retention,
     /// The bounds of webhooks.
     pub webhooks: WebhookLimits,
+    /// The bounds of MCP servers.
+    pub mcp: McpLimits,
+    /// The bounds of a run that calls tools.
+    pub run_limits: RunLimits,
 }
 
 impl Default for Options {
@@ -93,6 +101,8 @@ impl Default for Options {
             files: FileLimits::default(),
             retention: Retention::default(),
             webhooks: WebhookLimits::default(),
+            mcp: McpLimits::default(),
+            run_limits: RunLimits::default(),
         }
     }
 }
@@ -105,6 +115,10 @@ pub struct Parts {
     pub models: Models,
     /// Calls webhooks; a guarded one.
     pub webhook_client: agentry_outbound::Client,
+    /// Connects MCP servers; through a guarded client.
+    pub mcp: agentry_mcp::Connector,
+    /// Fetches pages for agents; a guarded one.
+    pub fetch_client: agentry_outbound::Client,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// Makes ids and secrets.
@@ -140,6 +154,9 @@ struct Inner {
     callers: keys::Callers,
     sealing_key: OnceLock<SealingKey>,
     webhook_client: agentry_outbound::Client,
+    mcp_connector: agentry_mcp::Connector,
+    mcp: mcp_servers::Connections,
+    fetch_client: agentry_outbound::Client,
     /// Places for deliveries to webhooks in this process.
     delivering: webhooks::DeliveryPlaces,
     /// A webhook was made or changed here.
@@ -150,6 +167,7 @@ struct Inner {
 impl Engine {
     /// Puts the use cases together. [`Engine::start_workers`] begins the work.
     pub fn new(parts: Parts) -> Self {
+        let mcp_limits = parts.options.mcp;
         let worker = parts.entropy.uuid(parts.clock.now());
         Self(Arc::new(Inner {
             places: places::Places::new(parts.options.runs_executing_max),
@@ -169,6 +187,9 @@ impl Engine {
             callers: keys::Callers::default(),
             sealing_key: OnceLock::new(),
             webhook_client: parts.webhook_client,
+            mcp: mcp_servers::Connections::new(mcp_limits.connections_max, mcp_limits.server_calls_max),
+            mcp_connector: parts.mcp,
+            fetch_client: parts.fetch_client,
             webhooks_changed: Notify::new(),
             key_uses: keys::KeyUses::default(),
         }))
