@@ -8,7 +8,7 @@ use agentry_domain::mcp_servers::MCP_TOOLS_MAX;
 use agentry_domain::{Code, Error, Result};
 use parking_lot::Mutex;
 use rmcp::model::{
-    CallToolRequest, CallToolRequestParams, ClientCapabilities, ClientInfo, ClientRequest,
+    CallToolRequest, CallToolRequestParams, ClientCapabilities, ClientConfig, ClientRequest,
     Implementation, ListResourcesRequest, ListToolsRequest, PaginatedRequestParams, PingRequest,
     ProtocolVersion,
 };
@@ -123,9 +123,9 @@ struct Handler {
 }
 
 impl ClientHandler for Handler {
-    fn get_info(&self) -> ClientInfo {
+    fn get_info(&self) -> ClientConfig {
         let us = Implementation::new("agentry", env!("CARGO_PKG_VERSION"));
-        ClientInfo::new(ClientCapabilities::default(), us)
+        ClientConfig::new(ClientCapabilities::default(), us)
             .with_protocol_version(ProtocolVersion::V_2025_11_25)
     }
 

@@ -136,7 +136,8 @@ impl Transport<RoleClient> for Http {
         };
         if let ClientJsonRpcMessage::Notification(notification) = &item
             && let ClientNotification::CancelledNotification(cancelled) = &notification.notification
-            && let Some(token) = shared.asked.lock().get(&cancelled.params.request_id)
+            && let Some(id) = &cancelled.params.request_id
+            && let Some(token) = shared.asked.lock().get(id)
         {
             token.cancel();
         }

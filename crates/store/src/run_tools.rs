@@ -43,6 +43,12 @@ impl Write {
         Ok(())
     }
 
+    /// Says that the run that this write ends called no tool, and spares it the
+    /// statement that would delete its calls.
+    pub fn run_without_tools(&mut self) {
+        self.without_tools = true;
+    }
+
     /// Forgets the calls of a run. It belongs behind the guard of the run's job.
     pub fn run_tools_delete(&mut self, run: RunId) {
         self.add(&RUN_TOOL_DELETE, values![self.org, run]);

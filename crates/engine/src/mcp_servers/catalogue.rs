@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use agentry_domain::mcp_servers::{McpServer, McpTool};
-use agentry_domain::{Caller, Code, Error, JsonText, McpServerId, Result};
+use agentry_domain::{Caller, Code, Error, JsonText, McpServerId, OrgId, Result};
 use agentry_mcp::Found;
 use agentry_store::Write;
 use serde_json::json;
@@ -102,6 +102,23 @@ impl Engine {
             return Ok(current);
         }
         self.mcp_catalogue_read(caller, server, open, deadline).await
+    }
+
+    /// The catalogue of a server as it was last read, connected or not.
+    pub(crate) async fn mcp_catalogue_known(
+        &self,
+        org: OrgId,
+        id: McpServerId,
+    ) -> Result<Arc<Catalogue>> {
+        let marks = self.0.store.mcp_marks(org, id).await?;
+        if let Some(known) = self.0.mcp.catalogue(org, id)
+            && known.revision == marks.revision
+        {
+            return Ok(known);
+        }
+        let state = self.0.store.mcp_state(org, id).await?;
+        let tools = stored(state.catalogue.as_deref())?;
+        Ok(Catalogue::of(tools, state.revision, Instant::now()))
     }
 
     /// Reads the catalogue from its server and stores what is new of it.

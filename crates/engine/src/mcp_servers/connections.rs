@@ -92,6 +92,11 @@ impl Connections {
         Ok(slot)
     }
 
+    /// What was last read of a server's catalogue here.
+    pub(crate) fn catalogue(&self, org: OrgId, id: McpServerId) -> Option<Arc<Catalogue>> {
+        self.slots.lock().get(&(org, id))?.catalogue()
+    }
+
     /// Lets go of a server.
     pub(crate) fn let_go(&self, org: OrgId, id: McpServerId) {
         let slot = self.slots.lock().remove(&(org, id));

@@ -33,5 +33,3 @@ create table run_tool (
     document text collate "C" not null,
     primary key (org, run, position)
 );
-
-alter table run add column tools text collate "C";

@@ -33,5 +33,3 @@ create table run_tool (
     document text not null,
     primary key (org, run, position)
 ) strict, without rowid;
-
-alter table run add column tools text;
