@@ -219,8 +219,8 @@ impl Kind for Tools {
     type Out = JsonText;
 
     fn schema(&self, _purpose: Purpose) -> Schema {
-        let item = ObjectBuilder::new()
-            .schema_type(SchemaType::Array(vec![Type::String, Type::Object]));
+        let item =
+            ObjectBuilder::new().schema_type(SchemaType::Array(vec![Type::String, Type::Object]));
         list_schema(Schema::Object(item.build()), &(0..=AGENT_TOOLS_MAX))
     }
 

@@ -132,7 +132,9 @@ impl ResourceFields for McpServerBody {
                 .or_was(String::new(), was.map(|was| &was.description)),
             transport: fields
                 .field("type", Transport)
-                .about("`stdio`: a process of the server's machine. `http`: a URL, streamable HTTP.")
+                .about(
+                    "`stdio`: a process of the server's machine. `http`: a URL, streamable HTTP.",
+                )
                 .required_or_was(was.map(|was| &was.transport)),
             command: fields
                 .text("command", 1..=COMMAND_CHARS_MAX)
@@ -609,10 +611,7 @@ pub async fn mcp_server_health(
     let millis = |latency: Duration| latency.as_secs_f64() * 1_000.0;
     let error = error.map(|(code, message)| HealthError { code: code.as_str(), message });
     let status = status.as_str();
-    json(
-        StatusCode::OK,
-        &HealthAnswer { status, healthy, latency_ms: latency.map(millis), error },
-    )
+    json(StatusCode::OK, &HealthAnswer { status, healthy, latency_ms: latency.map(millis), error })
 }
 
 /// List the tools of an MCP server
@@ -694,8 +693,7 @@ pub async fn mcp_tool_call(
     PathIds(id, tool): PathIds<McpServerId, String>,
     Posted { once, body: ToolArguments(arguments) }: Posted<ToolArguments>,
 ) -> Handled {
-    let result =
-        state.engine.mcp_tool_call(&caller, once.as_ref(), id, &tool, arguments).await?;
+    let result = state.engine.mcp_tool_call(&caller, once.as_ref(), id, &tool, arguments).await?;
     Ok(replay(json_text(StatusCode::OK, result.json), result.replayed))
 }
 

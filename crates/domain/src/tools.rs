@@ -423,8 +423,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::ids::OrgId;
     use crate::Role;
+    use crate::ids::OrgId;
 
     #[test]
     fn an_agent_s_list_is_read_in_every_form() {
@@ -482,7 +482,8 @@ mod tests {
     #[test]
     fn an_agent_lowers_bounds_and_raises_none() {
         let ours = RunLimits::default();
-        let by = AgentLimits { steps_max: Some(3), tokens_max: Some(u64::MAX), ..Default::default() };
+        let by =
+            AgentLimits { steps_max: Some(3), tokens_max: Some(u64::MAX), ..Default::default() };
         let both = ours.lowered(&by);
         assert_eq!(both.steps_max, 3);
         assert_eq!(both.tokens_max, ours.tokens_max);

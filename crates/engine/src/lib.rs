@@ -187,7 +187,10 @@ impl Engine {
             callers: keys::Callers::default(),
             sealing_key: OnceLock::new(),
             webhook_client: parts.webhook_client,
-            mcp: mcp_servers::Connections::new(mcp_limits.connections_max, mcp_limits.server_calls_max),
+            mcp: mcp_servers::Connections::new(
+                mcp_limits.connections_max,
+                mcp_limits.server_calls_max,
+            ),
             mcp_connector: parts.mcp,
             fetch_client: parts.fetch_client,
             webhooks_changed: Notify::new(),

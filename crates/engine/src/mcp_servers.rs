@@ -104,7 +104,8 @@ impl Engine {
         let closed = Mutex::new(None);
         let checked = async |id: McpServerId| {
             let none = McpSecrets::default();
-            let (body, secrets) = self.mcp_checked(McpServerBody { created_by: caller.key, ..body }, none)?;
+            let (body, secrets) =
+                self.mcp_checked(McpServerBody { created_by: caller.key, ..body }, none)?;
             *closed.lock() = self.mcp_seal(caller.org, id, &secrets).await?;
             Ok(body)
         };
@@ -247,9 +248,7 @@ impl Engine {
             Ok::<_, Error>(began.elapsed())
         };
         Ok(match asked.await {
-            Ok(latency) => {
-                McpHealth { status, healthy: true, latency: Some(latency), error: None }
-            }
+            Ok(latency) => McpHealth { status, healthy: true, latency: Some(latency), error: None },
             Err(error) => {
                 tracing::info!(server = %id, error = %error.chain(), "an MCP server is not well");
                 let error = Some((error.code, error.detail.into_owned()));
@@ -344,7 +343,8 @@ impl Engine {
             McpAuthKind::None | McpAuthKind::Bearer => {}
             McpAuthKind::ApiKey => {
                 let name = auth.header.as_deref().unwrap_or_default().to_ascii_lowercase();
-                let reserved = HEADERS_RESERVED.contains(&name.as_str()) || name.starts_with("mcp-");
+                let reserved =
+                    HEADERS_RESERVED.contains(&name.as_str()) || name.starts_with("mcp-");
                 let fits = name.is_empty() || http::HeaderName::try_from(&name).is_ok();
                 if reserved || !fits {
                     let detail = "must be the name of a header that is free";
@@ -371,7 +371,9 @@ impl Engine {
 
     fn mcp_target_checked(&self, pointer: &str, url: &str) -> Result<()> {
         match Url::parse(url) {
-            Err(error) => Err(invalid(pointer, "malformed", format!("is no absolute URL: {error}"))),
+            Err(error) => {
+                Err(invalid(pointer, "malformed", format!("is no absolute URL: {error}")))
+            }
             Ok(url) => self
                 .0
                 .mcp_connector
@@ -442,23 +444,22 @@ fn target(body: &McpServerBody, secrets: McpSecrets) -> Result<Target> {
         text.as_ref().and_then(|text| Url::parse(text).ok()).ok_or_else(unreadable)
     };
     let secret = secrets.secret.unwrap_or_default();
-    let auth = match body.auth.kind {
-        McpAuthKind::None => Auth::None,
-        McpAuthKind::Bearer => Auth::Bearer(secret),
-        McpAuthKind::ApiKey => Auth::Header {
-            name: body
-                .auth
-                .header
-                .clone()
-                .unwrap_or_else(|| agentry_domain::mcp_servers::MCP_KEY_HEADER_DEFAULT.to_owned()),
-            value: secret,
-        },
-        McpAuthKind::OAuth => Auth::ClientCredentials(Credentials {
-            token_url: url(&body.auth.token_url)?,
-            client_id: body.auth.client_id.clone().unwrap_or_default(),
-            client_secret: secret,
-            scope: body.auth.scope.clone(),
-        }),
-    };
+    let auth =
+        match body.auth.kind {
+            McpAuthKind::None => Auth::None,
+            McpAuthKind::Bearer => Auth::Bearer(secret),
+            McpAuthKind::ApiKey => Auth::Header {
+                name: body.auth.header.clone().unwrap_or_else(|| {
+                    agentry_domain::mcp_servers::MCP_KEY_HEADER_DEFAULT.to_owned()
+                }),
+                value: secret,
+            },
+            McpAuthKind::OAuth => Auth::ClientCredentials(Credentials {
+                token_url: url(&body.auth.token_url)?,
+                client_id: body.auth.client_id.clone().unwrap_or_default(),
+                client_secret: secret,
+                scope: body.auth.scope.clone(),
+            }),
+        };
     Ok(Target::Http { url: url(&body.url)?, auth })
 }

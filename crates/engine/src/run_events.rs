@@ -566,10 +566,14 @@ mod tests {
     #[test]
     fn a_piece_ends_and_begins_with_a_character() {
         let text = "ä".repeat(DELTA_BYTES_MAX);
-        let Look::News(news) = piece(RunCursor::text(1, 10), 10, &text, 0, u64::MAX) else { panic!("a piece") };
+        let Look::News(news) = piece(RunCursor::text(1, 10), 10, &text, 0, u64::MAX) else {
+            panic!("a piece")
+        };
         assert_eq!(news.cursor, RunCursor::text(1, 10 + DELTA_BYTES_MAX as u64));
         assert!(matches!(news.event, RunEvent::Delta(piece) if piece.len() == DELTA_BYTES_MAX));
-        let Look::News(news) = piece(RunCursor::text(1, 13), 10, &text, 3, u64::MAX) else { panic!("a reset") };
+        let Look::News(news) = piece(RunCursor::text(1, 13), 10, &text, 3, u64::MAX) else {
+            panic!("a reset")
+        };
         assert_eq!(news.cursor, RunCursor::text(1, 12));
         assert!(matches!(news.event, RunEvent::Reset));
     }

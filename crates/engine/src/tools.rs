@@ -14,9 +14,8 @@ use agentry_domain::chat::{TOOL_NAME_CHARS_MAX, TOOLS_MAX, ToolCall, ToolSpec};
 use agentry_domain::mcp_servers::{McpServer, McpServerBody, McpTool};
 use agentry_domain::runs::Run;
 use agentry_domain::tools::{AgentTool, BuiltinTool, RunLimits, ToolOutcome};
-use agentry_domain::{
-    Caller, Code, Error, McpServerId, Permission, Result, Role,
-};
+use agentry_domain::{Caller, Code, Error, McpServerId, Permission, Result, Role};
+use futures::future::BoxFuture;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
@@ -115,7 +114,8 @@ impl Engine {
         }
         let count = offered.specs.len() + run.request.client_tools.len();
         if count > TOOLS_MAX {
-            let detail = format!("{count} tools are more than the {TOOLS_MAX} that a model is told of");
+            let detail =
+                format!("{count} tools are more than the {TOOLS_MAX} that a model is told of");
             return Err(Error::new(Code::RunLimitReached, detail));
         }
         Ok(offered)
@@ -161,7 +161,16 @@ impl Engine {
     }
 
     /// Carries a call out, if it may be. Whatever goes wrong, the model is told.
-    pub(crate) async fn tool_call(
+    pub(crate) fn tool_call<'a>(
+        &'a self,
+        within: &'a CallWithin<'a>,
+        offered: &'a Offered,
+        call: &'a ToolCall,
+    ) -> BoxFuture<'a, ToolOutcome> {
+        Box::pin(self.tool_called(within, offered, call))
+    }
+
+    async fn tool_called(
         &self,
         within: &CallWithin<'_>,
         offered: &Offered,
@@ -178,14 +187,12 @@ impl Engine {
         };
         let most = Instant::now() + Duration::from_millis(within.limits.call_timeout_ms);
         let until = most.min(within.deadline);
-        let called = async {
-            match offer {
-                Offer::Builtin(tool) => {
-                    self.builtin_call(&caller, within, *tool, &arguments, until).await
-                }
-                Offer::Mcp { server, tool, .. } => {
-                    self.mcp_tool_in_run(&caller, server, tool, arguments.clone(), until).await
-                }
+        let called: BoxFuture<'_, Result<ToolOutcome>> = match offer {
+            Offer::Builtin(tool) => {
+                Box::pin(self.builtin_call(&caller, within, *tool, &arguments, until))
+            }
+            Offer::Mcp { server, tool, .. } => {
+                Box::pin(self.mcp_tool_in_run(&caller, server, tool, arguments.clone(), until))
             }
         };
         match tokio::time::timeout_at(until, called).await {

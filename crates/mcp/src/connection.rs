@@ -13,8 +13,7 @@ use rmcp::model::{
     ProtocolVersion,
 };
 use rmcp::service::{
-    NotificationContext, Peer, PeerRequestOptions, RunningService, ServiceError,
-    serve_client,
+    NotificationContext, Peer, PeerRequestOptions, RunningService, ServiceError, serve_client,
 };
 use rmcp::transport::Transport;
 use rmcp::{ClientHandler, RoleClient};
@@ -167,11 +166,7 @@ impl Drop for Unless {
 
 impl Connection {
     /// Agrees on a protocol.
-    pub(crate) async fn begin<T>(
-        transport: T,
-        link: Arc<Link>,
-        deadline: Instant,
-    ) -> Result<Self>
+    pub(crate) async fn begin<T>(transport: T, link: Arc<Link>, deadline: Instant) -> Result<Self>
     where
         T: Transport<RoleClient, Error = Error> + 'static,
     {
@@ -237,7 +232,8 @@ impl Connection {
 
     /// The resources of the server, all pages; none of one that has none.
     pub async fn resources(&self, deadline: Instant) -> Result<Vec<Value>> {
-        let has_some = self.0.service.peer_info().is_some_and(|it| it.capabilities.resources.is_some());
+        let has_some =
+            self.0.service.peer_info().is_some_and(|it| it.capabilities.resources.is_some());
         if !has_some {
             return Ok(Vec::new());
         }

@@ -285,11 +285,7 @@ impl Shared {
         }
     }
 
-    async fn headers(
-        &self,
-        refused: Option<&HeaderValue>,
-        deadline: Instant,
-    ) -> Result<HeaderMap> {
+    async fn headers(&self, refused: Option<&HeaderValue>, deadline: Instant) -> Result<HeaderMap> {
         let mut headers = HeaderMap::new();
         let unusable = || Error::internal("a stored secret that no header can carry");
         let shown = match &self.auth {

@@ -86,8 +86,7 @@ impl Tokens {
         let body = reply.bytes().await.map_err(failure::of_outbound)?;
         let unreadable = || Error::new(Code::McpBadResponse, "who issues tokens issued none");
         let issued: Issued = serde_json::from_slice(&body).map_err(|_| unreadable())?;
-        let is_bearer =
-            issued.token_type.is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
+        let is_bearer = issued.token_type.is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
         let value = HeaderValue::try_from(format!("Bearer {}", issued.access_token));
         let mut value = value.ok().filter(|_| is_bearer).ok_or_else(unreadable)?;
         value.set_sensitive(true);

@@ -27,16 +27,9 @@ impl Write {
         self.job_held(job);
         let run = RunId::from_bytes(job.id.to_bytes());
         for (position, call) in calls {
-            let document =
-                serde_json::to_string(call).map_err(Error::internal)?;
-            let bound = values![
-                self.org,
-                run,
-                i64::from(*position),
-                job.attempts,
-                call.effects,
-                document,
-            ];
+            let document = serde_json::to_string(call).map_err(Error::internal)?;
+            let bound =
+                values![self.org, run, i64::from(*position), job.attempts, call.effects, document,];
             self.add(&RUN_TOOL_SAVE, bound);
         }
         self.run_changed(run);

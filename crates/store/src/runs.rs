@@ -10,8 +10,8 @@ use agentry_domain::{
     AgentId, Code, Error, MessageId, OrgId, Page, PageRequest, RunId, SessionId, Timestamp,
 };
 
-use serde::de::DeserializeOwned;
 use agentry_domain::tools::RunCall;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::counters::{COUNTER_BELOW, RUNS, RUNS_WAITING};

@@ -2,8 +2,8 @@
 //! engines.
 
 use agentry_domain::{
-    AgentId, FileId, GoalId, JobId, KeyId, MemoryId, MessageId, OrgId, PlanId, RunId, SessionId,
-    TaskId, Timestamp, UserId, WebhookId, WorkerId,
+    AgentId, FileId, GoalId, JobId, KeyId, McpServerId, MemoryId, MessageId, OrgId, PlanId, RunId,
+    SessionId, TaskId, Timestamp, UserId, WebhookId, WorkerId,
 };
 
 use crate::error::StoreError;
@@ -40,8 +40,22 @@ macro_rules! value_from_id {
     )*};
 }
 value_from_id!(
-    AgentId, FileId, GoalId, JobId, KeyId, MemoryId, MessageId, OrgId, PlanId, RunId, SessionId,
-    TaskId, UserId, WebhookId, WorkerId
+    AgentId,
+    FileId,
+    GoalId,
+    JobId,
+    KeyId,
+    MemoryId,
+    MessageId,
+    OrgId,
+    PlanId,
+    RunId,
+    SessionId,
+    TaskId,
+    UserId,
+    WebhookId,
+    WorkerId,
+    McpServerId
 );
 
 impl From<i64> for Value {
@@ -119,6 +133,12 @@ impl From<Option<&'static str>> for Value {
 impl From<[u8; 16]> for Value {
     fn from(id: [u8; 16]) -> Self {
         Value::Id(id)
+    }
+}
+
+impl From<Option<Vec<u8>>> for Value {
+    fn from(value: Option<Vec<u8>>) -> Self {
+        value.map_or(Value::Null, Value::from)
     }
 }
 

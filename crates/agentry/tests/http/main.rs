@@ -15,6 +15,8 @@ mod goals;
 mod idempotency;
 mod keys;
 mod keys_command;
+mod mcp_bed;
+mod mcp_servers;
 mod memories;
 mod model_clients;
 mod model_faults;
@@ -38,6 +40,7 @@ mod server;
 mod sessions;
 mod socket;
 mod tasks;
+mod tools;
 mod users;
 mod webhooks;
 

@@ -75,11 +75,7 @@ impl Engine {
     }
 
     /// The resources of a server, as it lists them.
-    pub async fn mcp_resource_list(
-        &self,
-        caller: &Caller,
-        id: McpServerId,
-    ) -> Result<Vec<Value>> {
+    pub async fn mcp_resource_list(&self, caller: &Caller, id: McpServerId) -> Result<Vec<Value>> {
         let server = self.mcp_server(caller, id).await?;
         let deadline = Instant::now() + Duration::from_millis(server.timeout_ms.into());
         let open = self.mcp_open(caller.org, &server, deadline).await?;

@@ -14,6 +14,7 @@ use agentry_domain::tools::RunCall;
 use agentry_domain::{Caller, Code, Error, Result, RunId};
 use agentry_llm::{Model, ModelRequest};
 use agentry_store::{ClaimedJob, MemorySought, Write};
+use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::reuse::{Reply, Reuse};
@@ -340,7 +341,7 @@ impl Engine {
             offered: &offered,
             limits,
         };
-        let steps = self.take_steps(work, &model, request);
+        let steps: BoxFuture<'_, Result<()>> = Box::pin(self.take_steps(work, &model, request));
         match tokio::time::timeout_at(deadline.min(ends_at), steps).await {
             Ok(taken) => taken?,
             Err(_) if ends_at < deadline => return Err(steps::took_too_long(&limits)),

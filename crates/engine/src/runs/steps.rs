@@ -13,6 +13,7 @@ use agentry_domain::tools::{RunCall, RunCallStatus, RunLimits, ToolNews, ToolOut
 use agentry_domain::{Caller, Code, Error, JsonText, Result};
 use agentry_llm::{Model, ModelEvent, ModelRequest};
 use agentry_store::{ClaimedJob, Write};
+use futures::future::BoxFuture;
 use futures::{StreamExt as _, stream};
 use tokio::time::Instant;
 
@@ -46,11 +47,8 @@ struct Calls<'a> {
 
 impl Calls<'_> {
     fn begin(&mut self, call: RunCall) {
-        let told = ToolNews {
-            offset: call.started_offset,
-            finished: false,
-            call: Arc::new(call.clone()),
-        };
+        let told =
+            ToolNews { offset: call.started_offset, finished: false, call: Arc::new(call.clone()) };
         self.tools.push(call);
         self.news += 1;
         self.speaker.tool(told);
@@ -78,7 +76,8 @@ impl Engine {
         mut request: ModelRequest,
     ) -> Result<()> {
         let Work { caller, agent, run, job, speaker, outcome, offered, limits } = work;
-        let Outcome { text, usage, tools, chunked, calls, finish_reason, answered_by, .. } = outcome;
+        let Outcome { text, usage, tools, chunked, calls, finish_reason, answered_by, .. } =
+            outcome;
         let mut recorder = Recorder::new(&self.0.store, job, speaker, chunked);
         let mut begun = Calls { tools, news: 0, speaker };
         let mut given_bytes = 0;
@@ -129,15 +128,18 @@ impl Engine {
             }
             check_used(usage, &limits)?;
             let first = begun.tools.len();
-            let within = CallWithin {
-                caller,
-                agent,
-                run,
-                deadline: request.deadline,
-                limits: &limits,
-            };
-            self.call_all(&within, job, offered, (step, text.len() as u64), &ours, &mut begun, &mut recorder)
-                .await?;
+            let within =
+                CallWithin { caller, agent, run, deadline: request.deadline, limits: &limits };
+            self.call_all(
+                &within,
+                job,
+                offered,
+                (step, text.len() as u64),
+                &ours,
+                &mut begun,
+                &mut recorder,
+            )
+            .await?;
             let done = &begun.tools[first..];
             let given = |call: &RunCall| call.output.as_ref().map_or(0, String::len) as u64;
             given_bytes += done.iter().map(given).sum::<u64>();
@@ -202,9 +204,12 @@ impl Engine {
         recorder.beside(self.store_calls(job, &begun.tools[first..], first)).await??;
         let at_once = within.limits.parallel_calls_max.max(1) as usize;
         let output_max = usize::try_from(within.limits.call_output_bytes_max).unwrap_or(usize::MAX);
-        let mut running = stream::iter(ours.iter().enumerate())
-            .map(|(n, call)| async move { (n, self.tool_call(within, offered, call).await) })
-            .buffer_unordered(at_once);
+        let mut each: Vec<BoxFuture<'_, (usize, ToolOutcome)>> = Vec::with_capacity(ours.len());
+        for (n, call) in ours.iter().enumerate() {
+            let called = self.tool_call(within, offered, call);
+            each.push(Box::pin(async move { (n, called.await) }));
+        }
+        let mut running = stream::iter(each).buffer_unordered(at_once);
         while let Some((n, outcome)) = recorder.beside(running.next()).await? {
             begun.finish(first + n, outcome.cut(output_max), self.now());
         }

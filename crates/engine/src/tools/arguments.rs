@@ -77,7 +77,9 @@ mod tests {
         for wrong in ["[]", "3", "{", "nonsense"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
-        let Value::Object(given) = json!({"t": "abc", "e": "", "n": 3, "z": "a\0"}) else { panic!() };
+        let Value::Object(given) = json!({"t": "abc", "e": "", "n": 3, "z": "a\0"}) else {
+            panic!()
+        };
         assert_eq!(text(&given, "t", 3).unwrap(), Some("abc"));
         assert_eq!(text(&given, "x", 3).unwrap(), None);
         for name in ["t", "n", "z"] {

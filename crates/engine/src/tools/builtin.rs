@@ -2,11 +2,11 @@
 //! Each works with the run's user, session and organisation, whatever a model
 //! writes, and needs the permission that the same thing needs over HTTP.
 
+use agentry_domain::chat::ToolSpec;
 use agentry_domain::files::{FILE_CHUNK_BYTES, FilePath};
 use agentry_domain::memories::{MEMORY_HITS_MAX, MemoryBody};
 use agentry_domain::tasks::{TaskBody, TaskStatus, name_of};
 use agentry_domain::tools::{BuiltinTool, ToolOutcome};
-use agentry_domain::chat::ToolSpec;
 use agentry_domain::{Caller, Code, Error, JsonText, PageRequest, Result, TaskId};
 use agentry_store::{MemorySought, TaskFilter};
 use bytes::Bytes;
@@ -131,7 +131,8 @@ impl Engine {
     ) -> Result<ToolOutcome> {
         let permission = tool.permission();
         if !caller.allows(permission) {
-            let detail = format!("the caller of this run may not do this ({})", permission.as_str());
+            let detail =
+                format!("the caller of this run may not do this ({})", permission.as_str());
             return Err(Error::new(Code::Forbidden, detail));
         }
         let given = match tool {
@@ -284,7 +285,11 @@ impl Engine {
         Ok(json!({"id": made.value.id}))
     }
 
-    async fn task_list_tool(&self, caller: &Caller, arguments: &Map<String, Value>) -> Result<Value> {
+    async fn task_list_tool(
+        &self,
+        caller: &Caller,
+        arguments: &Map<String, Value>,
+    ) -> Result<Value> {
         let limit = integer(arguments, "limit", LISTED_DEFAULT, LISTED_MAX)?;
         let filter = TaskFilter { status: status(arguments)?, ..TaskFilter::default() };
         let tasks = self.resource_list::<TaskBody>(caller, &filter, &page(limit)).await?;
