@@ -8,9 +8,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 
 use crate::crud::{changes_one_field_at_a_time, id, keeps_every_field, made};
-use crate::mcp_bed::{
-    SERVERS, SETTINGS, Script, act, call, is_there, server, started, text,
-};
+use crate::mcp_bed::{SERVERS, SETTINGS, Script, act, call, is_there, server, started, text};
 use crate::on_both_engines;
 use crate::server::{Engine, Home, Process, Server, answer, wait_until};
 use crate::webhooks::SEALING_KEY;
@@ -72,8 +70,16 @@ async fn every_field_is_kept_and_can_be_changed(engine: Engine) {
         (json!({"name": "a", "type": "stdio"}), "/command", "required"),
         (json!({"name": "a", "type": "http"}), "/url", "required"),
         (json!({"name": "a", "type": "sse", "url": "http://x"}), "/type", "not_supported_yet"),
-        (json!({"name": "a", "type": "stdio", "command": "x", "env": {"A": 1}}), "/env", "malformed"),
-        (json!({"name": "a", "type": "stdio", "command": "x", "secret": "s"}), "/secret", "exclusive"),
+        (
+            json!({"name": "a", "type": "stdio", "command": "x", "env": {"A": 1}}),
+            "/env",
+            "malformed",
+        ),
+        (
+            json!({"name": "a", "type": "stdio", "command": "x", "secret": "s"}),
+            "/secret",
+            "exclusive",
+        ),
         (
             json!({"name": "a", "type": "http", "url": "https://mcp.example/", "auth": {"type": "bearer"}}),
             "/secret",
@@ -118,12 +124,7 @@ async fn secrets_are_sealed_and_in_no_answer(engine: Engine) {
     });
     let process = made(&server, SERVERS, process).await;
     assert_eq!(process["secret_env_names"], json!(["TOKEN"]));
-    for seen in [
-        server.get(&path).await.1,
-        server.get(SERVERS).await.1,
-        kept.clone(),
-        process,
-    ] {
+    for seen in [server.get(&path).await.1, server.get(SERVERS).await.1, kept.clone(), process] {
         assert!(!seen.to_string().contains("hush"), "{seen}");
     }
     // Nor in what is stored, in clear.
@@ -164,7 +165,10 @@ async fn a_process_is_started_called_and_stopped(engine: Engine) {
     assert_eq!(echo["input_schema"]["properties"]["text"]["type"], "string");
     assert_eq!(echo["annotations"]["readOnlyHint"], true);
 
-    assert_eq!(text(&server, &path, "echo", json!({"text": "häl\u{2028}lo"})).await, "häl\u{2028}lo");
+    assert_eq!(
+        text(&server, &path, "echo", json!({"text": "häl\u{2028}lo"})).await,
+        "häl\u{2028}lo"
+    );
     let (_, sum) = call(&server, &path, "add", json!({"a": 2, "b": 3})).await;
     assert_eq!(sum["structuredContent"], json!({"sum": 5}));
     let (status, failed) = call(&server, &path, "fail", json!({})).await;
@@ -173,8 +177,7 @@ async fn a_process_is_started_called_and_stopped(engine: Engine) {
     assert_eq!((status, &unknown["code"]), (StatusCode::NOT_FOUND, &json!("not_found")));
 
     // Its environment is its own.
-    let env: Value =
-        serde_json::from_str(&text(&server, &path, "env", json!({})).await).unwrap();
+    let env: Value = serde_json::from_str(&text(&server, &path, "env", json!({})).await).unwrap();
     let env = env.as_object().unwrap();
     assert_eq!(env["LEVEL"], "info");
     assert_eq!(env["TOKEN"], "hush");
@@ -232,7 +235,11 @@ async fn a_server_over_http_is_called_with_what_it_wants_to_see(engine: Engine) 
 
     for (name, args, auth) in [
         ("bearer", &["--bearer", "right"][..], json!({"type": "bearer"})),
-        ("header", &["--header", "X-Their-Key", "right"], json!({"type": "api_key", "header": "X-Their-Key"})),
+        (
+            "header",
+            &["--header", "X-Their-Key", "right"],
+            json!({"type": "api_key", "header": "X-Their-Key"}),
+        ),
     ] {
         let theirs = script.http(args);
         let mut body = theirs.body(name);
@@ -439,9 +446,18 @@ async fn no_byte_reaches_an_address_that_is_not_public() {
     let home = Home::new(Engine::Sqlite).await;
     let process = Process::start_with(&home, &[("AGENTRY_SEALING_KEY", SEALING_KEY)]);
     for host in [
-        "127.0.0.1", "127.1", "2130706433", "0x7f000001", "017700000001", "[::1]",
-        "[::ffff:127.0.0.1]", "localhost", "169.254.169.254", "metadata.google.internal",
-        "[fe80::1]", "10.0.0.1",
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "017700000001",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "localhost",
+        "169.254.169.254",
+        "metadata.google.internal",
+        "[fe80::1]",
+        "10.0.0.1",
     ] {
         let url = format!("http://{host}:{port}/mcp");
         let body = json!({"name": "x", "type": "http", "url": url});
