@@ -5,11 +5,11 @@ mod backup;
 mod event_metrics;
 mod keys;
 mod local;
-mod model_metrics;
 mod owner;
 mod sealing;
 mod serve;
 mod settings;
+mod model_metrics;
 mod store_metrics;
 mod task_metrics;
 
