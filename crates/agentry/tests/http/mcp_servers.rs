@@ -497,3 +497,61 @@ async fn no_byte_reaches_an_address_that_is_not_public() {
         panic!("somebody came to the canary: {read:?}");
     }
 }
+
+/// The official server that tries every part of the protocol, over both transports.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_official_everything_server_works_over_both_transports() {
+    let script = std::env::var("AGENTRY_TEST_MCP_EVERYTHING")
+        .expect("AGENTRY_TEST_MCP_EVERYTHING is set: run the tests with `make test`");
+    let server = server(Engine::Sqlite).await;
+    let body = json!({"name": "pipes", "type": "stdio", "command": "node", "args": [script, "stdio"]});
+    let over_pipes = started(&server, body).await;
+    everything_works(&server, &over_pipes).await;
+
+    // It cannot be asked for a free port; one that was free a moment ago is.
+    let port = {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        free.local_addr().unwrap().port()
+    };
+    let mut theirs = tokio::process::Command::new("node");
+    theirs.args([&script, "streamableHttp"]).env("PORT", port.to_string()).kill_on_drop(true);
+    let _theirs = theirs.stderr(std::process::Stdio::null()).spawn().unwrap();
+    wait_until(|| async { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() })
+        .await;
+    let body = json!({"name": "http", "type": "http", "url": format!("http://127.0.0.1:{port}/mcp")});
+    let over_http = started(&server, body).await;
+    everything_works(&server, &over_http).await;
+}
+
+async fn everything_works(process: &Process, path: &str) {
+    let (status, tools) = process.get(&format!("{path}/tools")).await;
+    assert_eq!(status, StatusCode::OK, "{tools}");
+    let names: Vec<&str> = tools["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|tool| tool["name"].as_str().unwrap())
+        .collect();
+    assert!(names.contains(&"echo") && names.len() > 5, "{names:?}");
+    let echoed = text(process, path, "echo", json!({"message": "häl\nlo"})).await;
+    assert!(echoed.contains("häl\nlo"), "{echoed}");
+    let sum = text(process, path, "get-sum", json!({"a": 20, "b": 22})).await;
+    assert!(sum.contains("42"), "{sum}");
+    let (status, image) = call(process, path, "get-tiny-image", json!({})).await;
+    assert_eq!(status, StatusCode::OK, "{image}");
+    let pieces = image["content"].as_array().unwrap();
+    assert!(pieces.iter().any(|it| it["type"] == "image" && it["mimeType"] == "image/png"));
+    let weather = json!({"location": "New York"});
+    let (_, structured) = call(process, path, "get-structured-content", weather).await;
+    assert!(structured["structuredContent"].is_object(), "{structured}");
+    // It tells how far it is while it works.
+    let long = json!({"duration": 1, "steps": 3});
+    let (status, done) = call(process, path, "trigger-long-running-operation", long).await;
+    assert_eq!(status, StatusCode::OK, "{done}");
+    let (_, wrong) = call(process, path, "get-sum", json!({"a": "no number"})).await;
+    assert!(wrong["isError"] == true || wrong["code"] == "mcp_rejected", "{wrong}");
+    let (_, resources) = process.get(&format!("{path}/resources")).await;
+    assert!(resources["total"].as_u64().unwrap() > 0, "{resources}");
+    let (_, health) = process.get(&format!("{path}/health")).await;
+    assert_eq!(health["healthy"], true, "{health}");
+}
