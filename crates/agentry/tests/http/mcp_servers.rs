@@ -504,7 +504,8 @@ async fn the_official_everything_server_works_over_both_transports() {
     let script = std::env::var("AGENTRY_TEST_MCP_EVERYTHING")
         .expect("AGENTRY_TEST_MCP_EVERYTHING is set: run the tests with `make test`");
     let server = server(Engine::Sqlite).await;
-    let body = json!({"name": "pipes", "type": "stdio", "command": "node", "args": [script, "stdio"]});
+    let body =
+        json!({"name": "pipes", "type": "stdio", "command": "node", "args": [script, "stdio"]});
     let over_pipes = started(&server, body).await;
     everything_works(&server, &over_pipes).await;
 
@@ -518,7 +519,8 @@ async fn the_official_everything_server_works_over_both_transports() {
     let _theirs = theirs.stderr(std::process::Stdio::null()).spawn().unwrap();
     wait_until(|| async { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() })
         .await;
-    let body = json!({"name": "http", "type": "http", "url": format!("http://127.0.0.1:{port}/mcp")});
+    let body =
+        json!({"name": "http", "type": "http", "url": format!("http://127.0.0.1:{port}/mcp")});
     let over_http = started(&server, body).await;
     everything_works(&server, &over_http).await;
 }

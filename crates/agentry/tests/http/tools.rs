@@ -5,6 +5,7 @@
 use agentry_testkit::Behaviour;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::crud::made;
@@ -430,7 +431,7 @@ async fn http_fetch_reaches_no_address_that_is_not_public() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_fetch_reads_a_page_and_checks_where_it_leads() {
     let bed = bed(Engine::Sqlite, json!({"tools": ["http_fetch"]})).await;
-    let page = axum_page().await;
+    let page = pages().await;
     bed.model.next(says(
         "",
         &[
@@ -453,17 +454,34 @@ async fn http_fetch_reads_a_page_and_checks_where_it_leads() {
     assert!(outputs[4]["output"].as_str().unwrap().contains("404"));
 }
 
-async fn axum_page() -> String {
-    use axum::response::Redirect;
-    use axum::routing::get;
+/// A page, and others that lead to it, elsewhere or round and round.
+async fn pages() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let router = axum::Router::new()
-        .route("/text", get(async || "what it says"))
-        .route("/there", get(async || Redirect::temporary("/text")))
-        .route("/inside", get(async || Redirect::temporary("http://10.0.0.1/x")))
-        .route("/round", get(async || Redirect::temporary("/round")));
-    tokio::spawn(async move { axum::serve(listener, router).await });
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = vec![0; 4_096];
+                let read = connection.read(&mut head).await.unwrap_or(0);
+                let head = String::from_utf8_lossy(&head[..read]).into_owned();
+                let leads = |to: &str| format!("HTTP/1.1 307 Go\r\nLocation: {to}\r\n");
+                let (head, body) = match head.split(' ').nth(1).unwrap_or_default() {
+                    "/text" => (
+                        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n".to_owned(),
+                        "what it says",
+                    ),
+                    "/there" => (leads("/text"), ""),
+                    "/inside" => (leads("http://10.0.0.1/x"), ""),
+                    "/round" => (leads("/round"), ""),
+                    _ => ("HTTP/1.1 404 No\r\n".to_owned(), "nothing"),
+                };
+                let length = body.len();
+                let answer =
+                    format!("{head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+                let _ = connection.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
     url
 }
 
