@@ -14,6 +14,7 @@
 pub mod generators;
 pub mod http;
 pub mod load;
+pub mod mcp;
 pub mod procfs;
 pub mod realtime;
 pub mod report;
