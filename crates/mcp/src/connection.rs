@@ -13,9 +13,9 @@ use rmcp::model::{
     ProtocolVersion,
 };
 use rmcp::service::{
-    NotificationContext, Peer, PeerRequestOptions, RunningService, ServiceError, serve_client,
+    ClientInitializeError, NotificationContext, Peer, PeerRequestOptions, RunningService, ServiceError, serve_client,
 };
-use rmcp::transport::Transport;
+use rmcp::transport::{DynamicTransportError, Transport};
 use rmcp::{ClientHandler, RoleClient};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -181,7 +181,11 @@ impl Connection {
                 if failed {
                     return Err(link.why().caused_by(error));
                 }
-                let known = known_in(&error).unwrap_or_else(|| {
+                let known = match &error {
+                    ClientInitializeError::TransportError { error, .. } => known_in(error),
+                    _ => None,
+                };
+                let known = known.unwrap_or_else(|| {
                     let detail = "the MCP server does not speak the protocol";
                     Error::new(Code::McpBadResponse, detail)
                 });
@@ -335,26 +339,21 @@ impl Connection {
                 Error::new(Code::McpRejected, format!("the MCP server refused: {said}"))
             }
             error if self.0.link.failure.lock().is_some() => self.0.link.why().caused_by(error),
-            error => match known_in(&error) {
-                Some(known) => known.caused_by(error),
-                None if !self.is_open() => self.0.link.why().caused_by(error),
-                None => Error::new(Code::McpBadResponse, "the MCP server answered something else")
-                    .caused_by(error),
-            },
+            ServiceError::TransportSend(sent) if known_in(&sent).is_some() => {
+                let known = known_in(&sent).unwrap_or_else(|| self.0.link.why());
+                known.caused_by(sent)
+            }
+            error if !self.is_open() => self.0.link.why().caused_by(error),
+            error => Error::new(Code::McpBadResponse, "the MCP server answered something else")
+                .caused_by(error),
         }
     }
 }
 
-/// An error of a transport of ours, if that is the cause.
-fn known_in(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        if let Some(known) = cause.downcast_ref::<Error>() {
-            return Some(Error::new(known.code, known.detail.clone()));
-        }
-        next = cause.source();
-    }
-    None
+/// An error of a transport of ours, if that is what it is.
+fn known_in(error: &DynamicTransportError) -> Option<Error> {
+    let known = error.error.downcast_ref::<Error>()?;
+    Some(Error::new(known.code, known.detail.clone()))
 }
 
 fn found(tool: Value) -> Result<Found> {

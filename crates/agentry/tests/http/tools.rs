@@ -152,7 +152,7 @@ async fn a_model_plans_calls_three_tools_at_once_and_streams_its_answer(engine: 
 
     let sought = json!({"query": "what is the dog called", "user_id": "ann"});
     let (_, found) = bed.process.post("/api/v1/memories/search", sought).await;
-    assert_eq!(found["items"][0]["memory"]["content"], "The dog is called Rex.", "{found}");
+    assert_eq!(found["hits"][0]["memory"]["content"], "The dog is called Rex.", "{found}");
     assert_eq!(bed.home.count("run_tool").await, 0, "they are in the run now");
 }
 

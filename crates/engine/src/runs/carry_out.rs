@@ -329,7 +329,6 @@ impl Engine {
         }
         let limits = self.0.options.run_limits.lowered(&agent.limits);
         let ends_at = if offered.is_empty() { deadline } else { steps::ends_at(&limits) };
-        request.deadline = deadline.min(ends_at);
         request.tools.splice(0..0, offered.specs().iter().cloned());
         let work = Work {
             caller,
