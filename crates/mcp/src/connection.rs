@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::failure::{self, NotBegun};
 use crate::process::Complaint;
 
 /// Pages of a catalogue at most.
@@ -338,12 +339,18 @@ impl Connection {
                     data.message.chars().filter(|c| !c.is_control()).take(500).collect();
                 Error::new(Code::McpRejected, format!("the MCP server refused: {said}"))
             }
-            error if self.0.link.failure.lock().is_some() => self.0.link.why().caused_by(error),
             ServiceError::TransportSend(sent) if known_in(&sent).is_some() => {
                 let known = known_in(&sent).unwrap_or_else(|| self.0.link.why());
-                known.caused_by(sent)
+                if !failure::is_not_begun(&known) {
+                    return known.caused_by(sent);
+                }
+                self.0.link.fail(&known);
+                self.close();
+                known
             }
-            error if !self.is_open() => self.0.link.why().caused_by(error),
+            error if self.0.link.is_closing() || !self.is_open() => {
+                self.0.link.why().caused_by(error)
+            }
             error => Error::new(Code::McpBadResponse, "the MCP server answered something else")
                 .caused_by(error),
         }
@@ -353,7 +360,8 @@ impl Connection {
 /// An error of a transport of ours, if that is what it is.
 fn known_in(error: &DynamicTransportError) -> Option<Error> {
     let known = error.error.downcast_ref::<Error>()?;
-    Some(Error::new(known.code, known.detail.clone()))
+    let same = Error::new(known.code, known.detail.clone());
+    Some(if failure::is_not_begun(known) { same.caused_by(NotBegun) } else { same })
 }
 
 fn found(tool: Value) -> Result<Found> {

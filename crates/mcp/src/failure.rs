@@ -21,6 +21,22 @@ pub(crate) fn of_outbound(failure: Failure) -> Error {
     Error::new(code, detail).caused_by(failure)
 }
 
+/// Why a call failed that its server did not begin with, so that it may be made again.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the MCP server did not begin with it")]
+pub struct NotBegun;
+
+/// A session that is over: its server has forgotten it, and did nothing.
+pub(crate) fn of_ended_session() -> Error {
+    let detail = "the MCP server ended the session; the next call begins another one";
+    Error::new(Code::McpUnreachable, detail).caused_by(NotBegun)
+}
+
+/// Whether a call may be made again.
+pub(crate) fn is_not_begun(error: &Error) -> bool {
+    error.cause.as_ref().is_some_and(|cause| cause.is::<NotBegun>())
+}
+
 /// A status that is no success.
 pub(crate) fn of_status(status: http::StatusCode) -> Error {
     let detail = format!("the MCP server answered with status {}", status.as_u16());

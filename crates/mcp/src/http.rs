@@ -273,15 +273,11 @@ impl Shared {
                     continue;
                 }
             }
-            let error = failure::of_status(status);
             if status == StatusCode::NOT_FOUND && self.agreed.lock().session.is_some() {
-                // The session is over, and a new one has to be begun.
-                self.link.fail(&Error::new(
-                    Code::McpUnreachable,
-                    "the MCP server ended the session; the next call begins another one",
-                ));
+                // Whoever asked ends the connection, and may ask again over another one.
+                return Err(failure::of_ended_session());
             }
-            return Err(error);
+            return Err(failure::of_status(status));
         }
     }
 

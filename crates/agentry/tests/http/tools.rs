@@ -498,3 +498,45 @@ async fn the_builtin_model_calls_no_tools() {
     assert_eq!((status, &run["success"]), (StatusCode::OK, &json!(true)), "{run}");
     assert_eq!(run["tool_calls"], json!([]));
 }
+
+/// OpenAI's own client, whose model is an agent that calls tools here: it streams the
+/// answer, and hears nothing of the calls, which are not its own to make.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_openai_client_streams_the_answer_of_a_run_that_calls_tools() {
+    const CLIENT: &str = r#"
+import os
+from openai import OpenAI
+client = OpenAI(base_url=os.environ["URL"] + "/v1", api_key=os.environ["KEY"])
+messages = [{"role": "user", "content": "What is it?"}]
+stream = client.chat.completions.create(model="llm", messages=messages, stream=True)
+text, reason = "", None
+for chunk in stream:
+    for choice in chunk.choices:
+        assert not choice.delta.tool_calls, choice
+        text += choice.delta.content or ""
+        reason = choice.finish_reason or reason
+print(repr((text, reason)))
+"#;
+    let tools = json!([{"type": "mcp", "server": "own"}, "memory_save", "memory_search"]);
+    let bed = bed(Engine::Sqlite, json!({"tools": tools})).await;
+    let script = Script::new();
+    started(&bed.process, script.stdio("own", &[])).await;
+    bed.model.next(says(
+        "I plan.",
+        &[
+            ("own__add", json!({"a": 40, "b": 2})),
+            ("memory_save", json!({"content": "It is 42."})),
+            ("memory_search", json!({"query": "42"})),
+        ],
+    ));
+    bed.model.next(says("It is 42.", &[]));
+    let python = std::env::var("AGENTRY_TEST_PYTHON")
+        .expect("AGENTRY_TEST_PYTHON is not set: run `make test`, which makes the environment");
+    let mut client = tokio::process::Command::new(python);
+    client.args(["-c", CLIENT]).env("URL", &bed.process.url).env("KEY", &bed.process.key);
+    let output = client.output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let talk = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said.trim(), r"('I plan.\n\nIt is 42.', 'stop')", "{talk}");
+    assert_eq!(bed.home.count("memory").await, 1);
+}

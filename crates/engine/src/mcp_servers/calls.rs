@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use agentry_domain::mcp_servers::McpServer;
 use agentry_domain::{Caller, Code, Error, McpServerId, Once, Result};
-use agentry_mcp::Outcome;
+use agentry_mcp::{NotBegun, Outcome};
 use agentry_store::Write;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -63,6 +63,24 @@ impl Engine {
         let timeout = Duration::from_millis(server.timeout_ms.into());
         let deadline = Instant::now() + timeout;
         let deadline = until.map_or(deadline, |until| until.min(deadline));
+        let again = arguments.clone();
+        match self.mcp_call_once(caller, server, tool, arguments, deadline).await {
+            // The server had forgotten the session, and did nothing.
+            Err(error) if error.cause.as_ref().is_some_and(|it| it.is::<NotBegun>()) => {
+                self.mcp_call_once(caller, server, tool, again, deadline).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn mcp_call_once(
+        &self,
+        caller: &Caller,
+        server: &McpServer,
+        tool: &str,
+        arguments: Map<String, Value>,
+        deadline: Instant,
+    ) -> Result<Outcome> {
         let open = self.mcp_open(caller.org, server, deadline).await?;
         let catalogue = self.mcp_catalogue(caller, server, &open, deadline).await?;
         catalogue.callable(tool)?;

@@ -90,8 +90,7 @@ impl Engine {
             && !has_changed
             && known.read_at.elapsed() < self.0.options.mcp.catalogue_age_max
         {
-            let marks = self.0.store.mcp_marks(caller.org, server.id).await?;
-            if marks.revision == known.revision {
+            if open.revision == known.revision {
                 return Ok(known);
             }
             // Somebody approved something, or another process read it anew.

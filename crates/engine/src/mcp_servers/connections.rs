@@ -9,6 +9,7 @@ use std::time::Duration;
 use agentry_domain::mcp_servers::{McpServer, McpStatus};
 use agentry_domain::{Code, Error, McpServerId, OrgId, Result};
 use agentry_mcp::Connection;
+use agentry_store::McpMarks;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -53,6 +54,8 @@ struct State {
 pub(crate) struct Open {
     pub(crate) connection: Connection,
     epoch: i64,
+    /// Of the catalogue, when this was asked for.
+    pub(super) revision: i64,
     pub(super) slot: Arc<Slot>,
 }
 
@@ -180,12 +183,12 @@ impl Engine {
         let (id, marks) = (server.id, self.0.store.mcp_marks(org, server.id).await?);
         let slot = self.0.mcp.slot(org, id)?;
         if let Some(open) = slot.standing(marks.epoch) {
-            return Ok(open);
+            return Ok(Open { revision: marks.revision, ..open });
         }
         if let Some(error) = slot.left_alone(marks.epoch) {
             return Err(error);
         }
-        self.mcp_connect(org, server, &slot, marks.epoch, deadline).await
+        self.mcp_connect(org, server, &slot, marks, deadline).await
     }
 
     /// The same, whatever the status says and however often it failed.
@@ -197,7 +200,7 @@ impl Engine {
     ) -> Result<Open> {
         let marks = self.0.store.mcp_marks(org, server.id).await?;
         let slot = self.0.mcp.slot(org, server.id)?;
-        self.mcp_connect(org, server, &slot, marks.epoch, deadline).await
+        self.mcp_connect(org, server, &slot, marks, deadline).await
     }
 
     async fn mcp_connect(
@@ -205,20 +208,20 @@ impl Engine {
         org: OrgId,
         server: &McpServer,
         slot: &Arc<Slot>,
-        epoch: i64,
+        McpMarks { revision, epoch }: McpMarks,
         deadline: Instant,
     ) -> Result<Open> {
         let timed_out = || Error::new(Code::McpTimeout, "the MCP server was not connected in time");
         let connecting = tokio::time::timeout_at(deadline, slot.connecting.lock()).await;
         let _connecting = connecting.map_err(|_| timed_out())?;
         if let Some(open) = slot.standing(epoch) {
-            return Ok(open);
+            return Ok(Open { revision, ..open });
         }
         let target = target(server, self.mcp_secrets(org, server.id).await?)?;
         let within = deadline.min(Instant::now() + self.0.options.mcp.connect_timeout);
         match self.0.mcp_connector.connect(target, within).await {
             Ok(connection) => {
-                let open = Open { connection, epoch, slot: Arc::clone(slot) };
+                let open = Open { connection, epoch, revision, slot: Arc::clone(slot) };
                 let before = {
                     let mut state = slot.state.lock();
                     state.failure = None;
