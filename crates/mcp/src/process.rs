@@ -23,6 +23,8 @@ const TERMINATES_WITHIN: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Bytes of what it last wrote to its standard error that are kept.
 const COMPLAINT_BYTES_MAX: usize = 4 * 1_024;
+/// A value of the environment that is shorter is no secret.
+const HIDDEN_BYTES_MIN: usize = 6;
 /// Variables of this process's environment that a child gets: where programs are,
 /// and how text is written.
 const PASSED_ON: [&str; 3] = ["PATH", "LANG", "LC_ALL"];
@@ -46,20 +48,32 @@ pub(crate) struct Process {
 }
 
 /// The end of what a process wrote to its standard error.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Complaint(Arc<Mutex<Vec<u8>>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Complaint {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    /// What it was given and may have repeated.
+    hidden: Arc<[String]>,
+}
 
 impl Complaint {
     /// Its last line, for people.
     pub(crate) fn last_line(&self) -> Option<String> {
-        let bytes = self.0.lock();
+        let bytes = self.bytes.lock();
         let text = String::from_utf8_lossy(&bytes);
         let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+        let hide = |line: String, secret: &String| line.replace(secret.as_str(), "[hidden]");
+        let line = self.hidden.iter().fold(line.to_owned(), hide);
         Some(line.chars().filter(|c| !c.is_control()).take(300).collect())
     }
 
+    fn hiding(env: &BTreeMap<String, String>) -> Self {
+        let worth_hiding = |value: &&String| value.len() >= HIDDEN_BYTES_MIN;
+        let hidden = env.values().filter(worth_hiding).cloned().collect();
+        Self { bytes: Arc::default(), hidden }
+    }
+
     fn add(&self, more: &[u8]) {
-        let mut bytes = self.0.lock();
+        let mut bytes = self.bytes.lock();
         bytes.extend_from_slice(more);
         let goes = bytes.len().saturating_sub(COMPLAINT_BYTES_MAX);
         bytes.drain(..goes);
@@ -116,7 +130,7 @@ impl Process {
         let (Some(group), (Some(input), Some(output), Some(complaints))) = (id, pipes) else {
             return Err(gone());
         };
-        let process = Self { child, group, dir, complaint: Complaint::default() };
+        let process = Self { child, group, dir, complaint: Complaint::hiding(&program.env) };
         Ok((process, Pipes { input, output, complaints }))
     }
 
@@ -157,5 +171,22 @@ impl Process {
     fn signal(&self, signal: Signal) {
         // A group without members is what is wanted.
         let _ = kill_process_group(self.group, signal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_repeats_no_secret_and_stays_short() {
+        let env = BTreeMap::from([("TOKEN".to_owned(), "hush-hush".to_owned())]);
+        let complaint = Complaint::hiding(&env);
+        assert_eq!(complaint.last_line(), None);
+        complaint.add(b"first\ncannot log in with hush-hush\n\n");
+        assert_eq!(complaint.last_line().unwrap(), "cannot log in with [hidden]");
+        complaint.add(&vec![b'x'; 10 * COMPLAINT_BYTES_MAX]);
+        assert_eq!(complaint.bytes.lock().len(), COMPLAINT_BYTES_MAX);
+        assert_eq!(complaint.last_line().unwrap().len(), 300);
     }
 }
