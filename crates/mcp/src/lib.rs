@@ -16,5 +16,5 @@ mod sse;
 mod stdio;
 
 pub use connection::{Connection, Found, Outcome};
-pub use failure::NotBegun;
 pub use connector::{Auth, Connector, Credentials, Options, Target};
+pub use failure::NotBegun;

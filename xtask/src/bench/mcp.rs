@@ -364,7 +364,8 @@ impl Through {
 fn over_http(script: &Path, place: &Path) -> Result<(Guarded, String)> {
     // It cannot be asked for a free port; one that was free a moment ago is.
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let command = ["node".to_owned(), script.to_string_lossy().into_owned(), "streamableHttp".to_owned()];
+    let command =
+        ["node".to_owned(), script.to_string_lossy().into_owned(), "streamableHttp".to_owned()];
     let spec = Spec::new(command, &place.join("theirs.log")).env("PORT", port.to_string());
     let process = Guarded::start(spec)?;
     let address = format!("127.0.0.1:{port}");
@@ -440,7 +441,11 @@ fn at<T: Copy + Ord>(values: &mut [T], share: f64) -> T {
 }
 
 impl Case {
-    fn of(transport: &'static str, operation: &'static str, pairs: &[(Duration, Duration)]) -> Self {
+    fn of(
+        transport: &'static str,
+        operation: &'static str,
+        pairs: &[(Duration, Duration)],
+    ) -> Self {
         let mut bare: Vec<u64> = pairs.iter().map(|(bare, _)| micros(*bare)).collect();
         let mut ours: Vec<u64> = pairs.iter().map(|(_, ours)| micros(*ours)).collect();
         let mut added: Vec<i64> = pairs
