@@ -435,7 +435,6 @@ fn micros(duration: Duration) -> u64 {
 
 fn at<T: Copy + Ord>(values: &mut [T], share: f64) -> T {
     values.sort_unstable();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place within")]
     let place = ((values.len() - 1) as f64 * share).round() as usize;
     values[place]
 }
@@ -454,8 +453,7 @@ impl Case {
             .collect();
         let baseline = BASELINES_MS.iter().find(|(name, _)| *name == operation);
         let baseline_ms = baseline.map_or(0.0, |(_, ms)| *ms);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a constant")]
-        let baseline_micros = (baseline_ms * 1_000.0) as u64;
+            let baseline_micros = (baseline_ms * 1_000.0) as u64;
         let (p50, added) = (at(&mut ours, 0.5), at(&mut added, 0.5));
         let is_warm = operation != "connect";
         let holds = if is_warm {
