@@ -14,6 +14,7 @@ use agentry_domain::log::EntityKind;
 use agentry_domain::mcp_servers::{
     McpAuthKind, McpSecrets, McpServer, McpServerBody, McpStatus, McpTransport,
 };
+use agentry_domain::orgs::INSTALLATION_ORG;
 use agentry_domain::{
     Caller, Code, Document, Done, Error, Fault, McpServerId, Once, OrgId, Result,
 };
@@ -105,7 +106,7 @@ impl Engine {
         let checked = async |id: McpServerId| {
             let none = McpSecrets::default();
             let (body, secrets) =
-                self.mcp_checked(McpServerBody { created_by: caller.key, ..body }, none)?;
+                self.mcp_checked(caller, McpServerBody { created_by: caller.key, ..body }, none)?;
             *closed.lock() = self.mcp_seal(caller.org, id, &secrets).await?;
             Ok(body)
         };
@@ -145,7 +146,7 @@ impl Engine {
                 McpSecrets { secret: was.has_secret.then(String::new), ..McpSecrets::default() }
             };
             let env_names = was.secret_env_names.clone();
-            let (mut body, secrets) = self.mcp_checked(body, secrets)?;
+            let (mut body, secrets) = self.mcp_checked(caller, body, secrets)?;
             *closed.lock() = if names_some {
                 Some(self.mcp_seal(caller.org, id, &secrets).await?)
             } else {
@@ -280,6 +281,7 @@ impl Engine {
     /// the request over.
     fn mcp_checked(
         &self,
+        caller: &Caller,
         mut body: McpServerBody,
         mut secrets: McpSecrets,
     ) -> Result<(McpServerBody, McpSecrets)> {
@@ -294,7 +296,7 @@ impl Engine {
             };
         }
         match body.transport {
-            McpTransport::Stdio => self.mcp_process_checked(&body)?,
+            McpTransport::Stdio => self.mcp_process_checked(caller, &body)?,
             McpTransport::Http => self.mcp_url_checked(&body, &secrets)?,
         }
         let wants_secret = body.auth.kind != McpAuthKind::None;
@@ -309,7 +311,13 @@ impl Engine {
         Ok((body, secrets))
     }
 
-    fn mcp_process_checked(&self, body: &McpServerBody) -> Result<()> {
+    /// Whoever registers a program runs it on this machine, which is no right of an
+    /// organisation that merely has a place here.
+    fn mcp_process_checked(&self, caller: &Caller, body: &McpServerBody) -> Result<()> {
+        if caller.org != INSTALLATION_ORG {
+            let detail = "processes are for the installation's own organisation";
+            return Err(invalid("/type", "not_allowed", detail));
+        }
         if !self.0.options.mcp.stdio_allowed {
             let detail = "this installation starts no processes (mcp.stdio_allowed)";
             return Err(invalid("/type", "not_allowed", detail));

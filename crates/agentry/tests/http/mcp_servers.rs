@@ -412,6 +412,12 @@ async fn another_organisation_sees_nothing(engine: Engine) {
         let (status, _) = ask(method.clone(), format!("{path}{action}"), &theirs).await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{method} {action}");
     }
+    // A program on this machine is nothing that another organisation may register.
+    let body = json!({"name": "theirs", "type": "stdio", "command": "/bin/sh"});
+    let request = server.client.post(format!("{}{SERVERS}", server.url));
+    let (status, refused) = answer(request.header("x-api-key", &theirs).json(&body)).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{refused}");
+    assert_eq!(refused["errors"][0]["code"], "not_allowed", "{refused}");
     // Within the organisation: members call, administrators decide, viewers look.
     let member = key(None, "member").await;
     let viewer = key(None, "viewer").await;
