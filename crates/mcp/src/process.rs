@@ -1,6 +1,7 @@
 //! A server's process: started in a group, a directory and an environment of its
-//! own, and ended with all of its group. A program that leaves its group on
-//! purpose (`setsid`) is not followed.
+//! own, and ended with all of its group, also when this process is killed outright:
+//! a shell waits for the end of a pipe from here, and kills the group then. A
+//! program that leaves its group on purpose (`setsid`) is not followed.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +13,7 @@ use agentry_domain::{Code, Error, Result};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tempfile::TempDir;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
 /// How long a process has to go by itself when its input ends.
@@ -44,7 +45,51 @@ pub(crate) struct Process {
     group: Pid,
     /// Its working directory and home, which goes with it.
     dir: TempDir,
+    watch: Option<Watch>,
     complaint: Complaint,
+}
+
+/// Kills a group when this process, or the value, goes away without saying that the
+/// group is gone.
+#[derive(Debug)]
+struct Watch {
+    shell: Child,
+    pipe: ChildStdin,
+}
+
+impl Watch {
+    /// What the shell does: a line says that there is nothing to do.
+    const SCRIPT: &str = r#"read -r _ || kill -9 "-$1""#;
+
+    fn over(group: Pid) -> Option<Self> {
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", Self::SCRIPT, "watch", &group.as_raw_nonzero().to_string()])
+            .env_clear()
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        match command.spawn() {
+            Ok(mut shell) => {
+                let pipe = shell.stdin.take()?;
+                Some(Self { shell, pipe })
+            }
+            Err(error) => {
+                tracing::warn!(%error, "nothing ends the processes of MCP servers if this one is \
+                    killed");
+                None
+            }
+        }
+    }
+
+    /// The group is gone.
+    async fn dismiss(mut self) {
+        if self.pipe.write_all(b"\n").await.is_ok() {
+            drop(self.pipe);
+            let _ = self.shell.wait().await;
+        }
+    }
 }
 
 /// The end of what a process wrote to its standard error.
@@ -130,7 +175,9 @@ impl Process {
         let (Some(group), (Some(input), Some(output), Some(complaints))) = (id, pipes) else {
             return Err(gone());
         };
-        let process = Self { child, group, dir, complaint: Complaint::hiding(&program.env) };
+        let watch = Watch::over(group);
+        let complaint = Complaint::hiding(&program.env);
+        let process = Self { child, group, dir, watch, complaint };
         Ok((process, Pipes { input, output, complaints }))
     }
 
@@ -149,6 +196,9 @@ impl Process {
             self.signal(Signal::KILL);
             let _ = self.child.wait().await;
             let _ = tokio::time::timeout(TERMINATES_WITHIN, self.gone()).await;
+        }
+        if let Some(watch) = self.watch.take() {
+            watch.dismiss().await;
         }
         let dir = self.dir;
         let removed = tokio::task::spawn_blocking(move || dir.close()).await;

@@ -560,3 +560,16 @@ async fn everything_works(process: &Process, path: &str) {
     let (_, health) = process.get(&format!("{path}/health")).await;
     assert_eq!(health["healthy"], true, "{health}");
 }
+
+/// Killed outright, a server says nothing to its children; they are ended all the same,
+/// also those that do not read their input any more, and what they started.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_killed_leaves_no_process_behind() {
+    let (server, script) = (server(Engine::Sqlite).await, Script::new());
+    let path = started(&server, script.stdio("own", &[])).await;
+    let pids = text(&server, &path, "fork", json!({})).await;
+    assert!(pids.split_whitespace().all(is_there), "{pids}");
+    let Server { process, home: _home } = server;
+    process.kill();
+    wait_until(|| async { !pids.split_whitespace().any(is_there) }).await;
+}
