@@ -48,6 +48,9 @@ fn says(text: &str, calls: &[(&str, Value)]) -> Behaviour {
     Behaviour::events(&writes)
 }
 
+/// The same, and another process soon takes over what a dead one had.
+const QUICK: [(&str, &str); 3] = [SETTINGS[0], SETTINGS[1], ("AGENTRY_RUNS__LEASE_MS", "1000")];
+
 async fn bed(engine: Engine, more: Value) -> Bed {
     Bed::with_agent(engine, &SETTINGS, more).await
 }
@@ -335,7 +338,7 @@ async fn files_and_tasks_are_the_run_s_own(engine: Engine) {
 
 async fn crashed(engine: Engine, tool: &str, arguments: Value) -> (Bed, Script, String) {
     let tools = json!([{"type": "mcp", "server": "own"}]);
-    let bed = bed(engine, json!({"tools": tools})).await;
+    let bed = Bed::with_agent(engine, &QUICK, json!({"tools": tools})).await;
     let script = Script::new();
     started(&bed.process, script.stdio("own", &[])).await;
     bed.model.next(says("Now.", &[(tool, arguments)]));
@@ -353,8 +356,7 @@ async fn a_run_that_had_an_effect_is_not_begun_again(engine: Engine) {
     assert_eq!(running["tool_calls"][0]["status"], "started", "{running}");
     let Bed { model, process, home, agent } = bed;
     process.kill();
-    let settings = [SETTINGS[0], SETTINGS[1], ("AGENTRY_RUNS__LEASE_MS", "1000")];
-    let bed = Bed { process: start(&home, &model, &settings), model, home, agent };
+    let bed = Bed { process: start(&home, &model, &QUICK), model, home, agent };
     bed.wait_status(&id, "interrupted").await;
     let ended = bed.run(&id).await;
     assert_eq!(ended["error"]["code"], "run_interrupted", "{ended}");
@@ -366,7 +368,7 @@ async fn a_run_that_had_an_effect_is_not_begun_again(engine: Engine) {
 
 async fn a_run_without_an_effect_is_begun_again(engine: Engine) {
     let tools = json!(["http_fetch"]);
-    let bed = bed(engine, json!({"tools": tools})).await;
+    let bed = Bed::with_agent(engine, &QUICK, json!({"tools": tools})).await;
     let page = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", page.local_addr().unwrap());
     bed.model.next(says("Now.", &[("http_fetch", json!({"url": url}))]));
@@ -377,8 +379,7 @@ async fn a_run_without_an_effect_is_begun_again(engine: Engine) {
     let Bed { model, process, home, agent } = bed;
     process.kill();
     model.next(says("done", &[]));
-    let settings = [SETTINGS[0], SETTINGS[1], ("AGENTRY_RUNS__LEASE_MS", "1000")];
-    let bed = Bed { process: start(&home, &model, &settings), model, home, agent };
+    let bed = Bed { process: start(&home, &model, &QUICK), model, home, agent };
     bed.wait_status(&id, "succeeded").await;
     let ended = bed.run(&id).await;
     assert_eq!((&ended["attempt"], &ended["message"]), (&json!(2), &json!("done")));
