@@ -8,6 +8,7 @@ mod catalogue;
 mod connections;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use agentry_domain::log::EntityKind;
@@ -128,7 +129,8 @@ impl Engine {
         change: impl Fn(&McpServer) -> Result<McpServerBody> + Sync,
     ) -> Result<Document<McpServerBody>> {
         let closed = Mutex::new(None);
-        let (change, closed) = (&change, &closed);
+        let has_moved = AtomicBool::new(false);
+        let (change, closed, has_moved) = (&change, &closed, &has_moved);
         let checked = |was: McpServer| async move {
             let body = change(&was)?;
             if !body.is_at_the_place_of(&was) {
@@ -163,9 +165,13 @@ impl Engine {
                 }
                 if secrets.is_some() || !will_be.is_at_the_place_of(was) {
                     write.mcp_connections_end(id);
+                    has_moved.store(true, Ordering::Relaxed);
                 }
             })
             .await?;
+        if has_moved.load(Ordering::Relaxed) {
+            self.0.mcp.let_go(caller.org, id);
+        }
         Ok(changed)
     }
 

@@ -453,7 +453,7 @@ impl Case {
             .collect();
         let baseline = BASELINES_MS.iter().find(|(name, _)| *name == operation);
         let baseline_ms = baseline.map_or(0.0, |(_, ms)| *ms);
-            let baseline_micros = (baseline_ms * 1_000.0) as u64;
+        let baseline_micros = (baseline_ms * 1_000.0) as u64;
         let (p50, added) = (at(&mut ours, 0.5), at(&mut added, 0.5));
         let is_warm = operation != "connect";
         let holds = if is_warm {
