@@ -17,6 +17,7 @@ pub mod goodput;
 pub mod graph;
 pub mod http;
 pub mod load;
+pub mod mcp;
 pub mod procfs;
 pub mod realtime;
 pub mod report;

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use xtask::bench::{Options, bench, generators, goodput, graph, realtime, runs};
+use xtask::bench::{Options, bench, generators, goodput, graph, mcp, realtime, runs};
 use xtask::powercut::{Journal, Operation, Replay, Unsynced};
 use xtask::surroundings::{Surroundings, cargo_soak, cargo_test};
 use xtask::{code_graph, shims, workspace};
@@ -177,6 +177,22 @@ enum Task {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Measures what a call of an MCP server costs over the bare exchange: call, list and
+    /// connect, over pipes and HTTP.
+    BenchMcp {
+        /// The cargo profile of the server; final figures come from `release`.
+        #[arg(long, default_value = "release")]
+        profile: String,
+        /// Take the program as it was built before.
+        #[arg(long)]
+        built: bool,
+        /// Calls of each kind.
+        #[arg(long, default_value_t = 1_000)]
+        calls: usize,
+        /// Where the results go, as JSON.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Holds connections for `bench-realtime`, which starts it.
     #[command(hide = true)]
     Listen {
@@ -302,6 +318,12 @@ fn main() -> Result<ExitCode> {
             };
             let [contains, imports, calls] = counts.edges;
             eprintln!("{} nodes; {contains} contain, {imports} import, {calls} call", counts.nodes);
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::BenchMcp { profile, built, calls, out } => {
+            let report = mcp::bench(&mcp::Options { profile, built, calls })?;
+            let out = out.unwrap_or_else(|| mcp::out(&workspace::root()));
+            write_results(&report, &report.table(), &out)?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Listen { address, connections } => {

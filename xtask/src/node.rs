@@ -15,6 +15,9 @@ const REDOCLY_VERSION: &str = "1.34.20";
 /// OpenAI's own client: the newest that runs on the Node.js of Debian 12.
 const OPENAI: &str = "openai";
 const OPENAI_VERSION: &str = "6.30.1";
+/// The official server that tries every part of the Model Context Protocol.
+const EVERYTHING: &str = "@modelcontextprotocol/server-everything";
+const EVERYTHING_VERSION: &str = "2026.8.31";
 /// The oldest Node.js that they run on, as its major and minor version.
 const NODE_MIN: (u32, u32) = (18, 17);
 
@@ -33,6 +36,14 @@ pub fn redocly() -> Result<PathBuf> {
 /// As for [`redocly`].
 pub fn openai() -> Result<PathBuf> {
     package("node-openai", OPENAI, OPENAI_VERSION, "index.mjs")
+}
+
+/// Makes `target/node-mcp` hold the official MCP server and gives its script.
+///
+/// # Errors
+/// As for [`redocly`].
+pub fn everything() -> Result<PathBuf> {
+    package("node-mcp", EVERYTHING, EVERYTHING_VERSION, "dist/index.js")
 }
 
 /// Makes `target/NAME` hold a package, and gives a file of it.

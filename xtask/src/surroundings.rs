@@ -7,6 +7,7 @@
 //! | `AGENTRY_TEST_POSTGRES_BIN` | the directory of `initdb` and `postgres` |
 //! | `AGENTRY_TEST_POSTGRES_USER` | `UID:GID` that a test's own cluster runs as, when we are root |
 //! | `AGENTRY_TEST_PYTHON` | a Python interpreter with `xtask/python/requirements.txt` |
+//! | `AGENTRY_TEST_MCP_EVERYTHING` | the script of the official MCP server, for `node` |
 //! | `AGENTRY_TEST_OPENAI_NODE` | the module of OpenAI's client, for `node` |
 //! | `AGENTRY_TEST_REDOCLY` | the script of redocly's lint, for `node` |
 //! | `AGENTRY_TEST_CHROMIUM` | a Chromium |
@@ -45,6 +46,7 @@ impl Surroundings {
         let python = python::venv("venv", &requirements)?;
         let redocly = node::redocly()?;
         let openai = node::openai()?;
+        let everything = node::everything()?;
         let chromium = chromium()?;
         let (prometheus, promtool) = (prometheus("prometheus")?, prometheus("promtool")?);
         let binaries = postgres::binaries()?;
@@ -54,6 +56,7 @@ impl Surroundings {
             ("AGENTRY_TEST_POSTGRES", cluster.url().into()),
             ("AGENTRY_TEST_POSTGRES_BIN", binaries.into()),
             ("AGENTRY_TEST_OPENAI_NODE", openai.into()),
+            ("AGENTRY_TEST_MCP_EVERYTHING", everything.into()),
             ("AGENTRY_TEST_PYTHON", python.into()),
             ("AGENTRY_TEST_REDOCLY", redocly.into()),
             ("AGENTRY_TEST_CHROMIUM", chromium.into()),

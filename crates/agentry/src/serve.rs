@@ -156,6 +156,9 @@ pub(crate) fn engine(
     closing: CancellationToken,
 ) -> anyhow::Result<Engine> {
     let webhook_client = agentry_outbound::Client::guarded(&settings.webhook_outbound())?;
+    let mcp_client = agentry_outbound::Client::guarded(&settings.mcp_outbound())?;
+    let mcp = agentry_mcp::Connector::new(mcp_client, settings.mcp_options(), tasks.clone());
+    let fetch_client = agentry_outbound::Client::guarded(&settings.fetch_outbound())?;
     let providers = agentry_llm::Options {
         providers: settings.providers.clone(),
         outbound: settings.outbound.clone(),
@@ -164,6 +167,8 @@ pub(crate) fn engine(
         store: Arc::clone(store),
         models: Models::new(&providers)?,
         webhook_client,
+        mcp,
+        fetch_client,
         clock: Arc::new(SystemClock),
         entropy,
         tasks: tasks.clone(),

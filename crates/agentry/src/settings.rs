@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentry_domain::limits::{Limits, Rate, TierLimits};
+use agentry_domain::mcp_servers::MCP_TIMEOUT_MS_MAX;
+use agentry_domain::tools::RunLimits;
 use agentry_domain::{Role, Tier};
 use agentry_engine::SealingKey;
 use agentry_gateway::{EdgeOptions, KeySource, ServeOptions, TokenOptions, TrustedProxies};
@@ -63,6 +65,8 @@ pub(crate) struct Settings {
     pub(crate) events: Events,
     pub(crate) webhooks: Webhooks,
     pub(crate) graph: Graph,
+    pub(crate) mcp: Mcp,
+    pub(crate) tools: Tools,
     pub(crate) outbound: agentry_outbound::Options,
     pub(crate) providers: BTreeMap<String, ProviderOptions>,
 }
@@ -221,6 +225,32 @@ fn list<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Err
     })
 }
 
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Mcp {
+    org_servers_max: u32,
+    connect_timeout_ms: u64,
+    connections_max: usize,
+    server_calls_max: usize,
+    message_bytes_max: usize,
+    catalogue_age_max_ms: u64,
+    stdio_allowed: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tools {
+    steps_max: u32,
+    tool_calls_max: u32,
+    parallel_calls_max: u32,
+    tokens_max: u64,
+    cost_nanos_max: u64,
+    time_ms_max: u64,
+    output_bytes_max: u64,
+    call_output_bytes_max: u64,
+    call_timeout_ms: u64,
+}
+
 /// Reads the sealing key; what it says is in no message.
 fn sealing_key<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<SealingKey>, D::Error> {
     let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };
@@ -257,6 +287,10 @@ pub(crate) struct Flags {
 
 /// Bytes of a webhook's answer that are read at most.
 const WEBHOOK_ANSWER_BYTES_MAX: u64 = 64 * 1_024;
+/// Bytes of a page that are read for an agent at most.
+const FETCH_BYTES_MAX: u64 = 2 * 1_024 * 1_024;
+/// Unused connections that are kept for each host that pages come from.
+const FETCH_IDLE_CONNECTIONS_MAX: usize = 1;
 /// Unused connections that are kept for each host that webhooks are at.
 const WEBHOOK_IDLE_CONNECTIONS_MAX: usize = 2;
 
@@ -354,6 +388,11 @@ impl Settings {
             ("runs.executing_max", self.runs.executing_max),
             ("graph.import_bytes_max", self.graph.import_bytes_max),
             ("webhooks.delivering_max", self.webhooks.delivering_max),
+            ("mcp.connections_max", self.mcp.connections_max),
+            ("mcp.server_calls_max", self.mcp.server_calls_max),
+            ("mcp.message_bytes_max", self.mcp.message_bytes_max),
+            ("tools.steps_max", self.tools.steps_max as usize),
+            ("tools.parallel_calls_max", self.tools.parallel_calls_max as usize),
             ("webhooks.attempts_max", self.webhooks.attempts_max as usize),
             ("webhooks.deliveries_kept_max", self.webhooks.deliveries_kept_max as usize),
             ("store.writes_waiting_max", self.store.writes_waiting_max),
@@ -414,6 +453,57 @@ impl Settings {
             webhooks: self.webhook_limits(),
             limits: self.limits(),
             denials_gathered_for: Duration::from_millis(self.audit.denials_gathered_ms),
+            mcp: self.mcp_limits(),
+            run_limits: self.run_limits(),
+        }
+    }
+
+    fn mcp_limits(&self) -> agentry_engine::McpLimits {
+        agentry_engine::McpLimits {
+            org_servers_max: self.mcp.org_servers_max,
+            connect_timeout: Duration::from_millis(self.mcp.connect_timeout_ms),
+            connections_max: self.mcp.connections_max,
+            server_calls_max: self.mcp.server_calls_max,
+            catalogue_age_max: Duration::from_millis(self.mcp.catalogue_age_max_ms),
+            stdio_allowed: self.mcp.stdio_allowed,
+        }
+    }
+
+    fn run_limits(&self) -> RunLimits {
+        RunLimits {
+            steps_max: self.tools.steps_max,
+            tool_calls_max: self.tools.tool_calls_max,
+            parallel_calls_max: self.tools.parallel_calls_max,
+            tokens_max: self.tools.tokens_max,
+            cost_nanos_max: (self.tools.cost_nanos_max > 0).then_some(self.tools.cost_nanos_max),
+            time_ms_max: self.tools.time_ms_max,
+            output_bytes_max: self.tools.output_bytes_max,
+            call_output_bytes_max: self.tools.call_output_bytes_max,
+            call_timeout_ms: self.tools.call_timeout_ms,
+        }
+    }
+
+    /// How MCP servers over HTTP are called: each call has its own deadline.
+    pub(crate) fn mcp_outbound(&self) -> agentry_outbound::Options {
+        agentry_outbound::Options {
+            response_bytes_max: self.mcp.message_bytes_max as u64,
+            first_byte_timeout_ms: MCP_TIMEOUT_MS_MAX.into(),
+            idle_timeout_ms: MCP_TIMEOUT_MS_MAX.into(),
+            ..self.outbound.clone()
+        }
+    }
+
+    /// How connections to MCP servers are made.
+    pub(crate) fn mcp_options(&self) -> agentry_mcp::Options {
+        agentry_mcp::Options { message_bytes_max: self.mcp.message_bytes_max }
+    }
+
+    /// How pages are fetched for agents.
+    pub(crate) fn fetch_outbound(&self) -> agentry_outbound::Options {
+        agentry_outbound::Options {
+            response_bytes_max: FETCH_BYTES_MAX,
+            idle_connections_per_host_max: FETCH_IDLE_CONNECTIONS_MAX,
+            ..self.outbound.clone()
         }
     }
 
@@ -584,6 +674,9 @@ mod tests {
         let engine = agentry_engine::Options::default();
         assert_eq!(settings.engine_options().denials_gathered_for, engine.denials_gathered_for);
         assert_eq!(settings.token_options().unwrap(), None);
+        assert_eq!(settings.mcp_limits(), agentry_engine::McpLimits::default());
+        assert_eq!(settings.mcp_options(), agentry_mcp::Options::default());
+        assert_eq!(settings.run_limits(), RunLimits::default());
         assert_eq!(settings.sealing_key, None);
         assert!(settings.providers.is_empty());
         assert_eq!(settings.database, None);

@@ -4,6 +4,7 @@ use agentry_domain::agents::{
     AGENT_TYPE_DEFAULT, Agent, AgentBody, AgentStatus, AgentSummary, CACHE_TTL_S_MAX,
     FALLBACK_MODELS_MAX, MODEL_DEFAULT, MemoryPolicy, RECALL_LIMIT_MAX,
 };
+use agentry_domain::tools::{AGENT_TOOLS_MAX, AgentLimits, AgentTool};
 use agentry_domain::{AgentId, JsonText, Order, PageRequest};
 use agentry_engine::AgentFilter;
 use agentry_gateway::Authenticated;
@@ -11,13 +12,14 @@ use axum::extract::State;
 use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 
 use crate::answer::{Handled, IfMatch, IfNoneMatch, created, json, no_content, tagged};
 use crate::extract::{Json, PathId, Posted, Query};
 use crate::fields::bounds::{
     DESCRIPTION_CHARS_MAX, DID_CHARS_MAX, LABEL_CHARS_MAX, NAME_CHARS_MAX,
 };
-use crate::fields::kinds::{FreeObject, Kind, Site, Text, list_schema};
+use crate::fields::kinds::{FreeList, Kind, Site, Text, list_schema};
 use crate::fields::{Change, Create, Fields, FromFields, Purpose, ResourceFields, Shown};
 use crate::lists::{List, documents, page_request};
 use crate::openapi::{NotFound, PreconditionFailed};
@@ -65,9 +67,18 @@ impl ResourceFields for AgentBody {
                 .about("The system prompt.")
                 .or_was(String::new(), was.map(|was| &was.instructions)),
             tools: fields
-                .field("tools", NoTools)
-                .about("Not supported yet: must be absent or empty.")
-                .or_was(NoTools.placeholder(), was.map(|was| &was.tools)),
+                .field("tools", Tools)
+                .about(
+                    "What its runs may call: the name of a built-in tool, or \
+                     `{\"type\": \"builtin\", \"name\"}`, or `{\"type\": \"mcp\", \"server\", \"tools\"}`, \
+                     all approved tools of the server when it names none. A run calls nothing that \
+                     its caller may not do. `builtin/recall` calls no tools.",
+                )
+                .or_was(Tools.placeholder(), was.map(|was| &was.tools)),
+            limits: fields
+                .nested("limits", |fields| read_limits(fields, was.map(|was| &was.limits)))
+                .about("Lowers the installation's bounds of a run; those that are null stay.")
+                .or_was(AgentLimits::default(), was.map(|was| &was.limits)),
             memory: fields
                 .nested("memory", |fields| read_memory(fields, was.map(|was| &was.memory)))
                 .about("How it uses memory.")
@@ -159,29 +170,73 @@ impl Kind for FallbackModels {
     }
 }
 
-/// The field `tools` until tools exist: an empty list.
-#[derive(Clone, Copy, Debug)]
-struct NoTools;
+fn read_limits(fields: &mut Fields, was: Option<&AgentLimits>) -> AgentLimits {
+    let mut bound = |name, about, was: Option<Option<u64>>| {
+        let was = was.map(|was| was.and_then(|was| i64::try_from(was).ok()));
+        let read = fields.integer(name, 1..=i64::MAX).about(about).optional_or_was(was.as_ref());
+        read.map(i64::unsigned_abs)
+    };
+    let small = |bound: Option<u64>| bound.map(|it| u32::try_from(it).unwrap_or(u32::MAX));
+    AgentLimits {
+        steps_max: small(bound(
+            "steps_max",
+            "How often the model is asked.",
+            was.map(|was| was.steps_max.map(u64::from)),
+        )),
+        tool_calls_max: small(bound(
+            "tool_calls_max",
+            "Calls of tools.",
+            was.map(|was| was.tool_calls_max.map(u64::from)),
+        )),
+        tokens_max: bound(
+            "tokens_max",
+            "Tokens read and written, as far as the provider counts them.",
+            was.map(|was| was.tokens_max),
+        ),
+        cost_nanos_max: bound(
+            "cost_nanos_max",
+            "What they cost, in billionths of the currency of the configured prices.",
+            was.map(|was| was.cost_nanos_max),
+        ),
+        time_ms_max: bound(
+            "time_ms_max",
+            "How long a run takes that may call tools, in milliseconds.",
+            was.map(|was| was.time_ms_max),
+        ),
+        output_bytes_max: bound(
+            "output_bytes_max",
+            "Bytes of what its tools give and its model writes.",
+            was.map(|was| was.output_bytes_max),
+        ),
+    }
+}
 
-impl Kind for NoTools {
+/// The field `tools`: kept as it is sent, once it can be read.
+#[derive(Clone, Copy, Debug)]
+struct Tools;
+
+impl Kind for Tools {
     type Out = JsonText;
 
-    fn schema(&self, purpose: Purpose) -> utoipa::openapi::schema::Schema {
-        list_schema(FreeObject.schema(purpose), &(0..=0))
+    fn schema(&self, _purpose: Purpose) -> Schema {
+        let item =
+            ObjectBuilder::new().schema_type(SchemaType::Array(vec![Type::String, Type::Object]));
+        list_schema(Schema::Object(item.build()), &(0..=AGENT_TOOLS_MAX))
     }
 
     fn read(&self, value: serde_json::Value, site: &mut Site<'_>) -> Option<JsonText> {
-        match value {
-            serde_json::Value::Array(tools) if tools.is_empty() => Some(self.placeholder()),
-            serde_json::Value::Array(_) => {
-                site.fault("not_supported_yet", "agents have no tools yet")
-            }
-            _ => site.fault("wrong_type", "must be a list"),
+        match AgentTool::list(&value) {
+            Ok(_) => FreeList { count: 0..=AGENT_TOOLS_MAX }.read(value, site),
+            Err(fault) => site.fault_within(&fault.pointer, fault.code, fault.detail),
         }
     }
 
     fn placeholder(&self) -> JsonText {
-        JsonText::known("[]".to_owned())
+        JsonText::empty_list()
+    }
+
+    fn show(&self, default: &JsonText) -> Option<serde_json::Value> {
+        serde_json::from_str(default.as_str()).ok()
     }
 }
 
@@ -385,11 +440,20 @@ mod tests {
     }
 
     #[test]
-    fn tools_are_not_supported_yet() {
-        let body = object(json!({"name": "n", "tools": [{"name": "x"}]}));
-        let error = read_body::<AgentCreate>(body, Vec::new()).err().unwrap();
-        assert_eq!(error.code, agentry_domain::Code::NotSupportedYet);
-        assert_eq!(error.faults[0].pointer, "/tools");
+    fn tools_are_kept_as_sent_and_must_be_readable() {
+        let tools = json!(["memory_save", {"type": "mcp", "server": "x", "tools": ["echo"]}]);
+        let body = object(json!({"name": "n", "tools": tools}));
+        let Create(new) = read_body::<AgentCreate>(body, Vec::new()).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(new.tools.as_str()).unwrap(), tools);
+        for (tool, code, pointer) in [
+            (json!("no_such_tool"), agentry_domain::Code::ValidationFailed, "/tools/0"),
+            (json!({"type": "mcp"}), agentry_domain::Code::ValidationFailed, "/tools/0/server"),
+            (json!({"type": "function"}), agentry_domain::Code::NotSupportedYet, "/tools/0/type"),
+        ] {
+            let body = object(json!({"name": "n", "tools": [tool]}));
+            let error = read_body::<AgentCreate>(body, Vec::new()).err().unwrap();
+            assert_eq!((error.code, error.faults[0].pointer.as_str()), (code, pointer));
+        }
     }
 
     #[test]

@@ -717,6 +717,8 @@ impl Writer {
             Ok(
                 RunEvent::Started { .. }
                 | RunEvent::Reset
+                | RunEvent::ToolStarted(_)
+                | RunEvent::ToolFinished(_)
                 | RunEvent::Completed(_)
                 | RunEvent::Reconnect,
             ) => Vec::new(),

@@ -514,6 +514,14 @@ impl<K: Kind> Field<'_, K> {
         }
     }
 
+    /// Is set and never shown: none when it is not named, `Some(None)` for `null`.
+    pub fn write_only(self) -> Option<Option<K::Out>> {
+        if self.fields.purpose == Purpose::Answer {
+            return None;
+        }
+        self.optional_change()
+    }
+
     /// May be absent, which means this.
     pub fn or(self, default: K::Out) -> K::Out {
         let shown = self.kind.show(&default);

@@ -25,6 +25,7 @@ pub mod graph_import;
 pub mod graph_nodes;
 pub mod keys;
 pub mod lists;
+pub mod mcp_servers;
 pub mod memories;
 pub mod messages;
 pub mod models;
@@ -236,5 +237,18 @@ fn operations() -> Operations<ApiState> {
         .with(op!(WebhooksWrite, Request, webhooks::webhook_replay))
         .with(op!(WebhooksRead, Request, webhooks::webhook_delivery_list))
         .with(op!(WebhooksWrite, Request, webhooks::webhook_delivery_retry))
+        .with(op!(McpWrite, Request, mcp_servers::mcp_server_create))
+        .with(op!(McpRead, Request, mcp_servers::mcp_server_list))
+        .with(op!(McpRead, Request, mcp_servers::mcp_server_get))
+        .with(op!(McpWrite, Request, mcp_servers::mcp_server_update))
+        .with(op!(McpWrite, Request, mcp_servers::mcp_server_delete))
+        .with(op!(McpWrite, Run, mcp_servers::mcp_server_start))
+        .with(op!(McpWrite, Run, mcp_servers::mcp_server_stop))
+        .with(op!(McpWrite, Run, mcp_servers::mcp_server_restart))
+        .with(op!(McpRead, Run, mcp_servers::mcp_server_health))
+        .with(op!(McpRead, Run, mcp_servers::mcp_tool_list))
+        .with(op!(McpWrite, Request, mcp_servers::mcp_tool_approve))
+        .with(op!(ToolsCall, Run, mcp_servers::mcp_tool_call))
+        .with(op!(McpRead, Run, mcp_servers::mcp_resource_list))
         .with(op!(Administer, Run, backup::backup_create).limited(Work::Other))
 }

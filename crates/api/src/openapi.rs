@@ -35,6 +35,7 @@ const TAGS: &[(&str, &str)] = &[
     ("users", "The people and programs that the callers' products serve."),
     ("events", "What happens, as it happens, and from any place in the log."),
     ("webhooks", "URLs that hear of events, signed and in order."),
+    ("mcp", "Servers of tools that speak the Model Context Protocol."),
     ("goals", "What is to be reached, and the goals that it is made of."),
     ("plans", "The steps by which a goal is to be reached."),
     ("tasks", "Pieces of work, and which of them wait for which."),
@@ -107,7 +108,7 @@ const fn retried(mut common: Common) -> Common {
     common
 }
 
-static COMMON: [Common; 18] = [
+static COMMON: [Common; 19] = [
     problem("MalformedJson", "The body is not valid JSON."),
     problem("Unauthenticated", "No key, or one that is not valid."),
     problem(
@@ -125,6 +126,7 @@ another origin.",
         "TooManyRequests",
         "A limit of the caller's is reached, or a queue of runs is full; `code` says which.",
     )),
+    problem("McpFailed", "The MCP server cannot be reached, or failed; `code` says how."),
     problem("Internal", "A failure on the server's side."),
     retried(problem(
         "Unavailable",
@@ -186,6 +188,8 @@ referred! {
     ValidationFailed,
     /// 429, for handlers that can answer it.
     TooManyRequests,
+    /// 502, for handlers that ask an MCP server.
+    McpFailed,
 }
 
 /// Adds to every operation the answers that the gateway and the extractors give.
@@ -239,12 +243,14 @@ const IF_MATCH_PATTERN: &str = r#"^(\*|(W/)?"[^",]*")$"#;
 
 /// POSTs that take no `Idempotency-Key`: a ticket is a secret for a few seconds,
 /// which is not kept so that it could be told again, a search changes nothing, a replay
-/// that begins twice begins at the same place, and what is imported twice is there once.
-const NOT_ONCE: [&str; 6] = [
+/// that begins twice begins at the same place, what is imported twice is there once, and
+/// what is approved stays so.
+const NOT_ONCE: [&str; 7] = [
     "/api/v1/events/tickets",
     "/api/v1/graph/import",
     "/api/v1/graph/subgraph",
     "/api/v1/graph/traverse",
+    "/api/v1/mcp/servers/{id}/tools/{tool}/approve",
     "/api/v1/memories/search",
     "/api/v1/webhooks/{id}/replay",
 ];

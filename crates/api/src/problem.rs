@@ -138,6 +138,7 @@ pub const fn status(code: Code) -> StatusCode {
         Code::ValidationFailed
         | Code::NotSupportedYet
         | Code::IdempotencyKeyReused
+        | Code::RunLimitReached
         | Code::ModelUnknown => StatusCode::UNPROCESSABLE_ENTITY,
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -152,6 +153,8 @@ pub const fn status(code: Code) -> StatusCode {
         | Code::AmbiguousName
         | Code::QuotaExceeded
         | Code::SessionBusy
+        | Code::McpServerStopped
+        | Code::ToolNotApproved
         | Code::RunCancelled => StatusCode::CONFLICT,
         Code::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         Code::SessionQueueFull
@@ -167,7 +170,7 @@ pub const fn status(code: Code) -> StatusCode {
         | Code::SealingKeyMissing
         | Code::ModelCircuitOpen
         | Code::RunInterrupted => StatusCode::SERVICE_UNAVAILABLE,
-        Code::DeadlineExceeded | Code::ModelTimeout | Code::RunTimedOut => {
+        Code::DeadlineExceeded | Code::ModelTimeout | Code::McpTimeout | Code::RunTimedOut => {
             StatusCode::GATEWAY_TIMEOUT
         }
         Code::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
@@ -175,7 +178,11 @@ pub const fn status(code: Code) -> StatusCode {
         | Code::ModelUnauthorized
         | Code::ModelRejected
         | Code::ModelFailed
-        | Code::ModelBadResponse => StatusCode::BAD_GATEWAY,
+        | Code::ModelBadResponse
+        | Code::McpUnreachable
+        | Code::McpUnauthorized
+        | Code::McpRejected
+        | Code::McpBadResponse => StatusCode::BAD_GATEWAY,
         Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -57,7 +57,7 @@ impl Place {
         // What comes behind the text is told again; its numbers say what was had.
         let text = run.reply.as_deref().map_or(0, str::len) as u64;
         let offset = if run.status.is_final() { offset.min(text) } else { offset };
-        Some(RunCursor { attempt, offset, told: Told::Text })
+        Some(RunCursor { attempt, offset, tools: 0, told: Told::Text })
     }
 }
 
@@ -160,7 +160,10 @@ impl Writer {
             RunEvent::Expired => {
                 vec![self.failed(&Error::new(Code::NotFound, "the response was deleted"))]
             }
-            RunEvent::Completed(_) | RunEvent::Reconnect => Vec::new(),
+            RunEvent::ToolStarted(_)
+            | RunEvent::ToolFinished(_)
+            | RunEvent::Completed(_)
+            | RunEvent::Reconnect => Vec::new(),
         }
     }
 

@@ -328,6 +328,7 @@ pub async fn response_create(
         if_busy: IfBusy::Enqueue,
         on_disconnect: if goes_on { OnDisconnect::Continue } else { OnDisconnect::Cancel },
         background: create.background,
+        ..Handling::default()
     };
     let mut asked = ResponseAsked::default();
     let session = match (&create.previous, &create.conversation) {

@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use agentry_domain::tools::RunCall;
 use agentry_domain::{Caller, Code, Error, Fault, Result, RunId, SessionId};
 use agentry_engine::{RunCursor, RunEvent, RunEvents, RunNews};
 use agentry_gateway::{Authenticated, Failure, RequestContext};
@@ -22,7 +23,7 @@ use crate::fields::{Fields, FromFields};
 use crate::openapi::NotFound;
 use crate::problem::{self, Problem};
 use crate::query_parameters;
-use crate::runs::RunAnswer;
+use crate::runs::{RunAnswer, RunToolCallAnswer, RunToolOutputAnswer};
 use crate::state::ApiState;
 
 /// How often a silent stream says that it lives.
@@ -48,6 +49,19 @@ struct Started {
 #[derive(Serialize)]
 struct Text<'a> {
     text: &'a str,
+}
+
+#[derive(Serialize)]
+struct ToolFinished<'a> {
+    #[serde(flatten)]
+    call: RunToolCallAnswer<'a>,
+    output: Option<RunToolOutputAnswer<'a>>,
+}
+
+impl<'a> ToolFinished<'a> {
+    fn new(call: &'a RunCall) -> Result<Self> {
+        Ok(Self { call: RunToolCallAnswer::new(call)?, output: RunToolOutputAnswer::new(call) })
+    }
 }
 
 #[derive(Serialize)]
@@ -93,7 +107,9 @@ const NO_EVENT_ID: &str = "must be the id of one of the run's events";
 /// From its start, or after the event named by `Last-Event-ID`, whether the run goes on, in this
 /// process or another, or is over: the same events as those of a run that is started with `stream`.
 /// Each has the place behind it as its `id`: `ATTEMPT-OFFSET`, the offset in bytes of UTF-8 of
-/// the reply. `run.started` {run_id, session_id, attempt}, `message.delta` {text},
+/// the reply, and `.NEWS` behind it when tools were called. `run.started` {run_id, session_id,
+/// attempt}, `message.delta` {text}, `tool.started` (the call) and `tool.finished` (the call and its
+/// `output`) where they happened in the text,
 /// `message.completed` {text}, `run.finished` (the run). `reset` {attempt, offset} voids the text
 /// from the offset on: the run began again, or text was lost with its process. `reconnect` {after}
 /// ends the stream of a client that is too slow, or whose server stops: come back with the
@@ -207,6 +223,14 @@ impl Writer {
                 event(Some("run.started"), &Started { run_id: *run, session_id: *session, attempt })
             }
             RunEvent::Delta(text) => event(Some("message.delta"), &Text { text }),
+            RunEvent::ToolStarted(call) => match RunToolCallAnswer::new(call) {
+                Ok(call) => event(Some("tool.started"), &call),
+                Err(error) => self.failed(&error),
+            },
+            RunEvent::ToolFinished(call) => match ToolFinished::new(call) {
+                Ok(finished) => event(Some("tool.finished"), &finished),
+                Err(error) => self.failed(&error),
+            },
             RunEvent::Reset => {
                 let RunCursor { attempt, offset, .. } = *cursor;
                 event(Some("reset"), &Place { attempt, offset })

@@ -9,6 +9,7 @@ use agentry_domain::runs::{
     Handling, IfBusy, MESSAGE_LIMIT_MAX, OnDisconnect, RUN_TIMEOUT_MAX, Run, RunError, RunRequest,
     RunStatus, UserGiven, Warning,
 };
+use agentry_domain::tools::{RunCall, RunCallStatus};
 use agentry_domain::{
     AgentId, Caller, Done, Error, Fault, Once, Order, PageRequest, Result, RunId, SessionId,
     Timestamp,
@@ -74,12 +75,11 @@ pub struct RunAnswer<'a> {
     status: &'static str,
     /// Why it did not succeed.
     error: Option<RunErrorAnswer<'a>>,
-    /// Always empty: tools do not exist yet.
-    #[schema(value_type = Vec<Object>)]
-    tool_calls: [(); 0],
-    /// Always empty: tools do not exist yet.
-    #[schema(value_type = Vec<Object>)]
-    tool_outputs: [(); 0],
+    /// The tools that the model called and this server carried out, in the order in which they
+    /// were begun.
+    tool_calls: Vec<RunToolCallAnswer<'a>>,
+    /// What they gave, in the same order; nothing yet of those that were begun.
+    tool_outputs: Vec<RunToolOutputAnswer<'a>>,
     /// Tokens, as the provider counted them.
     usage: UsageAnswer,
     /// How long it took.
@@ -212,6 +212,81 @@ pub struct GivenMessageAnswer<'a> {
     content: Cow<'a, str>,
 }
 
+/// A call of a tool in a run.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RunToolCall)]
+pub struct RunToolCallAnswer<'a> {
+    /// Its id, unique within the run.
+    id: &'a str,
+    /// The tool, as the model calls it.
+    name: &'a str,
+    /// The name of the MCP server that the tool is of.
+    server: Option<&'a str>,
+    /// An object; the text that the model wrote, when that was none.
+    #[schema(value_type = serde_json::Value)]
+    arguments: &'a RawValue,
+    /// started, succeeded, failed or refused.
+    #[schema(example = "succeeded")]
+    status: &'static str,
+    /// Which answer of the model asked for it, from 1.
+    step: u32,
+    /// When it was begun.
+    #[schema(value_type = String, format = DateTime)]
+    started_at: Timestamp,
+    /// When it ended.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    finished_at: Option<Timestamp>,
+}
+
+impl<'a> RunToolCallAnswer<'a> {
+    /// How a call is written.
+    pub fn new(call: &'a RunCall) -> Result<Self> {
+        Ok(Self {
+            id: &call.id,
+            name: &call.name,
+            server: call.server.as_deref(),
+            arguments: raw(call.arguments.as_str())?,
+            status: call.status.as_str(),
+            step: call.step,
+            started_at: call.started_at,
+            finished_at: call.finished_at,
+        })
+    }
+}
+
+/// What a tool gave in a run.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RunToolOutput)]
+pub struct RunToolOutputAnswer<'a> {
+    /// The call's id.
+    tool_call_id: &'a str,
+    /// The tool, as the model calls it.
+    name: &'a str,
+    /// What the model was told.
+    output: &'a str,
+    /// Whether more was given, and cut off.
+    truncated: bool,
+    /// Whether the call failed or was refused.
+    is_error: bool,
+    /// Why; null when the tool itself says that it failed.
+    #[schema(example = "mcp_timeout")]
+    error_code: Option<&'a str>,
+}
+
+impl<'a> RunToolOutputAnswer<'a> {
+    /// How what a call gave is written; nothing of one that has not ended.
+    pub fn new(call: &'a RunCall) -> Option<Self> {
+        Some(Self {
+            tool_call_id: &call.id,
+            name: &call.name,
+            output: call.output.as_deref()?,
+            truncated: call.truncated,
+            is_error: call.status != RunCallStatus::Succeeded,
+            error_code: call.error_code.as_deref(),
+        })
+    }
+}
+
 impl<'a> RunAnswer<'a> {
     /// How a run is written.
     pub fn new(run: &'a Run) -> Result<Self> {
@@ -249,8 +324,8 @@ impl<'a> RunAnswer<'a> {
             success: run.status == RunStatus::Succeeded,
             status: run.status.as_str(),
             error: run.error.as_ref().map(error),
-            tool_calls: [],
-            tool_outputs: [],
+            tool_calls: run.tools.iter().map(RunToolCallAnswer::new).collect::<Result<_>>()?,
+            tool_outputs: run.tools.iter().filter_map(RunToolOutputAnswer::new).collect(),
             usage: UsageAnswer {
                 input_tokens: run.usage.input_tokens,
                 cached_input_tokens: run.usage.cached_input_tokens,
@@ -350,6 +425,7 @@ impl AskedHandling {
             if_busy: self.if_busy,
             on_disconnect: self.on_disconnect.unwrap_or(usual),
             background: self.background,
+            ..Handling::default()
         })
     }
 }

@@ -7,6 +7,7 @@ use crate::json::JsonText;
 use crate::log::EntityKind;
 use crate::named;
 use crate::resources::{Entity, Resource};
+use crate::tools::AgentLimits;
 
 /// The model of an agent that names none.
 pub const MODEL_DEFAULT: &str = "builtin/recall";
@@ -87,8 +88,11 @@ pub struct AgentBody {
     pub fallback_models: Vec<String>,
     /// The system prompt.
     pub instructions: String,
-    /// A JSON array.
+    /// A JSON array: see [`crate::tools::AgentTool::list`].
     pub tools: JsonText,
+    /// What it lowers of the bounds of a run.
+    #[serde(default)]
+    pub limits: AgentLimits,
     /// How it uses memory.
     pub memory: MemoryPolicy,
     /// How long the reply of one run may serve another that asks the same, in
@@ -122,6 +126,7 @@ impl Default for AgentBody {
             fallback_models: Vec::new(),
             instructions: String::new(),
             tools: JsonText::known("[]".to_owned()),
+            limits: AgentLimits::default(),
             memory: MemoryPolicy::default(),
             cache_ttl_s: 0,
             coalesce: false,
@@ -138,7 +143,7 @@ impl Resource for AgentBody {
     type Id = AgentId;
     type Also<'a> = ();
     const KIND: EntityKind = EntityKind::Agent;
-    const SHAPE: i64 = 3;
+    const SHAPE: i64 = 4;
 
     fn also(&self, _id: AgentId) {}
 }

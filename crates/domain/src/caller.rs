@@ -60,6 +60,12 @@ named! {
         AuditRead = "audit:read",
         /// Look at and take part in the server's own work: backups, jobs.
         Administer = "admin",
+        /// Read MCP servers and what they offer.
+        McpRead = "mcp:read",
+        /// Register, change, start and stop MCP servers, and approve their tools.
+        McpWrite = "mcp:write",
+        /// Call tools that lead out of this server, directly or in a run.
+        ToolsCall = "tools:call",
     }
 }
 
@@ -85,6 +91,7 @@ impl Permission {
             EntityKind::Goal | EntityKind::Plan | EntityKind::Task => Self::GoalsRead,
             EntityKind::Org => Self::OrgsRead,
             EntityKind::Webhook => Self::WebhooksRead,
+            EntityKind::McpServer => Self::McpRead,
             EntityKind::Job => Self::Administer,
             EntityKind::Access => Self::AuditRead,
             EntityKind::Node | EntityKind::Edge | EntityKind::Graph => Self::GraphRead,
@@ -100,18 +107,21 @@ impl Permission {
             | Self::MemoriesRead
             | Self::GoalsRead
             | Self::GraphRead
-            | Self::EventsRead => Level::Viewer,
+            | Self::EventsRead
+            | Self::McpRead => Level::Viewer,
             Self::AgentsWrite
             | Self::SessionsWrite
             | Self::RunsWrite
             | Self::UsersWrite
             | Self::MemoriesWrite
             | Self::GoalsWrite
-            | Self::GraphWrite => Level::Member,
+            | Self::GraphWrite
+            | Self::ToolsCall => Level::Member,
             Self::WebhooksRead
             | Self::WebhooksWrite
             | Self::KeysRead
             | Self::KeysWrite
+            | Self::McpWrite
             | Self::MetricsRead
             | Self::AuditRead
             | Self::Administer => Level::Admin,

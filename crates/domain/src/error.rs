@@ -113,6 +113,22 @@ codes! {
     ModelCircuitOpen = "model_circuit_open", "The model's provider is left alone for a while";
     /// The provider answered something that is not its protocol.
     ModelBadResponse = "model_bad_response", "The model's provider sent an unreadable answer";
+    /// An MCP server that is stopped was to be used.
+    McpServerStopped = "mcp_server_stopped", "The MCP server is stopped";
+    /// A tool that nobody approved as it is now was to be called.
+    ToolNotApproved = "tool_not_approved", "The tool is not approved";
+    /// An MCP server could not be started or reached, or went away.
+    McpUnreachable = "mcp_unreachable", "The MCP server cannot be reached";
+    /// An MCP server did not answer in time.
+    McpTimeout = "mcp_timeout", "The MCP server did not answer in time";
+    /// An MCP server, or who issues its tokens, refused the credentials.
+    McpUnauthorized = "mcp_unauthorized", "The MCP server refused the credentials";
+    /// An MCP server answered with an error of its protocol.
+    McpRejected = "mcp_rejected", "The MCP server refused the request";
+    /// An MCP server sent something that is too large or no answer.
+    McpBadResponse = "mcp_bad_response", "The MCP server sent an unusable answer";
+    /// A run met one of its bounds.
+    RunLimitReached = "run_limit_reached", "The run reached one of its limits";
     /// The run took longer than its `timeout_ms`.
     RunTimedOut = "run_timed_out", "The run took longer than allowed";
     /// Somebody ended the run, or its client went away.
@@ -144,6 +160,9 @@ impl Code {
             | Code::ModelFailed
             | Code::ModelCircuitOpen
             | Code::ModelBadResponse
+            | Code::McpUnreachable
+            | Code::McpTimeout
+            | Code::McpBadResponse
             | Code::RunTimedOut
             | Code::RunInterrupted => true,
             Code::MalformedJson
@@ -169,6 +188,11 @@ impl Code {
             | Code::ModelUnknown
             | Code::ModelUnauthorized
             | Code::ModelRejected
+            | Code::McpServerStopped
+            | Code::ToolNotApproved
+            | Code::McpUnauthorized
+            | Code::McpRejected
+            | Code::RunLimitReached
             | Code::Internal => false,
         }
     }

@@ -115,6 +115,8 @@ id! {
     NodeId,
     /// An edge of a graph.
     EdgeId,
+    /// An MCP server.
+    McpServerId,
     /// A job in a lane.
     JobId,
     /// A process that claims jobs.

@@ -18,6 +18,7 @@ pub mod json;
 pub mod keys;
 pub mod limits;
 pub mod log;
+pub mod mcp_servers;
 pub mod memories;
 pub mod named;
 pub mod orgs;
@@ -31,6 +32,7 @@ pub mod tasks;
 pub mod text;
 pub mod time;
 pub mod tokens;
+pub mod tools;
 pub mod users;
 pub mod webhooks;
 
@@ -38,8 +40,8 @@ pub use caller::{Caller, Permission, Role, Scopes};
 pub use error::{Code, Error, Fault, Result};
 pub use idempotency::{Done, Once};
 pub use ids::{
-    AgentId, EdgeId, FileId, GoalId, JobId, KeyId, MemoryId, MessageId, NodeId, OrgId, PlanId,
-    RunId, SessionId, TaskId, UserId, WebhookId, WorkerId,
+    AgentId, EdgeId, FileId, GoalId, JobId, KeyId, McpServerId, MemoryId, MessageId, NodeId, OrgId,
+    PlanId, RunId, SessionId, TaskId, UserId, WebhookId, WorkerId,
 };
 pub use json::{FREE_JSON_BYTES_MAX, JsonText};
 pub use limits::Tier;

@@ -80,6 +80,8 @@ entity_kinds! {
     File = "file",
     /// A webhook.
     Webhook = "webhook",
+    /// A server of tools.
+    McpServer = "mcp_server",
     /// A job that people look at.
     Job = "job",
     /// What somebody may reach.

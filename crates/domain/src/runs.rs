@@ -10,6 +10,7 @@ use crate::ids::{AgentId, MessageId, RunId, SessionId};
 use crate::json::JsonText;
 use crate::named;
 use crate::time::Timestamp;
+use crate::tools::{RunCall, ToolRights};
 
 /// Messages of the session that a run shows to its model when it does not say.
 pub const MESSAGE_LIMIT_DEFAULT: u32 = 50;
@@ -105,6 +106,9 @@ pub struct Handling {
     pub on_disconnect: OnDisconnect,
     /// Whether nobody waits for it.
     pub background: bool,
+    /// What its tools may do: what its caller may.
+    #[serde(default)]
+    pub rights: ToolRights,
 }
 
 /// Why a run is to end before it has its answer. Of two, the greater one counts:
@@ -308,6 +312,8 @@ pub struct Run {
     pub reply_message: Option<MessageId>,
     /// Why the model's last reply ended, in OpenAI's word.
     pub finish_reason: Option<String>,
+    /// The tools that it called here, in the order in which they were begun.
+    pub tools: Vec<RunCall>,
     /// `provider/model` of who answered, which may be one of the agent's fallbacks.
     pub answered_by: Option<String>,
     /// How many further requests joined their input to it while it waited.
@@ -357,7 +363,7 @@ impl Run {
         let asked = RunRequest {
             input: self.request.input.clone(),
             user: self.request.user.clone(),
-            handling: self.request.handling,
+            handling: Handling { rights: request.handling.rights, ..self.request.handling },
             ..request.clone()
         };
         self.request.turn.is_empty() && asked == self.request

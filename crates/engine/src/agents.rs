@@ -25,7 +25,7 @@ impl Engine {
     }
 
     /// The agent with this id.
-    pub(crate) async fn agent_get(&self, caller: &Caller, id: AgentId) -> Result<Agent> {
+    pub async fn agent_get(&self, caller: &Caller, id: AgentId) -> Result<Agent> {
         self.resource_get(caller, id).await?.entity()
     }
 

@@ -16,6 +16,7 @@ mod idempotency;
 mod keys;
 mod limits;
 mod live;
+mod mcp_servers;
 mod memories;
 mod orgs;
 mod places;
@@ -32,6 +33,7 @@ mod sessions;
 mod tasks;
 mod tickets;
 mod tokens;
+mod tools;
 mod users;
 mod webhooks;
 mod workers;
@@ -44,6 +46,7 @@ use agentry_domain::files::FileLimits;
 use agentry_domain::limits::Limits;
 use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::ports::{Clock, Entropy};
+use agentry_domain::tools::RunLimits;
 use agentry_domain::{Caller, Result, Timestamp, WorkerId};
 use agentry_llm::Models;
 use agentry_store::Store;
@@ -52,7 +55,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use agentry_store::backup::Backup;
 pub use agentry_store::{
-    AgentFilter, AuditFilter, GoalFilter, KeyFilter, MemoryFilter, MemorySought, OrgFilter,
+    AgentFilter, AuditFilter, GoalFilter, KeyFilter, McpServerFilter, MemoryFilter, MemorySought,
+    OrgFilter,
     PlanFilter, RunFilter, SessionFilter, Table, TaskFilter, UserFilter, WebhookFilter,
 };
 pub use audit::Actor;
@@ -64,6 +68,7 @@ pub use graph::{
 };
 pub use keys::{KeyMade, KeySeen};
 pub use limits::{LimitActivity, limits_default};
+pub use mcp_servers::{McpHealth, McpLimits, McpResult};
 pub use memories::MemoryHit;
 pub use retention::Retention;
 pub use run_events::{RunCursor, RunEvent, RunEvents, RunHandle, RunNews, Told};
@@ -96,6 +101,10 @@ pub struct Options {
     pub limits: Limits,
     /// How long refusals gather until the log is told of them.
     pub denials_gathered_for: Duration,
+    /// The bounds of MCP servers.
+    pub mcp: McpLimits,
+    /// The bounds of a run that calls tools.
+    pub run_limits: RunLimits,
 }
 
 impl Default for Options {
@@ -111,6 +120,8 @@ impl Default for Options {
             webhooks: WebhookLimits::default(),
             limits: limits_default(),
             denials_gathered_for: Duration::from_secs(60),
+            mcp: McpLimits::default(),
+            run_limits: RunLimits::default(),
         }
     }
 }
@@ -123,6 +134,10 @@ pub struct Parts {
     pub models: Models,
     /// Calls webhooks; a guarded one.
     pub webhook_client: agentry_outbound::Client,
+    /// Connects MCP servers; through a guarded client.
+    pub mcp: agentry_mcp::Connector,
+    /// Fetches pages for agents; a guarded one.
+    pub fetch_client: agentry_outbound::Client,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// Makes ids and secrets.
@@ -158,6 +173,9 @@ struct Inner {
     callers: keys::Callers,
     sealing_key: OnceLock<SealingKey>,
     webhook_client: agentry_outbound::Client,
+    mcp_connector: agentry_mcp::Connector,
+    mcp: mcp_servers::Connections,
+    fetch_client: agentry_outbound::Client,
     /// Places for deliveries to webhooks in this process.
     delivering: webhooks::DeliveryPlaces,
     deliveries: webhooks::DeliveryCounts,
@@ -174,6 +192,7 @@ struct Inner {
 impl Engine {
     /// Puts the use cases together. [`Engine::start_workers`] begins the work.
     pub fn new(parts: Parts) -> Self {
+        let mcp_limits = parts.options.mcp;
         let worker = parts.entropy.uuid(parts.clock.now());
         Self(Arc::new(Inner {
             places: places::Places::new(parts.options.runs_executing_max),
@@ -197,6 +216,12 @@ impl Engine {
             callers: keys::Callers::default(),
             sealing_key: OnceLock::new(),
             webhook_client: parts.webhook_client,
+            mcp: mcp_servers::Connections::new(
+                mcp_limits.connections_max,
+                mcp_limits.server_calls_max,
+            ),
+            mcp_connector: parts.mcp,
+            fetch_client: parts.fetch_client,
             webhooks_changed: Notify::new(),
             importing: Semaphore::new(graph::GRAPH_IMPORTS_MAX),
             key_uses: keys::KeyUses::default(),

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use agentry_domain::runs::Run;
+use agentry_domain::tools::ToolNews;
 use agentry_domain::{Code, Error, OrgId, Result, RunId, SessionId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -52,6 +53,8 @@ pub(crate) struct State {
     pub(crate) attempt: i64,
     pub(crate) session: Option<SessionId>,
     pub(crate) text: Ring,
+    /// What is known of the attempt's tools, in order.
+    pub(crate) tools: Vec<ToolNews>,
     pub(crate) end: Option<Arc<Run>>,
     /// There is no such run any more.
     pub(crate) gone: bool,
@@ -121,6 +124,7 @@ impl State {
         if self.attempt != attempt {
             self.attempt = attempt;
             self.text = Ring::default();
+            self.tools.clear();
         }
         self.session = Some(session);
     }
@@ -259,6 +263,15 @@ impl LiveRun {
         });
     }
 
+    /// News of the tools of an attempt out of the store.
+    pub(crate) fn tools_stored(&self, attempt: i64, news: Vec<ToolNews>) {
+        self.change_text(|state| {
+            if !state.here && state.attempt == attempt && news.len() > state.tools.len() {
+                state.tools = news;
+            }
+        });
+    }
+
     pub(crate) fn ended(&self, run: Arc<Run>) {
         self.change(|state| {
             state.end = Some(run);
@@ -303,6 +316,11 @@ impl Speaker {
     /// A piece of the reply.
     pub(crate) fn text(&self, text: &str) {
         self.live.change_text(|state| state.text.push(text));
+    }
+
+    /// A call of a tool was begun or ended.
+    pub(crate) fn tool(&self, news: ToolNews) {
+        self.live.change_text(|state| state.tools.push(news));
     }
 
     /// So much of the text is in the store.

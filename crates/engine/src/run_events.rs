@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentry_domain::runs::Run;
+use agentry_domain::tools::{RunCall, ToolNews, tool_news};
 use agentry_domain::{Code, Error, Result, RunId, SessionId};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -42,6 +43,8 @@ pub struct RunCursor {
     pub attempt: i64,
     /// Bytes of UTF-8 of that attempt's text.
     pub offset: u64,
+    /// News of tools.
+    pub tools: u32,
     /// What was read behind the text.
     pub told: Told,
 }
@@ -59,18 +62,23 @@ pub enum Told {
 
 impl RunCursor {
     fn text(attempt: i64, offset: u64) -> Self {
-        Self { attempt, offset, told: Told::Text }
+        Self { attempt, offset, tools: 0, told: Told::Text }
     }
 }
 
-/// `ATTEMPT-OFFSET`, and `-1` behind the message or `-2` behind the end.
+/// `ATTEMPT-OFFSET`, `.NEWS` when there was news of tools, and `-1` behind the message
+/// or `-2` behind the end.
 impl fmt::Display for RunCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { attempt, offset, told } = self;
+        let Self { attempt, offset, tools, told } = self;
+        write!(f, "{attempt}-{offset}")?;
+        if *tools > 0 {
+            write!(f, ".{tools}")?;
+        }
         match told {
-            Told::Text => write!(f, "{attempt}-{offset}"),
-            Told::Message => write!(f, "{attempt}-{offset}-1"),
-            Told::End => write!(f, "{attempt}-{offset}-2"),
+            Told::Text => Ok(()),
+            Told::Message => f.write_str("-1"),
+            Told::End => f.write_str("-2"),
         }
     }
 }
@@ -89,14 +97,21 @@ impl FromStr for RunCursor {
         };
         let mut parts = text.split('-');
         let attempt = number(parts.next()).ok_or(NoCursor)?;
-        let offset = number(parts.next()).ok_or(NoCursor)?.unsigned_abs();
+        let (offset, tools) = match parts.next().and_then(|place| place.split_once('.')) {
+            Some((offset, tools)) => {
+                let tools = number(Some(tools)).and_then(|tools| u32::try_from(tools).ok());
+                (Some(offset), tools.filter(|tools| *tools > 0).ok_or(NoCursor)?)
+            }
+            None => (text.split('-').nth(1), 0),
+        };
+        let offset = number(offset).ok_or(NoCursor)?.unsigned_abs();
         let told = match (parts.next(), parts.next()) {
             (None, _) => Told::Text,
             (Some("1"), None) => Told::Message,
             (Some("2"), None) => Told::End,
             _ => return Err(NoCursor),
         };
-        Ok(Self { attempt, offset, told })
+        Ok(Self { attempt, offset, tools, told })
     }
 }
 
@@ -112,6 +127,10 @@ pub enum RunEvent {
     },
     /// A piece of the reply.
     Delta(String),
+    /// A call of a tool was begun.
+    ToolStarted(Arc<RunCall>),
+    /// A call of a tool ended.
+    ToolFinished(Arc<RunCall>),
     /// What was read of the text behind the cursor, or of another attempt, is void.
     Reset,
     /// The reply is complete: the run has it.
@@ -365,13 +384,29 @@ impl RunEvents {
             return reset(attempt, 0);
         }
         let end = state.text.end();
+        let known = state.tools.len();
+        if cursor.tools as usize > known {
+            let tools = u32::try_from(known).unwrap_or(u32::MAX);
+            let place = RunCursor { tools, ..RunCursor::text(attempt, cursor.offset.min(end)) };
+            return Look::Ahead(place, state.here);
+        }
+        let next = state.tools.get(cursor.tools as usize);
+        if let Some(news) = next
+            && news.offset <= cursor.offset
+        {
+            return of_tool(cursor, news);
+        }
+        let until = next.map_or(u64::MAX, |news| news.offset);
         match state.text.from(cursor.offset) {
             _ if cursor.offset == end => {
                 self.caught_up = true;
                 Look::Wait
             }
-            Some((text, at)) => piece(attempt, state.text.base(), text, at),
-            None if cursor.offset > end => Look::Ahead(RunCursor::text(attempt, end), state.here),
+            Some((text, at)) => piece(cursor, state.text.base(), text, at, until),
+            None if cursor.offset > end => {
+                let place = RunCursor { tools: cursor.tools, ..RunCursor::text(attempt, end) };
+                Look::Ahead(place, state.here)
+            }
             None => Look::Behind(end - cursor.offset),
         }
     }
@@ -387,18 +422,29 @@ impl RunEvents {
         if cursor.attempt != attempt {
             return reset(attempt, 0);
         }
+        let news = tool_news(&run.tools);
+        let next = news.get(cursor.tools as usize).filter(|_| cursor.told == Told::Text);
+        if let Some(news) = next
+            && news.offset <= cursor.offset
+        {
+            return of_tool(cursor, news);
+        }
+        let until = next.map_or(u64::MAX, |news| news.offset);
         let Some(reply) = &run.reply else {
             // Without a reply what was said is no part of the outcome; whoever
             // followed it sees all of it that is still here.
             let rest = state.text.from(cursor.offset).filter(|_| state.attempt == attempt);
-            return match rest {
-                Some((text, at)) if at < text.len() => piece(attempt, state.text.base(), text, at),
+            return match (rest, next) {
+                (Some((text, at)), _) if at < text.len() => {
+                    piece(cursor, state.text.base(), text, at, until)
+                }
+                (_, Some(news)) => of_tool(cursor, news),
                 _ => self.end(run, cursor),
             };
         };
         let end = reply.len() as u64;
         match usize::try_from(cursor.offset) {
-            Ok(at) if cursor.offset < end => piece(attempt, 0, reply, at),
+            Ok(at) if cursor.offset < end => piece(cursor, 0, reply, at, until),
             _ if cursor.offset > end => reset(attempt, end),
             _ if cursor.told < Told::Message => Look::News(RunNews {
                 cursor: RunCursor { told: Told::Message, ..cursor },
@@ -439,7 +485,13 @@ impl RunEvents {
             text.push_str(&chunk.text);
         }
         let at = cursor.offset.checked_sub(base).and_then(|at| usize::try_from(at).ok());
-        match at.filter(|at| *at < text.len()).map(|at| piece(cursor.attempt, base, &text, at)) {
+        let next = self.live.look(|state| {
+            let news = state.tools.get(cursor.tools as usize);
+            news.filter(|_| state.attempt == cursor.attempt).map(|news| news.offset)
+        });
+        let until = next.unwrap_or(u64::MAX);
+        let found = at.filter(|at| *at < text.len());
+        match found.map(|at| piece(cursor, base, &text, at, until)) {
             Some(Look::News(news)) => Ok(Some(news)),
             _ => Ok(None),
         }
@@ -453,15 +505,28 @@ fn reset(attempt: i64, offset: u64) -> Look {
 
 /// What comes after a place of a text, or that the place is within a character,
 /// which no event ends in.
-fn piece(attempt: i64, base: u64, text: &str, at: usize) -> Look {
+/// It ends where the next news of a tool belongs.
+fn piece(cursor: RunCursor, base: u64, text: &str, at: usize, until: u64) -> Look {
     if !text.is_char_boundary(at) {
-        return reset(attempt, base + text.floor_char_boundary(at) as u64);
+        let place = RunCursor::text(cursor.attempt, base + text.floor_char_boundary(at) as u64);
+        let cursor = RunCursor { tools: cursor.tools, ..place };
+        return Look::News(RunNews { cursor, event: RunEvent::Reset });
     }
-    let end = text.floor_char_boundary(at.saturating_add(DELTA_BYTES_MAX));
+    let until = usize::try_from(until.saturating_sub(base)).unwrap_or(usize::MAX);
+    let end = text.floor_char_boundary(at.saturating_add(DELTA_BYTES_MAX).min(until));
+    let place = RunCursor::text(cursor.attempt, base + end as u64);
     Look::News(RunNews {
-        cursor: RunCursor::text(attempt, base + end as u64),
+        cursor: RunCursor { tools: cursor.tools, ..place },
         event: RunEvent::Delta(text[at..end].to_owned()),
     })
+}
+
+/// The next news of a tool, at its place.
+fn of_tool(cursor: RunCursor, news: &ToolNews) -> Look {
+    let call = Arc::clone(&news.call);
+    let event =
+        if news.finished { RunEvent::ToolFinished(call) } else { RunEvent::ToolStarted(call) };
+    Look::News(RunNews { cursor: RunCursor { tools: cursor.tools + 1, ..cursor }, event })
 }
 
 fn stopped() -> Error {
@@ -474,7 +539,7 @@ mod tests {
 
     #[test]
     fn a_cursor_is_read_as_it_is_written() {
-        for text in ["1-0", "3-57", "2-57-1", "1-9223372036854775807-2"] {
+        for text in ["1-0", "3-57", "2-57-1", "1-9223372036854775807-2", "1-0.1", "1-57.12-2"] {
             assert_eq!(text.parse::<RunCursor>().map(|cursor| cursor.to_string()), Ok(text.into()));
         }
         for text in [
@@ -487,6 +552,11 @@ mod tests {
             "1-+2",
             "a-b",
             "1-2-",
+            "1-2.",
+            "1-2.0",
+            "1-2.x",
+            "1-.2",
+            "1-2.3.4",
             "1-99999999999999999999",
         ] {
             assert_eq!(text.parse::<RunCursor>(), Err(NoCursor), "{text}");
@@ -496,10 +566,14 @@ mod tests {
     #[test]
     fn a_piece_ends_and_begins_with_a_character() {
         let text = "ä".repeat(DELTA_BYTES_MAX);
-        let Look::News(news) = piece(1, 10, &text, 0) else { panic!("a piece") };
+        let Look::News(news) = piece(RunCursor::text(1, 10), 10, &text, 0, u64::MAX) else {
+            panic!("a piece")
+        };
         assert_eq!(news.cursor, RunCursor::text(1, 10 + DELTA_BYTES_MAX as u64));
         assert!(matches!(news.event, RunEvent::Delta(piece) if piece.len() == DELTA_BYTES_MAX));
-        let Look::News(news) = piece(1, 10, &text, 3) else { panic!("a reset") };
+        let Look::News(news) = piece(RunCursor::text(1, 13), 10, &text, 3, u64::MAX) else {
+            panic!("a reset")
+        };
         assert_eq!(news.cursor, RunCursor::text(1, 12));
         assert!(matches!(news.event, RunEvent::Reset));
     }

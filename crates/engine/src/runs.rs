@@ -13,6 +13,7 @@ mod carry_out;
 mod follow;
 mod recorder;
 mod reuse;
+mod steps;
 mod stop;
 
 use std::time::Duration;
@@ -25,6 +26,7 @@ use agentry_domain::runs::{
     OnDisconnect, RUN_TIMEOUT_DEFAULT, RUN_TIMEOUT_MAX, Run, RunRequest, RunStatus, Usage,
 };
 use agentry_domain::sessions::{Message, MessageRole, Session, SessionBody};
+use agentry_domain::tools::ToolRights;
 use agentry_domain::users::User;
 use agentry_domain::{
     AgentId, Caller, Code, Done, Error, Fault, JobId, MessageId, Once, Page, PageRequest, Result,
@@ -223,6 +225,7 @@ impl Engine {
 
     async fn store_run(&self, caller: &Caller, once: Option<&Once>, new: RunNew) -> Result<Stored> {
         let mut request = new.request.clone();
+        request.handling.rights = ToolRights::of(caller);
         let agent = self.run_agent(caller, &new.agent, &mut request).await?;
         let mut newest = None;
         for _ in 0..LANE_TRIES_MAX {
@@ -244,6 +247,7 @@ impl Engine {
                 usage: Usage::default(),
                 calls: Vec::new(),
                 reply_message: None,
+                tools: Vec::new(),
                 finish_reason: None,
                 answered_by: None,
                 merged: 0,
@@ -300,7 +304,12 @@ impl Engine {
 
     /// The run with this id.
     pub async fn run_get(&self, caller: &Caller, id: RunId) -> Result<Run> {
-        self.0.store.run_get(caller.org, id).await?.ok_or_else(|| Error::not_found("run", id))
+        let found = self.0.store.run_get(caller.org, id).await?;
+        let mut run = found.ok_or_else(|| Error::not_found("run", id))?;
+        if run.status == RunStatus::Running {
+            run.tools = self.0.store.run_tools(caller.org, id, run.attempt).await?;
+        }
+        Ok(run)
     }
 
     /// A page of runs.

@@ -7,6 +7,7 @@ mod ask;
 pub mod breaker;
 pub mod budget;
 mod failure;
+mod form;
 pub mod guard;
 mod options;
 mod post;
@@ -16,6 +17,7 @@ mod upstream;
 
 pub use ask::Ask;
 pub use failure::{Cause, Failure};
+pub use form::PostForm;
 pub use guard::{Guard, Refused};
 pub use options::Options;
 pub use post::{Client, PostJson};

@@ -109,6 +109,17 @@ const RULES: &[Rule] = &[
          where not exists (select 1 from webhook w where w.org = f.org and w.id = f.id))",
     ),
     rule(
+        "every MCP server has its state, and every state its server",
+        "select (select count(*) from mcp_server m where not exists (select 1 from mcp_state s \
+         where s.org = m.org and s.id = m.id)) + (select count(*) from mcp_state s \
+         where not exists (select 1 from mcp_server m where m.org = s.org and m.id = s.id))",
+    ),
+    rule(
+        "calls of runs are kept apart only until they end",
+        "select count(*) from run_tool t where not exists (select 1 from run r \
+         where r.org = t.org and r.id = t.run and r.finished_at is null)",
+    ),
+    rule(
         "every delivery, and every job that delivers, has its webhook",
         "select (select count(*) from webhook_delivery d where not exists (select 1 \
          from webhook w where w.org = d.org and w.id = d.webhook)) + (select count(*) from job j \

@@ -10,6 +10,7 @@ use agentry_domain::{
     AgentId, Code, Error, MessageId, OrgId, Page, PageRequest, RunId, SessionId, Timestamp,
 };
 
+use agentry_domain::tools::RunCall;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -254,6 +255,9 @@ impl Write {
         if run.attempt > 0 && !self.without_chunks {
             self.run_chunks_delete(run.id);
         }
+        if run.attempt > 0 && !self.without_tools {
+            self.run_tools_delete(run.id);
+        }
         self.run_changed(run.id);
     }
 
@@ -372,6 +376,7 @@ fn run(row: &mut Columns<'_>) -> Result<Run> {
         finish_reason: None,
         answered_by: None,
         reply_message: None,
+        tools: Vec::new(),
         merged: 0,
         stop: None,
         cached_from: None,
@@ -485,6 +490,7 @@ struct Said {
     cached_input_tokens: Option<u64>,
     cost_nanos: Option<u64>,
     reply_message: Option<MessageId>,
+    tools: Vec<RunCall>,
 }
 
 impl Said {
@@ -496,6 +502,7 @@ impl Said {
             cached_input_tokens: run.usage.cached_input_tokens,
             cost_nanos: run.usage.cost_nanos,
             reply_message: run.reply_message,
+            tools: run.tools.clone(),
         };
         (said != Self::default()).then_some(said)
     }
@@ -507,5 +514,6 @@ impl Said {
         run.usage.cached_input_tokens = self.cached_input_tokens;
         run.usage.cost_nanos = self.cost_nanos;
         run.reply_message = self.reply_message;
+        run.tools = self.tools;
     }
 }

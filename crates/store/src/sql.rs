@@ -7,6 +7,7 @@
 use agentry_domain::agents::AgentBody;
 use agentry_domain::goals::GoalBody;
 use agentry_domain::keys::KeyBody;
+use agentry_domain::mcp_servers::McpServerBody;
 use agentry_domain::memories::MemoryBody;
 use agentry_domain::orgs::OrgBody;
 use agentry_domain::plans::PlanBody;
@@ -95,11 +96,13 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
         crate::jobs::STATEMENTS,
         crate::keys::STATEMENTS,
         crate::log::STATEMENTS,
+        crate::mcp_servers::STATEMENTS,
         crate::messages::STATEMENTS,
         crate::purges::STATEMENTS,
         crate::quotas::STATEMENTS,
         crate::orgs::STATEMENTS,
         crate::run_chunks::STATEMENTS,
+        crate::run_tools::STATEMENTS,
         crate::runs::STATEMENTS,
         crate::sealing::STATEMENTS,
         crate::sessions::STATEMENTS,
@@ -128,6 +131,7 @@ fn resources() -> Vec<&'static Statements> {
         AgentBody::statements(),
         GoalBody::statements(),
         KeyBody::statements(),
+        McpServerBody::statements(),
         MemoryBody::statements(),
         OrgBody::statements(),
         PlanBody::statements(),

@@ -2,8 +2,8 @@
 //! engines.
 
 use agentry_domain::{
-    AgentId, EdgeId, FileId, GoalId, JobId, KeyId, MemoryId, MessageId, NodeId, OrgId, PlanId,
-    RunId, SessionId, TaskId, Timestamp, UserId, WebhookId, WorkerId,
+    AgentId, EdgeId, FileId, GoalId, JobId, KeyId, McpServerId, MemoryId, MessageId, NodeId, OrgId,
+    PlanId, RunId, SessionId, TaskId, Timestamp, UserId, WebhookId, WorkerId,
 };
 
 use crate::error::StoreError;
@@ -42,8 +42,8 @@ macro_rules! value_from_id {
     )*};
 }
 value_from_id!(
-    AgentId, EdgeId, FileId, GoalId, JobId, KeyId, MemoryId, MessageId, NodeId, OrgId, PlanId,
-    RunId, SessionId, TaskId, UserId, WebhookId, WorkerId
+    AgentId, EdgeId, FileId, GoalId, JobId, KeyId, McpServerId, MemoryId, MessageId, NodeId, OrgId,
+    PlanId, RunId, SessionId, TaskId, UserId, WebhookId, WorkerId
 );
 
 impl From<i64> for Value {
@@ -127,6 +127,12 @@ impl From<Option<&'static str>> for Value {
 impl From<[u8; 16]> for Value {
     fn from(id: [u8; 16]) -> Self {
         Value::Id(id)
+    }
+}
+
+impl From<Option<Vec<u8>>> for Value {
+    fn from(value: Option<Vec<u8>>) -> Self {
+        value.map_or(Value::Null, Value::from)
     }
 }
 

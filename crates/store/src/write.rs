@@ -84,6 +84,8 @@ pub struct Write {
     pub(crate) urgency: Urgency,
     /// The run that it ends has no text in chunks.
     pub(crate) without_chunks: bool,
+    /// The run that it ends has no calls of tools that are kept apart.
+    pub(crate) without_tools: bool,
     /// The run that whoever follows it, in any process, should look at again.
     pub(crate) run_changed: Option<RunId>,
     /// The row that other writes may want at the same time: a lane, a session,
@@ -103,6 +105,7 @@ impl Write {
             counts: Vec::with_capacity(2),
             urgency: Urgency::Interactive,
             without_chunks: false,
+            without_tools: false,
             run_changed: None,
             contended: [0; 16],
         }

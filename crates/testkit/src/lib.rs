@@ -19,3 +19,7 @@ use std::time::Duration;
 /// How long a test waits for a condition before it fails: far longer than any
 /// condition takes on a busy machine.
 pub const WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// An MCP server for Python, over pipes or HTTP, that behaves as badly as a test asks
+/// for; its head says how it is started.
+pub const MCP_SERVER_PY: &str = include_str!("mcp_server.py");

@@ -28,6 +28,11 @@ async fn every_field_is_stored_and_returned(engine: Engine) {
         "configuration": {"a": {"b": [1, 2.5, null, "x"]}},
         "metadata": {"team": "blue"},
         "resource_limits": {"cpu": 2},
+        "tools": ["memory_save", {"type": "mcp", "server": "files", "tools": ["read"]}],
+        "limits": {
+            "steps_max": 3, "tool_calls_max": null, "tokens_max": 1000, "cost_nanos_max": 5,
+            "time_ms_max": 60000, "output_bytes_max": null,
+        },
     });
     let (status, created) = server.post("/api/v1/agents", sent.clone()).await;
     assert_eq!(status, StatusCode::CREATED, "{created}");
@@ -162,7 +167,7 @@ async fn what_is_wrong_is_said(engine: Engine) {
     assert_eq!(pointers, ["/memory/limit", "/name", "/status"], "{problem}");
 
     let (status, problem) =
-        server.post("/api/v1/agents", json!({"name": "a", "tools": ["x"]})).await;
+        server.post("/api/v1/agents", json!({"name": "a", "tools": [{"type": "function"}]})).await;
     assert_eq!(
         (status, &problem["code"]),
         (StatusCode::UNPROCESSABLE_ENTITY, &json!("not_supported_yet"))

@@ -334,6 +334,8 @@ async fn organisations_see_nothing_of_each_other(engine: Engine) {
     let (_, task) = server.post("/api/v1/tasks", task).await;
     let webhook = json!({"url": "https://hooks.example.org/agentry", "enabled": false});
     let (_, webhook) = server.post("/api/v1/webhooks", webhook).await;
+    let mcp = json!({"name": "own", "type": "stdio", "command": "/no/such/program"});
+    let (_, mcp) = server.post("/api/v1/mcp/servers", mcp).await;
     let (_, users) = server.get("/api/v1/users").await;
     let (_, keys) = server.get(KEYS).await;
     server.post("/api/v1/users", json!({"user_id": "gone"})).await;
@@ -350,6 +352,7 @@ async fn organisations_see_nothing_of_each_other(engine: Engine) {
         ("plans", plan["id"].clone()),
         ("tasks", task["id"].clone()),
         ("webhooks", webhook["id"].clone()),
+        ("mcp", mcp["id"].clone()),
         ("orgs", org["id"].clone()),
         ("admin", job["id"].clone()),
     ];

@@ -22,6 +22,8 @@ mod idempotency;
 mod keys;
 mod keys_command;
 mod limits;
+mod mcp_bed;
+mod mcp_servers;
 mod memories;
 mod model_clients;
 mod model_faults;
@@ -48,6 +50,7 @@ mod sessions;
 mod socket;
 mod tasks;
 mod tokens;
+mod tools;
 mod users;
 mod webhooks;
 

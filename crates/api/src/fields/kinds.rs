@@ -51,6 +51,17 @@ impl Site<'_> {
         None
     }
 
+    /// Adds a fault at a pointer into the value; gives none, for the reader to return.
+    pub fn fault_within<T>(
+        &mut self,
+        pointer: &str,
+        code: &'static str,
+        detail: impl Into<String>,
+    ) -> Option<T> {
+        self.faults.push(Fault::new(format!("{}{pointer}", self.pointer), code, detail));
+        None
+    }
+
     /// Whether values come as text, as in a query.
     pub fn from_text(&self) -> bool {
         self.from_text

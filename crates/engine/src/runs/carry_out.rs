@@ -10,14 +10,15 @@ use agentry_domain::runs::{
     MESSAGE_LIMIT_DEFAULT, RUN_ATTEMPTS_MAX, Run, RunError, RunStatus, Stop,
 };
 use agentry_domain::sessions::{Message, MessageRole};
+use agentry_domain::tools::RunCall;
 use agentry_domain::{Caller, Code, Error, Result, RunId};
-use agentry_llm::{Model, ModelEvent, ModelRequest};
+use agentry_llm::{Model, ModelRequest};
 use agentry_store::{ClaimedJob, MemorySought, Write};
-use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::recorder::Recorder;
 use super::reuse::{Reply, Reuse};
+use super::steps::{self, Work};
 use super::stop::withdraw_input;
 use super::{message_of, run_entry, store_input, timeout};
 use crate::Engine;
@@ -25,6 +26,7 @@ use crate::held::Held;
 use crate::live::Speaker;
 use crate::recall::Recall;
 use crate::sessions::{scope, store_message};
+use crate::tools::Offered;
 
 /// The first wait before the outcome of a run is stored again, when the storage
 /// failed; it doubles up to [`STORE_AGAIN_MAX`].
@@ -40,21 +42,23 @@ const READ_AGAIN_FOR: Duration = Duration::from_secs(15);
 
 /// What became of a run.
 #[derive(Default)]
-struct Outcome {
+pub(super) struct Outcome {
     /// What the model said, up to its end or its failure.
-    text: String,
-    usage: agentry_domain::runs::Usage,
+    pub(super) text: String,
+    pub(super) usage: agentry_domain::runs::Usage,
     /// The client's tools that the model called.
-    calls: Vec<ToolCall>,
-    finish_reason: Option<String>,
-    answered_by: Option<String>,
+    pub(super) calls: Vec<ToolCall>,
+    /// The tools that were called here.
+    pub(super) tools: Vec<RunCall>,
+    pub(super) finish_reason: Option<String>,
+    pub(super) answered_by: Option<String>,
     error: Option<Error>,
     /// Whether what was said can be recalled later.
     remember: bool,
     /// Whether the text only repeats memory.
     quotes: bool,
     /// Whether chunks of the text may be in the store.
-    chunked: bool,
+    pub(super) chunked: bool,
     /// The run whose reply it repeats.
     cached_from: Option<RunId>,
     /// What lets other runs use the reply.
@@ -140,6 +144,14 @@ impl Engine {
             let error = Error::new(Code::RunInterrupted, detail);
             return Ok(Begun::Never(Box::new(run), Some(error)));
         }
+        // What was begun before the process ended that had the run is not done twice.
+        if job.attempts > 1 && self.0.store.run_tools_had_effects(job.org, id).await? {
+            run.tools = self.0.store.run_tools(job.org, id, run.attempt).await?;
+            let detail = "the process that had the run ended after it called a tool that may \
+                          have had an effect";
+            let error = Error::new(Code::RunInterrupted, detail);
+            return Ok(Begun::Never(Box::new(run), Some(error)));
+        }
         let agent = self.0.store.resource_get::<AgentBody>(job.org, run.agent).await?;
         let agent = agent.map(|agent| agent.entity()).transpose()?;
         let waited = run.status == RunStatus::Queued;
@@ -155,6 +167,9 @@ impl Engine {
         let mut write = Write::new(job.org);
         write.job_held(job);
         write.run_begin(&run);
+        if job.attempts > 1 {
+            write.run_tools_delete(run.id);
+        }
         if waited {
             write.run_waiting_count(-1);
         }
@@ -232,6 +247,10 @@ impl Engine {
         run.cached_from = outcome.cached_from;
         run.finish_reason.clone_from(&outcome.finish_reason);
         run.answered_by.clone_from(&outcome.answered_by);
+        if !outcome.tools.is_empty() {
+            run.tools.clone_from(&outcome.tools);
+        }
+        steps::given_up(&mut run.tools, self.now());
         let text = || Some(outcome.text.clone()).filter(|text| !text.is_empty());
         match (run.stop, &outcome.error) {
             (Some(stop), _) => {
@@ -290,34 +309,42 @@ impl Engine {
             None => self.0.models.resolve_first(&agent.model, &agent.fallback_models)?,
         };
         outcome.quotes = model.quotes();
-        let request = self.model_request_read(caller, agent, run, deadline, &model).await?;
-        let reuse = match self.reuse(caller, agent, run, &request).await? {
-            Reply::Known { text, from } => {
-                outcome.text.push_str(&text);
-                outcome.cached_from = Some(from);
-                speaker.text(&text);
-                return Ok(());
-            }
-            Reply::Unknown(reuse) => reuse,
+        let mut request = self.model_request_read(caller, agent, run, deadline, &model).await?;
+        // A model that only quotes calls nothing.
+        let offered = match model.quotes() {
+            true => Offered::default(),
+            false => self.tools_offered(caller, agent, run).await?,
         };
-        outcome.reuse = reuse;
-        let mut events = model.respond(request).await?;
-        let mut recorder = Recorder::new(&self.0.store, job, speaker, &mut outcome.chunked);
-        while let Some(event) = recorder.beside(events.next()).await? {
-            match event? {
-                ModelEvent::Delta(text) => {
-                    // No text of ours has it, and PostgreSQL stores none.
-                    let text = text.replace('\0', "\u{fffd}");
+        // What tools do for one run they have not done for another.
+        if offered.is_empty() {
+            outcome.reuse = match self.reuse(caller, agent, run, &request).await? {
+                Reply::Known { text, from } => {
                     outcome.text.push_str(&text);
-                    recorder.say(&text);
+                    outcome.cached_from = Some(from);
+                    speaker.text(&text);
+                    return Ok(());
                 }
-                ModelEvent::ToolCall(call) => outcome.calls.push(call),
-                ModelEvent::Usage(usage) => outcome.usage = usage,
-                ModelEvent::Answering(model) => outcome.answered_by = Some(model),
-                ModelEvent::Finished(reason) => {
-                    outcome.finish_reason = Some(reason.as_str().to_owned());
-                }
-            }
+                Reply::Unknown(reuse) => reuse,
+            };
+        }
+        let limits = self.0.options.run_limits.lowered(&agent.limits);
+        let ends_at = if offered.is_empty() { deadline } else { steps::ends_at(&limits) };
+        request.tools.splice(0..0, offered.specs().iter().cloned());
+        let work = Work {
+            caller,
+            agent,
+            run,
+            job,
+            speaker,
+            outcome: &mut *outcome,
+            offered: &offered,
+            limits,
+        };
+        let steps: BoxFuture<'_, Result<()>> = Box::pin(self.take_steps(work, &model, request));
+        match tokio::time::timeout_at(deadline.min(ends_at), steps).await {
+            Ok(taken) => taken?,
+            Err(_) if ends_at < deadline => return Err(steps::took_too_long(&limits)),
+            Err(_) => return Err(Error::new(Code::RunTimedOut, "the run took too long")),
         }
         match &outcome.reuse {
             Some(reuse) if outcome.calls.is_empty() => reuse.tell(&outcome.text),
@@ -516,6 +543,9 @@ fn finishing_write(
     // An earlier attempt may have left some.
     if !end.chunked && job.attempts == 1 {
         write.run_without_chunks();
+    }
+    if end.run.tools.is_empty() && job.attempts == 1 {
+        write.run_without_tools();
     }
     let run = &end.run;
     write.run_finish(run, end.known, end.fingerprint);

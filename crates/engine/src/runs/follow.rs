@@ -5,6 +5,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use agentry_domain::tools::tool_news;
 use agentry_domain::{Caller, Result, RunId};
 use agentry_store::RunsChanged;
 use tokio::sync::Notify;
@@ -106,6 +107,10 @@ impl Engine {
         let Some(mut from) = live.begun_elsewhere(attempt, progress.session) else {
             return Ok(());
         };
+        let calls = store.run_tools(live.org, live.id, attempt).await?;
+        if !calls.is_empty() {
+            live.tools_stored(attempt, tool_news(&calls));
+        }
         loop {
             let chunks =
                 store.run_chunks(live.org, live.id, attempt, from, CHUNKS_AT_ONCE_MAX).await?;

@@ -22,6 +22,7 @@ mod resources;
 mod run_chunks;
 mod statements;
 mod text;
+mod tools;
 mod users;
 
 macro_rules! on_both_engines {
@@ -86,6 +87,8 @@ on_both_engines! {
     doctor::the_doctor_finds_what_does_not_agree,
     doctor::the_doctor_looks_deeper_when_asked,
     text::memories_are_found_by_words_user_and_marks,
+    tools::an_mcp_server_keeps_its_secrets_and_its_catalogue,
+    tools::calls_of_a_run_are_kept_until_its_end,
     users::what_leads_to_a_user_stays_in_its_organisation,
     durability::what_was_acknowledged_is_there_after_reopening,
     durability::a_newer_version_s_database_is_refused,

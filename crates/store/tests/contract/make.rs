@@ -183,6 +183,10 @@ pub(crate) fn run(agent: AgentId, session: SessionId, user_id: Option<&str>) -> 
                 if_busy: IfBusy::Rollback,
                 on_disconnect: OnDisconnect::Continue,
                 background: true,
+                rights: agentry_domain::tools::ToolRights {
+                    memories_read: true,
+                    ..Default::default()
+                },
             },
         },
         metadata: r#"{"run":1}"#.to_owned(),
@@ -191,6 +195,7 @@ pub(crate) fn run(agent: AgentId, session: SessionId, user_id: Option<&str>) -> 
         usage: Usage::default(),
         calls: Vec::new(),
         reply_message: None,
+        tools: Vec::new(),
         finish_reason: None,
         answered_by: None,
         merged: 0,
