@@ -48,7 +48,9 @@ impl ChatMessage {
         let text = text.into();
         match role {
             MessageRole::System => Self::System { text },
-            MessageRole::User | MessageRole::Tool => Self::User { parts: vec![Part::Text { text }] },
+            MessageRole::User | MessageRole::Tool => {
+                Self::User { parts: vec![Part::Text { text }] }
+            }
             MessageRole::Assistant => Self::Assistant { text, calls: Vec::new() },
         }
     }

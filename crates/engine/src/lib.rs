@@ -56,8 +56,7 @@ use tokio_util::sync::CancellationToken;
 pub use agentry_store::backup::Backup;
 pub use agentry_store::{
     AgentFilter, AuditFilter, GoalFilter, KeyFilter, McpServerFilter, MemoryFilter, MemorySought,
-    OrgFilter,
-    PlanFilter, RunFilter, SessionFilter, Table, TaskFilter, UserFilter, WebhookFilter,
+    OrgFilter, PlanFilter, RunFilter, SessionFilter, Table, TaskFilter, UserFilter, WebhookFilter,
 };
 pub use audit::Actor;
 pub use files::FilePut;

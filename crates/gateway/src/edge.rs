@@ -528,7 +528,8 @@ async fn admit(flight: &mut Flight, request: &mut Request) -> Result<Option<Call
 /// Makes a compressed body a plain one, within the bound of every body.
 async fn plain(request: &mut Request, class: Class, bytes_max: usize) -> Result<()> {
     let Some(coding) = encoding::of_request(request.headers())? else { return Ok(()) };
-    if class == Class::Transfer {
+    // What has a bound of its own is taken in as it comes, and not held as a whole.
+    if matches!(class, Class::Transfer | Class::Import) {
         return Err(encoding::unsupported());
     }
     let body = std::mem::replace(request.body_mut(), Body::empty());

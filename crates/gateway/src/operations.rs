@@ -119,7 +119,7 @@ pub struct Rule {
 fn work_of(method: &Method, class: Class) -> Work {
     match class {
         Class::Run => Work::Run,
-        Class::Probe | Class::Request | Class::Transfer | Class::Stream => {
+        Class::Probe | Class::Request | Class::Transfer | Class::Import | Class::Stream => {
             if matches!(*method, Method::GET | Method::HEAD) { Work::Read } else { Work::Other }
         }
     }

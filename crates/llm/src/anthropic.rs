@@ -240,12 +240,25 @@ fn count(answer: &mut Answer, counted: &Counted) {
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Event {
-    MessageStart { message: Started },
-    ContentBlockStart { index: u64, content_block: Block },
-    ContentBlockDelta { index: u64, delta: Piece },
-    MessageDelta { delta: Ended, usage: Option<Counted> },
+    MessageStart {
+        message: Started,
+    },
+    ContentBlockStart {
+        index: u64,
+        content_block: Block,
+    },
+    ContentBlockDelta {
+        index: u64,
+        delta: Piece,
+    },
+    MessageDelta {
+        delta: Ended,
+        usage: Option<Counted>,
+    },
     MessageStop,
-    Error { error: Value },
+    Error {
+        error: Value,
+    },
     #[serde(other)]
     Other,
 }
@@ -262,7 +275,10 @@ enum Block {
         #[serde(default)]
         text: String,
     },
-    ToolUse { id: String, name: String },
+    ToolUse {
+        id: String,
+        name: String,
+    },
     #[serde(other)]
     Other,
 }
@@ -270,8 +286,12 @@ enum Block {
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Piece {
-    TextDelta { text: String },
-    InputJsonDelta { partial_json: String },
+    TextDelta {
+        text: String,
+    },
+    InputJsonDelta {
+        partial_json: String,
+    },
     #[serde(other)]
     Other,
 }

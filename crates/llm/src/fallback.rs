@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use agentry_domain::{Code, Error, Result};
 use async_trait::async_trait;
-use futures::stream::BoxStream;
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 
 use crate::model::{Model, ModelEvent, ModelRequest};
 

@@ -101,7 +101,10 @@ mod tests {
         let given = json!({"seed": 1, "logit_bias": {}});
         let parameters = Parameters::of(given.as_object().unwrap(), &[]);
         let error = parameters.rest("it", &mut Map::new()).unwrap_err();
-        assert_eq!((error.code, &*error.detail), (Code::ModelRejected, "it has no logit_bias, seed"));
+        assert_eq!(
+            (error.code, &*error.detail),
+            (Code::ModelRejected, "it has no logit_bias, seed")
+        );
     }
 
     #[test]

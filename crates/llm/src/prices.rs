@@ -28,7 +28,9 @@ impl Prices {
     pub(crate) fn new(prices: &BTreeMap<String, Price>) -> Option<Self> {
         let is_price = |price: f64| price.is_finite() && (0.0..1e9).contains(&price);
         let all = prices.values().all(|price| {
-            is_price(price.input) && is_price(price.output) && price.cached_input.is_none_or(is_price)
+            is_price(price.input)
+                && is_price(price.output)
+                && price.cached_input.is_none_or(is_price)
         });
         all.then(|| Self(prices.clone()))
     }

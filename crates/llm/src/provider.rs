@@ -46,12 +46,8 @@ pub(crate) trait Dialect: Send + Sync {
 
     /// Takes one document of a stream, and gives what it says. What ends the answer
     /// is in `answer`, whose `cut` makes the last events.
-    fn read(
-        &self,
-        endpoint: &Endpoint,
-        data: &str,
-        answer: &mut Answer,
-    ) -> Result<Vec<ModelEvent>>;
+    fn read(&self, endpoint: &Endpoint, data: &str, answer: &mut Answer)
+    -> Result<Vec<ModelEvent>>;
 }
 
 /// How the documents of a stream are told apart.

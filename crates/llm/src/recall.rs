@@ -6,9 +6,9 @@ mod questions;
 mod terms;
 
 use agentry_domain::chat::{ChatMessage, ResponseFormat, ToolChoice};
-use agentry_domain::{Code, Error, Result};
 use agentry_domain::sessions::MessageRole;
 use agentry_domain::time::Timestamp;
+use agentry_domain::{Code, Error, Result};
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;

@@ -169,8 +169,8 @@ impl Account {
         }
         let body = reply.bytes().await;
         let body = body.map_err(|failure| failures::of_transport(endpoint, failure))?;
-        let granted: Granted = serde_json::from_slice(&body)
-            .map_err(|error| failures::unreadable(endpoint, error))?;
+        let granted: Granted =
+            serde_json::from_slice(&body).map_err(|error| failures::unreadable(endpoint, error))?;
         verdict.succeeded();
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", granted.access_token))
             .map_err(|error| failures::unreadable(endpoint, error))?;

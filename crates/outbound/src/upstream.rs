@@ -150,9 +150,7 @@ impl Upstream {
     fn admit(&self) -> Result<Verdict, Failure> {
         let admitted = self.0.breaker.lock().admit(Instant::now());
         match admitted {
-            Ok(admission) => {
-                Ok(Verdict { upstream: self.clone(), admission: Some(admission) })
-            }
+            Ok(admission) => Ok(Verdict { upstream: self.clone(), admission: Some(admission) }),
             Err(retry_after) => {
                 self.0.counts.refused.fetch_add(1, Ordering::Relaxed);
                 Err(Failure::BreakerOpen { retry_after })

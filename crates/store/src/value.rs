@@ -42,8 +42,24 @@ macro_rules! value_from_id {
     )*};
 }
 value_from_id!(
-    AgentId, EdgeId, FileId, GoalId, JobId, KeyId, McpServerId, MemoryId, MessageId, NodeId, OrgId,
-    PlanId, RunId, SessionId, TaskId, UserId, WebhookId, WorkerId
+    AgentId,
+    EdgeId,
+    FileId,
+    GoalId,
+    JobId,
+    KeyId,
+    McpServerId,
+    MemoryId,
+    MessageId,
+    NodeId,
+    OrgId,
+    PlanId,
+    RunId,
+    SessionId,
+    TaskId,
+    UserId,
+    WebhookId,
+    WorkerId
 );
 
 impl From<i64> for Value {
