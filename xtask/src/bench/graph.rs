@@ -158,7 +158,7 @@ pub fn bench(options: &Options) -> Result<Report> {
     let programs = build(&options.profile, options.built)?;
     let place = tempfile::tempdir_in(target())?;
     let place = place.path();
-    let cluster = Cluster::start(&log_file())?;
+    let cluster = Cluster::start(&log_file("bench-graph"), None)?;
     let graph = place.join("graph.jsonl");
     write_graph(&graph, options.nodes, 1)?;
     let call = place.join("call.jsonl");
