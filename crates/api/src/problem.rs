@@ -154,13 +154,16 @@ pub const fn status(code: Code) -> StatusCode {
         | Code::SessionBusy
         | Code::RunCancelled => StatusCode::CONFLICT,
         Code::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
-        Code::SessionQueueFull | Code::OrgQueueFull | Code::QueueFull | Code::ModelRateLimited => {
-            StatusCode::TOO_MANY_REQUESTS
-        }
+        Code::SessionQueueFull
+        | Code::OrgQueueFull
+        | Code::QueueFull
+        | Code::GraphQueueFull
+        | Code::ModelRateLimited => StatusCode::TOO_MANY_REQUESTS,
         Code::Overloaded
         | Code::ShuttingDown
         | Code::StorageUnavailable
         | Code::SealingKeyMissing
+        | Code::GraphOff
         | Code::RunInterrupted => StatusCode::SERVICE_UNAVAILABLE,
         Code::DeadlineExceeded | Code::ModelTimeout | Code::RunTimedOut => {
             StatusCode::GATEWAY_TIMEOUT

@@ -115,6 +115,10 @@ id! {
     NodeId,
     /// An edge of a graph.
     EdgeId,
+    /// An episode: something that was said or happened.
+    EpisodeId,
+    /// A fact of a graph.
+    FactId,
     /// A job in a lane.
     JobId,
     /// A process that claims jobs.

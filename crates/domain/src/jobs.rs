@@ -16,6 +16,8 @@ named! {
         Purge = "purge",
         /// Delivers to the webhook of its id what waits for it.
         Webhook = "webhook",
+        /// Draws out of the episodes of a group what they say; its id is the group's lane.
+        Graph = "graph",
     }
 }
 

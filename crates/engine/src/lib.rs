@@ -4,6 +4,7 @@
 
 mod agents;
 mod backup;
+mod episodes;
 mod files;
 mod goals;
 mod graph;
@@ -49,6 +50,7 @@ pub use agentry_store::{
     AgentFilter, GoalFilter, KeyFilter, MemoryFilter, MemorySought, OrgFilter, PlanFilter,
     RunFilter, SessionFilter, Table, TaskFilter, UserFilter, WebhookFilter,
 };
+pub use episodes::{EpisodeNew, EpisodeSeen, GraphActivity, GraphOptions};
 pub use files::FilePut;
 pub use goals::GoalTree;
 pub use graph::{
@@ -84,6 +86,8 @@ pub struct Options {
     pub retention: Retention,
     /// The bounds of webhooks.
     pub webhooks: WebhookLimits,
+    /// The bounds of the graph's memory.
+    pub graph: GraphOptions,
 }
 
 impl Default for Options {
@@ -97,6 +101,7 @@ impl Default for Options {
             files: FileLimits::default(),
             retention: Retention::default(),
             webhooks: WebhookLimits::default(),
+            graph: GraphOptions::default(),
         }
     }
 }
@@ -152,6 +157,7 @@ struct Inner {
     /// Places for imports of graphs.
     importing: Semaphore,
     key_uses: keys::KeyUses,
+    graph: episodes::GraphWork,
 }
 
 impl Engine {
@@ -163,6 +169,7 @@ impl Engine {
             closing: parts.closing,
             delivering: Arc::new(Semaphore::new(parts.options.webhooks.delivering_max)),
             deliveries: webhooks::DeliveryCounts::default(),
+            graph: episodes::GraphWork::new(&parts.options.graph),
             store: parts.store,
             models: parts.models,
             clock: parts.clock,

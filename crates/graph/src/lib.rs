@@ -10,3 +10,4 @@ pub mod gazetteer;
 pub mod names;
 pub mod rank;
 pub mod timeline;
+pub mod wording;

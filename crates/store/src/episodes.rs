@@ -134,6 +134,13 @@ statements! {
         on n.org = $2 and n.group_id = $3 and n.name = j.value and n.part < 2";
     NODE_NAMES_NEWEST = "select name from graph_node where org = $1 and group_id = $2 \
         order by id desc limit $3";
+    EDGES_BETWEEN = sqlite "select e.from_node, e.to_node, e.weight from json_each($1) as j \
+        cross join graph_edge as e on e.org = $2 and e.group_id = $3 \
+        and e.from_node = unhex(j.value ->> 'f') and e.kind = $4 and e.to_node = unhex(j.value ->> 't')"
+        postgres "select e.from_node, e.to_node, e.weight \
+        from json_to_recordset($1::text::json) as r (f text, t text) join graph_edge as e \
+        on e.org = $2 and e.group_id = $3 and e.from_node = decode(r.f, 'hex') and e.kind = $4 \
+        and e.to_node = decode(r.t, 'hex')";
     MERGE_INSERT = "insert into graph_merge (org, group_id, merged, into_node, cause, created_at) \
         values ($1, $2, $3, $4, $5, $6)";
     MERGE_DELETE = "delete from graph_merge where org = $1 and group_id = $2 and merged = $3 \
@@ -220,6 +227,12 @@ struct MentionRow {
     s: usize,
     n: String,
     u: usize,
+}
+
+#[derive(Serialize)]
+struct PairRow {
+    f: String,
+    t: String,
 }
 
 fn number(n: usize) -> i64 {
@@ -600,6 +613,31 @@ impl Store {
                 kind: row.text()?,
                 is_alias: row.int()? == 1,
             })
+        })
+        .await
+    }
+
+    /// The weights of the edges of a kind between these nodes, as far as there are any.
+    pub async fn edges_between(
+        &self,
+        org: OrgId,
+        group: &GroupId,
+        kind: &str,
+        pairs: &[(NodeId, NodeId)],
+    ) -> Result<Vec<((NodeId, NodeId), f64)>> {
+        if pairs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let row = |(from, to): &(NodeId, NodeId)| PairRow {
+            f: hex(from.to_bytes()),
+            t: hex(to.to_bytes()),
+        };
+        let rows: Vec<PairRow> = pairs.iter().map(row).collect();
+        let bound =
+            values![rows_json(&rows), org, group.as_str().to_owned(), kind.to_owned()];
+        self.scan(&EDGES_BETWEEN, bound, |row| {
+            let (from, to) = (NodeId::from_bytes(row.id()?), NodeId::from_bytes(row.id()?));
+            Ok(((from, to), row.real()?))
         })
         .await
     }

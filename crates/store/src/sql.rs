@@ -84,6 +84,8 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
         crate::admin_jobs::STATEMENTS,
         crate::agents::STATEMENTS,
         crate::counters::STATEMENTS,
+        crate::episodes::STATEMENTS,
+        crate::facts::STATEMENTS,
         crate::files::STATEMENTS,
         crate::goals::STATEMENTS,
         crate::graph::STATEMENTS,

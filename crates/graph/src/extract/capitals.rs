@@ -31,6 +31,16 @@ const AFTER_A_NAME: &[&str] = &[
     "enjoys", "teaches", "taught", "helped", "helps", "won", "lost", "broke", "fixed", "isn't", "wasn't", "doesn't", "didn't", "hasn't",
 ];
 
+/// Common words that names begin with: "New York", "The Great Gatsby". Function words
+/// begin none.
+fn is_part_of_names(lower: &str) -> bool {
+    const PARTS: &[&str] = &[
+        "art", "beautiful", "best", "big", "black", "blue", "christmas", "family", "first", "good", "grand", "great", "home", "last", "little",
+        "long", "new", "old", "open", "own", "red", "right", "school", "super", "sweet", "three", "time", "two", "west", "white", "wonderful", "young",
+    ];
+    PARTS.contains(&lower)
+}
+
 /// A name as a run of words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
@@ -131,7 +141,7 @@ fn guarded(words: &[Word<'_>], run: Range<usize>, known: &impl Fn(&str) -> bool)
         {
             // A common word within a sentence may be the beginning of a title: "The Great
             // Gatsby"; there it stays when a name follows and it is no function word.
-            if first.gap != Gap::Sentence && run.len() > 2 && first.text.len() > 3 {
+            if first.gap != Gap::Sentence && run.len() > 1 && is_part_of_names(&first.lower) {
                 break;
             }
             run.start += 1;
