@@ -3,6 +3,7 @@
 
 mod backup;
 mod event_metrics;
+mod graph_metrics;
 mod keys;
 mod local;
 mod owner;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::settings::{Auth, Flags, Settings};
+use crate::settings::{Auth, Flags, Settings, Switch};
 
 // Many small allocations live as long as one request; mimalloc serves those
 // from the thread's own pages.
@@ -71,6 +72,9 @@ struct ServeArgs {
     /// Who may use the server.
     #[arg(long, value_enum)]
     auth: Option<Auth>,
+    /// Whether episodes are taken and runs are remembered in the graph.
+    #[arg(long, value_enum)]
+    graph: Option<Switch>,
 }
 
 /// Which installation a command is about.
@@ -152,6 +156,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 data: args.data,
                 database: args.database,
                 auth: args.auth,
+                graph: args.graph,
             };
             serve::run(Settings::load(args.config.as_deref(), &flags)?)?;
         }

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::event_metrics;
+use crate::graph_metrics;
 use crate::local::Announced;
 use crate::owner;
 use crate::sealing;
@@ -93,6 +94,8 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
     webhook_metrics::register(&metrics, engine.clone());
     let readiness = Readiness::new();
     watch_storage(&engine, &readiness, &tasks);
+    let noted = settings.graph_options().backlog_episodes_noted;
+    graph_metrics::register(&metrics, &readiness, &engine, noted, &tasks);
 
     let api =
         Api::new(engine.clone(), events.clone(), metrics.clone(), readiness.clone(), stop.clone());

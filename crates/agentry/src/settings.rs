@@ -26,6 +26,15 @@ pub(crate) enum Auth {
     None,
 }
 
+/// Whether something is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -124,6 +133,10 @@ pub(crate) struct Events {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Graph {
+    enabled: bool,
+    group_queue_episodes_max: u32,
+    drawing_max: usize,
+    backlog_episodes_noted: u64,
     import_bytes_max: usize,
     import_ms: u64,
 }
@@ -154,6 +167,7 @@ pub(crate) struct Flags {
     pub(crate) data: Option<PathBuf>,
     pub(crate) database: Option<String>,
     pub(crate) auth: Option<Auth>,
+    pub(crate) graph: Option<Switch>,
 }
 
 /// Bytes of a webhook's answer that are read at most.
@@ -215,6 +229,7 @@ impl Settings {
                 flags.data.as_ref().map(|data| data.to_string_lossy().into_owned()),
             )?
             .set_override_option("database", flags.database.clone())?
+            .set_override_option("graph.enabled", flags.graph.map(|graph| graph == Switch::On))?
             .set_override_option(
                 "auth",
                 flags.auth.map(|auth| match auth {
@@ -254,6 +269,8 @@ impl Settings {
             ("events.ring_bytes_max", self.events.ring_bytes_max),
             ("runs.executing_max", self.runs.executing_max),
             ("graph.import_bytes_max", self.graph.import_bytes_max),
+            ("graph.drawing_max", self.graph.drawing_max),
+            ("graph.group_queue_episodes_max", self.graph.group_queue_episodes_max as usize),
             ("webhooks.delivering_max", self.webhooks.delivering_max),
             ("webhooks.attempts_max", self.webhooks.attempts_max as usize),
             ("webhooks.deliveries_kept_max", self.webhooks.deliveries_kept_max as usize),
@@ -304,6 +321,16 @@ impl Settings {
             },
             retention: self.retention(),
             webhooks: self.webhook_limits(),
+            graph: self.graph_options(),
+        }
+    }
+
+    pub(crate) fn graph_options(&self) -> agentry_engine::GraphOptions {
+        agentry_engine::GraphOptions {
+            enabled: self.graph.enabled,
+            group_queue_episodes_max: self.graph.group_queue_episodes_max,
+            drawing_max: self.graph.drawing_max,
+            backlog_episodes_noted: self.graph.backlog_episodes_noted,
         }
     }
 
@@ -395,6 +422,7 @@ mod tests {
         assert_eq!(settings.serve_options(), ServeOptions::default());
         assert_eq!(settings.retention(), agentry_engine::Retention::default());
         assert_eq!(settings.webhook_limits(), agentry_engine::WebhookLimits::default());
+        assert_eq!(settings.graph_options(), agentry_engine::GraphOptions::default());
         assert_eq!(settings.sealing_key, None);
         assert!(settings.providers.is_empty());
         assert_eq!(settings.database, None);

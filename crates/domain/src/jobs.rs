@@ -91,4 +91,7 @@ pub struct Purged {
     pub files: u64,
     /// What recall had of messages.
     pub documents: u64,
+    /// Episodes, with what rested on them alone.
+    #[serde(default)]
+    pub episodes: u64,
 }

@@ -5,17 +5,18 @@
 mod drawn;
 mod ingest;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use agentry_domain::episodes::{Episode, EpisodeKind, EpisodeState};
-use agentry_domain::graph::GroupId;
+use agentry_domain::graph::{GroupId, ORIGIN_EPISODES};
 use agentry_domain::idempotency::Remembered;
 use agentry_domain::runs::Run;
 use agentry_domain::sessions::{Message, MessageRole};
 use agentry_domain::{
-    Caller, Code, Done, EpisodeId, Error, JsonText, Once, OrgId, Page, PageRequest, Result, SessionId,
-    Timestamp,
+    Caller, Code, Done, EpisodeId, Error, JsonText, NodeId, Once, OrgId, Page, PageRequest, Result,
+    SessionId, Timestamp,
 };
 use agentry_store::{GraphBacklog, Mention, OldEpisode, Write};
 use tokio::sync::Semaphore;
@@ -25,6 +26,8 @@ use crate::users::{USER_TRIES_MAX, user_ensure};
 
 pub(crate) use ingest::Gazetteers;
 
+/// Episodes that are forgotten after one look.
+const FORGOTTEN_AT_ONCE: u32 = 100;
 /// How long a caller waits before trying again when a group's queue is full.
 const RETRY_FULL: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -355,6 +358,89 @@ impl Engine {
         }
         write.evidence_delete(&episode.group, episode.id);
         Ok(())
+    }
+}
+
+impl Engine {
+    /// Forgets the episodes of a session that is gone, with what rests on them alone.
+    pub(crate) async fn session_episodes_forget(
+        &self,
+        org: OrgId,
+        session: SessionId,
+        user_id: Option<&str>,
+    ) -> Result<()> {
+        let (group, id) = (run_group(user_id, session), session.to_string());
+        loop {
+            let store = &self.0.store;
+            let some = store.episode_of_session(org, &group, &id, FORGOTTEN_AT_ONCE).await?;
+            if some.is_empty() {
+                return Ok(());
+            }
+            self.episodes_forget(org, &some).await?;
+        }
+    }
+
+    /// Forgets all episodes of a user that came before an id; how many there were.
+    pub(crate) async fn user_episodes_forget(
+        &self,
+        org: OrgId,
+        user_id: &str,
+        before: [u8; 16],
+    ) -> Result<u64> {
+        let mut forgotten = 0;
+        loop {
+            let store = &self.0.store;
+            let some = store.episode_of_user_old(org, user_id, before, FORGOTTEN_AT_ONCE).await?;
+            if some.is_empty() {
+                return Ok(forgotten);
+            }
+            if self.0.tasks.stopping().is_cancelled() {
+                return Err(Error::new(Code::ShuttingDown, "the server is shutting down"));
+            }
+            self.episodes_forget(org, &some).await?;
+            forgotten += some.len() as u64;
+        }
+    }
+
+    /// Forgets episodes, the facts that rest on them alone, and the nodes that nothing
+    /// else names.
+    async fn episodes_forget(&self, org: OrgId, episodes: &[OldEpisode]) -> Result<()> {
+        let store = &self.0.store;
+        let mut named: BTreeSet<(GroupId, NodeId)> = BTreeSet::new();
+        for episode in episodes {
+            let mentions = store.mentions_of(org, &episode.group, episode.id).await?;
+            named.extend(mentions.iter().map(|it| (episode.group.clone(), it.node)));
+            let mut write = Write::new(org).bulk();
+            self.episode_forget(&mut write, org, episode).await?;
+            match self.0.store.write(write).await.map_err(Error::from) {
+                // Somebody else forgot it.
+                Err(error) if error.code == Code::Conflict => {}
+                written => {
+                    written?;
+                }
+            }
+        }
+        let caller = Caller { org, ..self.anyone() };
+        for (group, node) in named {
+            if self.is_orphan(org, &group, node).await? {
+                match self.node_delete(&caller, &group, node, None).await {
+                    Err(error) if error.code == Code::NotFound => {}
+                    deleted => deleted?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a node was drawn out of episodes of which none is left.
+    async fn is_orphan(&self, org: OrgId, group: &GroupId, id: NodeId) -> Result<bool> {
+        let store = &self.0.store;
+        let Some(node) = store.graph_node_get(org, group, id).await? else { return Ok(false) };
+        if node.origin != ORIGIN_EPISODES {
+            return Ok(false);
+        }
+        let named = store.nodes_mentioned(org, group, &[id], 1).await?;
+        Ok(named.iter().all(Vec::is_empty))
     }
 }
 

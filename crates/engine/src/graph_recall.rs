@@ -107,10 +107,18 @@ impl Engine {
         let now = self.now();
         let (facts, episodes) = tokio::try_join!(
             async {
-                if ask.facts { self.facts_found(caller.org, ask, now).await } else { Ok(Vec::new()) }
+                if ask.facts {
+                    self.facts_found(caller.org, ask, now).await
+                } else {
+                    Ok(Vec::new())
+                }
             },
             async {
-                if ask.episodes { self.episodes_found(caller.org, ask, now).await } else { Ok(Vec::new()) }
+                if ask.episodes {
+                    self.episodes_found(caller.org, ask, now).await
+                } else {
+                    Ok(Vec::new())
+                }
             }
         )?;
         Ok(packed(fused(facts, episodes), ask))
@@ -159,10 +167,13 @@ impl Engine {
             hits.push(GraphHit { item, score, rank: hits.len() + 1, coverage, signals });
         }
         hits.truncate(ask.limit);
-        let ids: Vec<FactId> = hits.iter().filter_map(|hit| match &hit.item {
-            GraphItem::Fact(fact, _) => Some(fact.id),
-            GraphItem::Episode(_) => None,
-        }).collect();
+        let ids: Vec<FactId> = hits
+            .iter()
+            .filter_map(|hit| match &hit.item {
+                GraphItem::Fact(fact, _) => Some(fact.id),
+                GraphItem::Episode(_) => None,
+            })
+            .collect();
         let evidence = self.0.store.evidence_of(org, &ask.group, &ids).await?;
         for (hit, found) in hits.iter_mut().zip(evidence) {
             if let GraphItem::Fact(_, evidence) = &mut hit.item {
@@ -200,10 +211,12 @@ impl Engine {
         let mut by: HashMap<EpisodeId, Episode> =
             episodes.into_iter().map(|episode| (episode.id, episode)).collect();
         let in_session = |id: &&EpisodeId| by.get(id).is_some_and(|it| it.session_id.is_some());
-        let around: Vec<EpisodeId> = ids.iter().filter(in_session).take(NEIGHBOURS_OF).copied().collect();
+        let around: Vec<EpisodeId> =
+            ids.iter().filter(in_session).take(NEIGHBOURS_OF).copied().collect();
         let middles: Vec<&Episode> = around.iter().filter_map(|id| by.get(id)).collect();
         let neighbours = store.episodes_around(org, &ask.group, &middles, (BEFORE, AFTER)).await?;
-        let mut links: HashMap<EpisodeId, ([Option<EpisodeId>; 3], [Option<EpisodeId>; 2])> = HashMap::new();
+        let mut links: HashMap<EpisodeId, ([Option<EpisodeId>; 3], [Option<EpisodeId>; 2])> =
+            HashMap::new();
         for (id, (before, after)) in around.iter().zip(neighbours) {
             let nth = |list: &[Episode], nth: usize| list.get(nth).map(|episode| episode.id);
             let link = ([0, 1, 2].map(|at| nth(&before, at)), [0, 1].map(|at| nth(&after, at)));
@@ -213,7 +226,8 @@ impl Engine {
             }
         }
         let tokens: HashMap<[u8; 16], Document> = found.into_iter().collect();
-        let mut all: Vec<Episode> = by.into_values().filter(|it| it.ingested_at <= known_at).collect();
+        let mut all: Vec<Episode> =
+            by.into_values().filter(|it| it.ingested_at <= known_at).collect();
         if let Some(as_of) = ask.as_of {
             all.retain(|episode| episode.occurred_at <= as_of);
         }
@@ -246,13 +260,17 @@ impl Engine {
     ) -> Result<Vec<EpisodeId>> {
         let gazetteer = self.gazetteer(org, group).await?;
         let names = names_in(query, &gazetteer.lock());
-        let names: Vec<String> = names.iter().take(NAMES_LOOKED_UP).map(|name| normal_name(name)).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+        let names: Vec<String> =
+            names.iter().take(NAMES_LOOKED_UP).map(|name| normal_name(name)).collect();
+        let names: Vec<&str> =
+            names.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
         let named = self.0.store.nodes_named(org, group, &names).await?;
-        let nodes: Vec<NodeId> = named.iter().take(NAMED_NODES_MAX).map(|named| named.node).collect();
+        let nodes: Vec<NodeId> =
+            named.iter().take(NAMED_NODES_MAX).map(|named| named.node).collect();
         // What was merged into them is what they are.
         let merged = self.0.store.node_merges_into(org, group, &nodes, NAMED_EPISODES).await?;
-        let nodes: Vec<NodeId> = nodes.into_iter().chain(merged.into_iter().map(|merge| merge.merged)).collect();
+        let nodes: Vec<NodeId> =
+            nodes.into_iter().chain(merged.into_iter().map(|merge| merge.merged)).collect();
         let found = self.0.store.nodes_mentioned(org, group, &nodes, NAMED_EPISODES).await?;
         Ok(found.into_iter().flatten().collect())
     }
@@ -324,7 +342,11 @@ fn without_dates(query: &str, now: Timestamp) -> (String, Option<Timestamp>) {
 
 /// Which of these facts hold. Of a subject and predicate of which none held yet, but one
 /// has ended since, the first is taken to have held before it was told.
-fn holding(facts: &HashMap<FactId, Fact>, as_of: Timestamp, known_at: Timestamp) -> HashSet<FactId> {
+fn holding(
+    facts: &HashMap<FactId, Fact>,
+    as_of: Timestamp,
+    known_at: Timestamp,
+) -> HashSet<FactId> {
     let mut timelines: HashMap<(NodeId, &str), Vec<&Fact>> = HashMap::new();
     for fact in facts.values() {
         timelines.entry((fact.subject, fact.predicate.as_str())).or_default().push(fact);
@@ -385,7 +407,8 @@ fn packed(hits: Vec<GraphHit>, ask: &GraphAsk) -> Vec<GraphHit> {
     let mut held_back: Vec<GraphHit> = Vec::new();
     for mut hit in hits {
         let words: HashSet<String> = terms(hit.item.text()).into_iter().collect();
-        let repeats = words.len() > 3 && kept.iter().any(|(other, _)| share(&words, other) >= REPEATS);
+        let repeats =
+            words.len() > 3 && kept.iter().any(|(other, _)| share(&words, other) >= REPEATS);
         if repeats {
             hit.score *= REPEATED_SHARE;
             held_back.push(hit);

@@ -5,9 +5,11 @@
 mod agents;
 mod backup;
 mod episodes;
+mod facts;
 mod files;
 mod goals;
 mod graph;
+mod graph_recall;
 mod guarded;
 mod held;
 mod idempotency;
@@ -47,8 +49,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use agentry_store::backup::Backup;
 pub use agentry_store::{
-    AgentFilter, GoalFilter, KeyFilter, MemoryFilter, MemorySought, OrgFilter, PlanFilter,
-    RunFilter, SessionFilter, Table, TaskFilter, UserFilter, WebhookFilter,
+    AgentFilter, FactFilter, GoalFilter, GraphBacklog, KeyFilter, MemoryFilter, MemorySought,
+    Mention, NodeMerge, OrgFilter, PlanFilter, RunFilter, SessionFilter, Table, TaskFilter,
+    UserFilter, WebhookFilter,
 };
 pub use episodes::{EpisodeNew, EpisodeSeen, GraphActivity, GraphOptions};
 pub use files::FilePut;
@@ -57,6 +60,7 @@ pub use graph::{
     GraphMade, ImportItem, ImportLine, ImportReport, LineFault, NodesFound, Reached, Subgraph,
     SubgraphAsked, SymbolEdge, SymbolEdges, SymbolQuery, Traverse, Traversed,
 };
+pub use graph_recall::{GRAPH_HITS_DEFAULT, GRAPH_HITS_MAX, GraphAsk, GraphHit, GraphItem};
 pub use keys::{KeyMade, KeySeen};
 pub use memories::MemoryHit;
 pub use retention::Retention;

@@ -167,6 +167,13 @@ impl Engine {
             is_done &= self.purge_sessions(&mut purge, &user_id).await?;
             is_done &= self.purge_runs(&mut purge, &user_id).await?;
             is_done &= self.purge_memories(&mut purge, &user_id).await?;
+            let (org, before) = (purge.job.org, purge.job.id.to_bytes());
+            let episodes = self.user_episodes_forget(org, &user_id, before).await?;
+            if episodes > 0 {
+                let (write, emptying) = (purge.begin(), purge.rest.emptying);
+                let went = Purged { episodes, ..Purged::default() };
+                self.purge_write(&mut purge, write, went, emptying).await?;
+            }
         }
         if is_done {
             self.purge_end(purge).await?;
@@ -359,6 +366,7 @@ impl Engine {
         result.memories += went.memories;
         result.files += went.files;
         result.documents += went.documents;
+        result.episodes += went.episodes;
         write.admin_job_save(&record);
         let now = self.now();
         let tells = purge.told_at.is_none_or(|at| now.since(at) >= PROGRESS_EVERY);

@@ -168,7 +168,9 @@ pub fn extract(turn: &Turn<'_>, known: &Gazetteer) -> Extraction {
         let subject = match said.subject {
             Subject::Named(nth) => nth,
             Subject::Speaker => {
-                let Some(nth) = speaker.or_else(|| names.add(NAMELESS, Kind::Person, None)) else { continue };
+                let Some(nth) = speaker.or_else(|| names.add(NAMELESS, Kind::Person, None)) else {
+                    continue;
+                };
                 speaker = Some(nth);
                 nth
             }
@@ -263,7 +265,8 @@ fn collect(text: &str, words: &[words::Word<'_>], known: &Gazetteer, names: &mut
         names.add(&text[title.clone()], Kind::Title, Some(title));
     }
     for run in capitals::runs(words, |name| known.knows(name)) {
-        let (Some(first), Some(last)) = (words.get(run.words.start), words.get(run.words.end - 1)) else {
+        let (Some(first), Some(last)) = (words.get(run.words.start), words.get(run.words.end - 1))
+        else {
             continue;
         };
         let span = first.start..last.end();
@@ -334,7 +337,18 @@ impl Names {
     }
 
     fn specify_subject(&mut self, nth: usize, predicate: &str) {
-        const OF_PEOPLE: &[&str] = &["lives_in", "works_at", "works_as", "married_to", "engaged_to", "dates", "age", "has_pet", "sister", "brother"];
+        const OF_PEOPLE: &[&str] = &[
+            "lives_in",
+            "works_at",
+            "works_as",
+            "married_to",
+            "engaged_to",
+            "dates",
+            "age",
+            "has_pet",
+            "sister",
+            "brother",
+        ];
         if OF_PEOPLE.contains(&predicate) {
             self.specify(nth, Kind::Person);
         }
@@ -376,8 +390,14 @@ mod tests {
         let check = |text: &str, expected: &[&str]| assert_eq!(facts(text), expected, "{text}");
         check("I live in Porto.", &["ada lives_in porto"]);
         check("I've just moved to Lisbon last week!", &["ada lives_in lisbon"]);
-        check("I moved from Porto to Lisbon.", &["ada lives_in lisbon", "ada lives_in porto (ends)"]);
-        check("I moved to Lisbon from Porto.", &["ada lives_in porto (ends)", "ada lives_in lisbon"]);
+        check(
+            "I moved from Porto to Lisbon.",
+            &["ada lives_in lisbon", "ada lives_in porto (ends)"],
+        );
+        check(
+            "I moved to Lisbon from Porto.",
+            &["ada lives_in porto (ends)", "ada lives_in lisbon"],
+        );
         check("I used to live in Paris.", &["ada lives_in paris (held)"]);
         check("I no longer work at Initech.", &["ada works_at initech (ends)"]);
         check("I don't work at Initech anymore.", &["ada works_at initech (ends)"]);
@@ -390,7 +410,10 @@ mod tests {
         check("I am 34 years old and I'm vegan.", &["ada age '34'", "ada diet 'vegan'"]);
         check("I work as a software engineer at Acme.", &["ada works_as 'software engineer'"]);
         check("i moved to lisbon", &["ada lives_in lisbon"]);
-        check("We switched from MySQL to PostgreSQL.", &["ada uses postgresql", "ada uses mysql (ends)"]);
+        check(
+            "We switched from MySQL to PostgreSQL.",
+            &["ada uses postgresql", "ada uses mysql (ends)"],
+        );
         check("I have a cat named Tom.", &["ada has_pet tom"]);
         check("Anna's boss is Tom Becker.", &["anna boss tom becker"]);
         check("I'm allergic to peanuts.", &["ada allergic_to 'peanuts'"]);
@@ -408,7 +431,8 @@ mod tests {
 
     #[test]
     fn a_date_in_the_sentence_says_since_when() {
-        let turn = Turn { text: "I moved to Oslo in March 2021. I like tea.", speaker: None, at: AT };
+        let turn =
+            Turn { text: "I moved to Oslo in March 2021. I like tea.", speaker: None, at: AT };
         let found = extract(&turn, &Gazetteer::default());
         assert_eq!(found.facts[0].valid_at.to_string(), "2021-03-01T00:00:00.000000Z");
         assert_eq!(found.facts[1].valid_at, AT);

@@ -72,8 +72,11 @@ impl Gazetteer {
     fn automate(&mut self) {
         let long = |name: &&String| name.chars().count() >= NAME_LETTERS_MIN;
         // A name too short to be looked for keeps its place, as something no text has.
-        let patterns: Vec<&str> =
-            self.names.iter().map(|name| if long(&name) { name.as_str() } else { "\u{1}\u{2}\u{1}" }).collect();
+        let patterns: Vec<&str> = self
+            .names
+            .iter()
+            .map(|name| if long(&name) { name.as_str() } else { "\u{1}\u{2}\u{1}" })
+            .collect();
         self.automaton = AhoCorasick::builder()
             .ascii_case_insensitive(true)
             .match_kind(MatchKind::LeftmostLongest)
@@ -124,7 +127,10 @@ impl Gazetteer {
         if let Some(automaton) = &self.automaton {
             for hit in automaton.find_iter(text) {
                 let span = hit.range();
-                if text.is_char_boundary(span.start) && text.is_char_boundary(span.end) && whole(&span) {
+                if text.is_char_boundary(span.start)
+                    && text.is_char_boundary(span.end)
+                    && whole(&span)
+                {
                     found(span, &self.names[hit.pattern().as_usize()]);
                 }
             }

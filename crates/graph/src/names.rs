@@ -48,7 +48,8 @@ pub fn alike(one: &str, other: &str) -> bool {
         return false;
     }
     // Two words' first letters tell people apart: "Tom Becker", "Tim Becker".
-    let initials = |name: &str| name.split(' ').filter_map(|word| word.chars().next()).collect::<String>();
+    let initials =
+        |name: &str| name.split(' ').filter_map(|word| word.chars().next()).collect::<String>();
     if initials(one) != initials(other) {
         return false;
     }
@@ -64,8 +65,7 @@ pub fn alike(one: &str, other: &str) -> bool {
 
 /// The trigrams of a name, sorted; its ends count as letters.
 pub(crate) fn trigrams(name: &str) -> Vec<[char; 3]> {
-    let letters: Vec<char> =
-        ['^'].into_iter().chain(name.chars()).chain(['$']).collect();
+    let letters: Vec<char> = ['^'].into_iter().chain(name.chars()).chain(['$']).collect();
     let mut found: Vec<[char; 3]> =
         letters.windows(3).map(|window| [window[0], window[1], window[2]]).collect();
     found.sort_unstable();

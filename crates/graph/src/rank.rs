@@ -119,16 +119,28 @@ impl Question {
             .map(str::to_owned)
             .collect();
         let begins = |parts: &[&str]| parts.iter().any(|part| lower.trim_start().starts_with(part));
-        let mut periods: Vec<Period> = dates_in(text, at).into_iter().map(|(_, period)| period).collect();
+        let mut periods: Vec<Period> =
+            dates_in(text, at).into_iter().map(|(_, period)| period).collect();
         if periods.is_empty() {
             periods.extend(months_in(text, at));
         }
         Self {
             asks_when: begins(&["when"])
-                || has(&["what year", "which year", "how long", "what date", "which month", "what month", "what day"]),
+                || has(&[
+                    "what year",
+                    "which year",
+                    "how long",
+                    "what date",
+                    "which month",
+                    "what month",
+                    "what day",
+                ]),
             asks_count: has(&["how many", "how much", "how old", "how long", "how often"]),
-            asks_name: begins(&["who", "where", "which"]) || has(&["name", "what city", "what country"]),
-            asks_now: ["now", "currently", "today", "latest", "nowadays"].iter().any(|word| words.contains(*word)),
+            asks_name: begins(&["who", "where", "which"])
+                || has(&["name", "what city", "what country"]),
+            asks_now: ["now", "currently", "today", "latest", "nowadays"]
+                .iter()
+                .any(|word| words.contains(*word)),
             terms: own,
             kindred: also,
             words,
@@ -153,10 +165,22 @@ impl Question {
 fn months_in(text: &str, at: Timestamp) -> Vec<Period> {
     // "in" before a month makes an expression of time of it.
     const MONTHS: &[&str] = &[
-        "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
         "December",
     ];
-    let named = MONTHS.iter().find(|month| text.split(|c: char| !c.is_alphanumeric()).any(|word| word == **month));
+    let named = MONTHS
+        .iter()
+        .find(|month| text.split(|c: char| !c.is_alphanumeric()).any(|word| word == **month));
     let Some(month) = named else { return Vec::new() };
     dates_in(&format!("in {month}"), at).into_iter().map(|(_, period)| period).collect()
 }
@@ -179,10 +203,17 @@ pub struct Weighed {
 
 impl Weighed {
     /// Weighs a question.
-    pub fn of<'a>(question: &Question, statistics: &Statistics, speakers: impl Iterator<Item = &'a str>) -> Self {
+    pub fn of<'a>(
+        question: &Question,
+        statistics: &Statistics,
+        speakers: impl Iterator<Item = &'a str>,
+    ) -> Self {
         let names: HashSet<String> = speakers.flat_map(terms).collect();
         let idf = |term: &String| {
-            inverse_frequency(statistics.counts.get(term).copied().unwrap_or(0), statistics.documents)
+            inverse_frequency(
+                statistics.counts.get(term).copied().unwrap_or(0),
+                statistics.documents,
+            )
         };
         let mut own = Vec::with_capacity(question.terms.len());
         let mut weights = HashMap::new();
@@ -303,10 +334,14 @@ pub fn rank(question: &Question, statistics: &Statistics, turns: &[Turn<'_>]) ->
         .enumerate()
         .map(|(nth, turn)| {
             let lent = |places: &[Option<usize>], shares: &[f64]| -> f64 {
-                let of = |(place, share): (&Option<usize>, &f64)| place.map_or(0.0, |at| base[at] * share);
+                let of = |(place, share): (&Option<usize>, &f64)| {
+                    place.map_or(0.0, |at| base[at] * share)
+                };
                 places.iter().zip(shares).map(of).sum()
             };
-            let answers = turn.before[0].filter(|before| asks[*before]).map_or(0.0, |before| base[before] * ANSWER);
+            let answers = turn.before[0]
+                .filter(|before| asks[*before])
+                .map_or(0.0, |before| base[before] * ANSWER);
             let neighbours = lent(&turn.before, &BEFORE) + lent(&turn.after, &AFTER) + answers;
             let speaker = match turn.speaker {
                 Some(speaker) if question.names(speaker) => SPEAKER,
@@ -314,7 +349,8 @@ pub fn rank(question: &Question, statistics: &Statistics, turns: &[Turn<'_>]) ->
             };
             let recency = match (question.asks_now, newest, oldest) {
                 (true, Some(newest), Some(oldest)) if newest > oldest => {
-                    RECENT * turn.at.since(oldest).as_secs_f64() / newest.since(oldest).as_secs_f64()
+                    RECENT * turn.at.since(oldest).as_secs_f64()
+                        / newest.since(oldest).as_secs_f64()
                 }
                 _ => 0.0,
             };
@@ -322,18 +358,26 @@ pub fn rank(question: &Question, statistics: &Statistics, turns: &[Turn<'_>]) ->
                 text: base[nth],
                 neighbours,
                 speaker,
-                time: DATE * nearness(question, turn.at) + if question.asks_when && says_when(turn) { WHEN } else { 0.0 },
+                time: DATE * nearness(question, turn.at)
+                    + if question.asks_when && says_when(turn) { WHEN } else { 0.0 },
                 session: SESSION * sessions.get(&turn.session).copied().unwrap_or(0.0),
                 form: form(question, turn, asks[nth]),
                 recency,
             };
-            let gains = [signals.speaker, signals.time, signals.session, signals.form, signals.recency];
-            let score = gains.iter().fold(base[nth] + neighbours, |score, gain| score * (1.0 + gain));
+            let gains =
+                [signals.speaker, signals.time, signals.session, signals.form, signals.recency];
+            let score =
+                gains.iter().fold(base[nth] + neighbours, |score, gain| score * (1.0 + gain));
             Ranked { turn: nth, score, coverage: weighed.coverage(&turn.document), signals }
         })
         .collect();
     // Equal scores: the newer one.
-    ranked.sort_by(|a, b| b.score.total_cmp(&a.score).then(turns[b.turn].at.cmp(&turns[a.turn].at)).then(b.turn.cmp(&a.turn)));
+    ranked.sort_by(|a, b| {
+        b.score
+            .total_cmp(&a.score)
+            .then(turns[b.turn].at.cmp(&turns[a.turn].at))
+            .then(b.turn.cmp(&a.turn))
+    });
     ranked
 }
 
@@ -379,9 +423,20 @@ fn nearness(question: &Question, at: Timestamp) -> f64 {
 fn says_when(turn: &Turn<'_>) -> bool {
     !dates_in(turn.text, turn.at).is_empty() || {
         let lower = turn.text.to_lowercase();
-        ["week", "month", "year", "yesterday", "today", "tomorrow", "ago", "since", "summer", "weekend"]
-            .iter()
-            .any(|word| lower.contains(word))
+        [
+            "week",
+            "month",
+            "year",
+            "yesterday",
+            "today",
+            "tomorrow",
+            "ago",
+            "since",
+            "summer",
+            "weekend",
+        ]
+        .iter()
+        .any(|word| lower.contains(word))
     }
 }
 
@@ -408,9 +463,11 @@ fn is_question(text: &str) -> bool {
 }
 
 fn has_number(text: &str) -> bool {
-    const NUMBERS: &[&str] = &["one", "two", "three", "four", "five", "six", "seven", "once", "twice", "couple", "few"];
+    const NUMBERS: &[&str] =
+        &["one", "two", "three", "four", "five", "six", "seven", "once", "twice", "couple", "few"];
     text.split(|c: char| !c.is_alphanumeric()).any(|word| {
-        word.starts_with(|c: char| c.is_ascii_digit()) || NUMBERS.contains(&word.to_lowercase().as_str())
+        word.starts_with(|c: char| c.is_ascii_digit())
+            || NUMBERS.contains(&word.to_lowercase().as_str())
     })
 }
 
@@ -418,7 +475,10 @@ fn has_number(text: &str) -> bool {
 fn has_name(text: &str) -> bool {
     let mut begins = true;
     text.split_whitespace().any(|word| {
-        let name = !begins && word.len() > 2 && word.starts_with(char::is_uppercase) && !word.starts_with("I'");
+        let name = !begins
+            && word.len() > 2
+            && word.starts_with(char::is_uppercase)
+            && !word.starts_with("I'");
         begins = word.ends_with(['.', '!', '?']);
         name
     })
@@ -433,7 +493,15 @@ mod tests {
     fn turn<'a>(text: &'a str, speaker: &'a str, day: i64, session: usize) -> Turn<'a> {
         let document = Document { tokens: terms(text) };
         let at = Timestamp::from_micros(1_684_324_800_000_000 + day * DAY);
-        Turn { text, document, speaker: Some(speaker), at, session, before: [None; 3], after: [None; 2] }
+        Turn {
+            text,
+            document,
+            speaker: Some(speaker),
+            at,
+            session,
+            before: [None; 3],
+            after: [None; 2],
+        }
     }
 
     fn best(question: &str, turns: &[Turn<'_>]) -> usize {

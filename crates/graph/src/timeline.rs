@@ -30,7 +30,9 @@ pub fn place<T: Copy>(others: &[Held<T>], valid_at: Timestamp) -> Placed<T> {
     let invalid_at = others.iter().map(|held| held.valid_at).filter(|at| *at > valid_at).min();
     let closes = others
         .iter()
-        .filter(|held| held.valid_at <= valid_at && held.invalid_at.is_none_or(|end| end > valid_at))
+        .filter(|held| {
+            held.valid_at <= valid_at && held.invalid_at.is_none_or(|end| end > valid_at)
+        })
         .map(|held| (held.fact, valid_at))
         .collect();
     Placed { invalid_at, closes }

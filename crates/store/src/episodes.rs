@@ -293,7 +293,9 @@ impl Write {
             let pending = pending.unwrap_or(0);
             Error::new(
                 Code::GraphQueueFull,
-                format!("{pending} episodes of this group wait already (graph.group_queue_episodes_max = {most})"),
+                format!(
+                    "{pending} episodes of this group wait already (graph.group_queue_episodes_max = {most})"
+                ),
             )
         });
         let name = group.as_str().to_owned();
@@ -376,9 +378,9 @@ impl Write {
             self.add(&QUEUE_LEAVE, values![1_i64, now, org, lane]);
         }
         self.add(&MENTIONS_DELETE, values![org, name.clone(), episode.id]);
-        self.add(&EPISODE_DELETE, values![org, name, episode.id]).expect_one(Probe::always(
-            || Error::new(Code::Conflict, "an episode that was to be deleted is gone"),
-        ));
+        self.add(&EPISODE_DELETE, values![org, name, episode.id]).expect_one(Probe::always(|| {
+            Error::new(Code::Conflict, "an episode that was to be deleted is gone")
+        }));
         self.text_forget(episode.id.to_bytes());
         self.count(GRAPH_EPISODES, episode.group.as_str().as_bytes(), -1);
     }
@@ -633,8 +635,7 @@ impl Store {
             t: hex(to.to_bytes()),
         };
         let rows: Vec<PairRow> = pairs.iter().map(row).collect();
-        let bound =
-            values![rows_json(&rows), org, group.as_str().to_owned(), kind.to_owned()];
+        let bound = values![rows_json(&rows), org, group.as_str().to_owned(), kind.to_owned()];
         self.scan(&EDGES_BETWEEN, bound, |row| {
             let (from, to) = (NodeId::from_bytes(row.id()?), NodeId::from_bytes(row.id()?));
             Ok(((from, to), row.real()?))

@@ -1,6 +1,8 @@
 //! Facts in the store: rows, what they rest on, and what search knows of them.
 
-use agentry_domain::facts::{Evidence, FACT_EVIDENCE_SHOWN_MAX, FACTS_COMPARED_MAX, Fact, FactObject};
+use agentry_domain::facts::{
+    Evidence, FACT_EVIDENCE_SHOWN_MAX, FACTS_COMPARED_MAX, Fact, FactObject,
+};
 use agentry_domain::graph::GroupId;
 use agentry_domain::{EpisodeId, FactId, JsonText, NodeId, OrgId, Page, PageRequest, Timestamp};
 use serde::Serialize;
@@ -251,10 +253,7 @@ impl Write {
             .zip(ids)
             .map(|((_, evidence), (f, e))| EvidenceRow { f, e, q: &evidence.quote })
             .collect();
-        self.add(
-            &EVIDENCE_INSERT,
-            values![self.org, group.as_str().to_owned(), rows_json(&rows)],
-        );
+        self.add(&EVIDENCE_INSERT, values![self.org, group.as_str().to_owned(), rows_json(&rows)]);
     }
 
     /// Nothing rests on this episode any more.
@@ -290,9 +289,8 @@ impl Store {
             return Ok(Vec::new());
         }
         let list = hex_list(ids.iter().map(|id| id.to_bytes()));
-        let rows = self
-            .scan(&FACTS_GET, values![list, org, group.as_str().to_owned()], fact)
-            .await?;
+        let rows =
+            self.scan(&FACTS_GET, values![list, org, group.as_str().to_owned()], fact).await?;
         Ok(rows.into_iter().map(|row| row.of(group)).collect())
     }
 

@@ -9,8 +9,8 @@ use agentry_domain::facts::{
     Evidence, FACT_QUOTE_CHARS_MAX, FACT_TEXT_CHARS_MAX, Fact, FactObject,
 };
 use agentry_domain::graph::{
-    EDGE_CO_MENTIONS, Edge, EdgeBody, GroupId, NODE_NAME_CHARS_MAX, Node, NodeBody, ORIGIN_EPISODES,
-    normal_name,
+    EDGE_CO_MENTIONS, Edge, EdgeBody, GroupId, NODE_NAME_CHARS_MAX, Node, NodeBody,
+    ORIGIN_EPISODES, normal_name,
 };
 use agentry_domain::{Code, EdgeId, Error, FactId, JsonText, NodeId, OrgId, Result, Timestamp};
 use agentry_graph::extract::{
@@ -121,7 +121,8 @@ impl Drawn {
                     }
                     related.insert((subject, found.predicate.clone(), *node));
                 }
-                let said = sentence(&read.found.names[found.subject].name, &found.predicate, &called);
+                let said =
+                    sentence(&read.found.names[found.subject].name, &found.predicate, &called);
                 let fact = Fact {
                     id: FactId::from_uuid(engine.uuid(now)),
                     group_id: group.clone(),
@@ -187,8 +188,8 @@ impl Drawn {
                     nodes.push(None);
                     continue;
                 }
-                let known = pick(by.get(&key), name)
-                    .or_else(|| pick(by.get(known_as.as_ref()?), name));
+                let known =
+                    pick(by.get(&key), name).or_else(|| pick(by.get(known_as.as_ref()?), name));
                 if let Some(node) = known {
                     self.used.insert(node);
                     nodes.push(Some(node));
@@ -359,9 +360,8 @@ fn pick(all: Option<&Vec<NodeNamed>>, name: &Named) -> Option<NodeId> {
         )
     };
     let wanted = name.kind.as_str();
-    let fits = |named: &&NodeNamed| {
-        named.kind == wanted || (!by_shape(&named.kind) && !by_shape(wanted))
-    };
+    let fits =
+        |named: &&NodeNamed| named.kind == wanted || (!by_shape(&named.kind) && !by_shape(wanted));
     let order = |named: &&NodeNamed| (named.kind != wanted, named.is_alias, named.node);
     all?.iter().filter(fits).min_by_key(order).map(|named| named.node)
 }

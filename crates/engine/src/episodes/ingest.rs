@@ -209,8 +209,7 @@ fn read(episode: &Episode, known: &Gazetteer) -> Read {
         at: episode.occurred_at,
     };
     let found = extract(&turn, known);
-    let known_as = |name: &agentry_graph::extract::Named| {
-        known.alike(&name.normalised).map(normal_name)
-    };
+    let known_as =
+        |name: &agentry_graph::extract::Named| known.alike(&name.normalised).map(normal_name);
     Read { known_as: found.names.iter().map(known_as).collect(), found }
 }

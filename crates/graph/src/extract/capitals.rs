@@ -17,26 +17,150 @@ const SHOUTED_WORDS_MIN: usize = 3;
 const TITLE_WORDS_MAX: usize = 9;
 
 /// What may stand inside a name in lower case.
-const CONNECTORS: &[&str] = &["of", "de", "la", "van", "von", "der", "den", "di", "da", "del", "du", "bin", "al", "the"];
+const CONNECTORS: &[&str] =
+    &["of", "de", "la", "van", "von", "der", "den", "di", "da", "del", "du", "bin", "al", "the"];
 /// What stands before a person's name.
-const HONORIFICS: &[&str] = &["mr", "mrs", "ms", "dr", "prof", "sir", "lady", "aunt", "uncle", "captain", "president"];
+const HONORIFICS: &[&str] =
+    &["mr", "mrs", "ms", "dr", "prof", "sir", "lady", "aunt", "uncle", "captain", "president"];
 /// What follows a name that begins a sentence.
 const AFTER_A_NAME: &[&str] = &[
-    "is", "was", "has", "had", "will", "would", "can", "could", "should", "did", "does", "said", "says", "told", "asked", "went", "goes", "came",
-    "comes", "got", "gets", "took", "made", "moved", "lives", "lived", "works", "worked", "likes", "loves", "loved", "hates",
-    "prefers", "wants", "wanted", "needs", "thinks", "thought", "knows", "knew", "left", "joined", "quit", "started", "plays",
-    "played", "called", "met", "bought", "sold", "gave", "sent", "wrote", "writes", "married", "adopted", "owns",
-    "runs", "ran", "leads", "led", "manages", "founded", "uses", "used", "acquired", "announced", "released", "visited", "found",
-    "just", "also", "never", "always", "recently", "and", "speaks", "studies", "studied", "graduated", "drives", "reports", "depends", "became", "turned",
-    "enjoys", "teaches", "taught", "helped", "helps", "won", "lost", "broke", "fixed", "isn't", "wasn't", "doesn't", "didn't", "hasn't",
+    "is",
+    "was",
+    "has",
+    "had",
+    "will",
+    "would",
+    "can",
+    "could",
+    "should",
+    "did",
+    "does",
+    "said",
+    "says",
+    "told",
+    "asked",
+    "went",
+    "goes",
+    "came",
+    "comes",
+    "got",
+    "gets",
+    "took",
+    "made",
+    "moved",
+    "lives",
+    "lived",
+    "works",
+    "worked",
+    "likes",
+    "loves",
+    "loved",
+    "hates",
+    "prefers",
+    "wants",
+    "wanted",
+    "needs",
+    "thinks",
+    "thought",
+    "knows",
+    "knew",
+    "left",
+    "joined",
+    "quit",
+    "started",
+    "plays",
+    "played",
+    "called",
+    "met",
+    "bought",
+    "sold",
+    "gave",
+    "sent",
+    "wrote",
+    "writes",
+    "married",
+    "adopted",
+    "owns",
+    "runs",
+    "ran",
+    "leads",
+    "led",
+    "manages",
+    "founded",
+    "uses",
+    "used",
+    "acquired",
+    "announced",
+    "released",
+    "visited",
+    "found",
+    "just",
+    "also",
+    "never",
+    "always",
+    "recently",
+    "and",
+    "speaks",
+    "studies",
+    "studied",
+    "graduated",
+    "drives",
+    "reports",
+    "depends",
+    "became",
+    "turned",
+    "enjoys",
+    "teaches",
+    "taught",
+    "helped",
+    "helps",
+    "won",
+    "lost",
+    "broke",
+    "fixed",
+    "isn't",
+    "wasn't",
+    "doesn't",
+    "didn't",
+    "hasn't",
 ];
 
 /// Common words that names begin with: "New York", "The Great Gatsby". Function words
 /// begin none.
 fn is_part_of_names(lower: &str) -> bool {
     const PARTS: &[&str] = &[
-        "art", "beautiful", "best", "big", "black", "blue", "christmas", "family", "first", "good", "grand", "great", "home", "last", "little",
-        "long", "new", "old", "open", "own", "red", "right", "school", "super", "sweet", "three", "time", "two", "west", "white", "wonderful", "young",
+        "art",
+        "beautiful",
+        "best",
+        "big",
+        "black",
+        "blue",
+        "christmas",
+        "family",
+        "first",
+        "good",
+        "grand",
+        "great",
+        "home",
+        "last",
+        "little",
+        "long",
+        "new",
+        "old",
+        "open",
+        "own",
+        "red",
+        "right",
+        "school",
+        "super",
+        "sweet",
+        "three",
+        "time",
+        "two",
+        "west",
+        "white",
+        "wonderful",
+        "young",
     ];
     PARTS.contains(&lower)
 }
@@ -85,7 +209,9 @@ fn shouted(words: &[Word<'_>]) -> Vec<bool> {
 }
 
 fn begins(word: &Word<'_>) -> bool {
-    let mixed_name = word.shape.is_none() && word.case == Case::Mixed && word.text.chars().any(char::is_uppercase);
+    let mixed_name = word.shape.is_none()
+        && word.case == Case::Mixed
+        && word.text.chars().any(char::is_uppercase);
     (word.is_capital() || mixed_name)
         && word.lower != "i"
         && !word.lower.starts_with("i'")
@@ -136,7 +262,8 @@ fn guarded(words: &[Word<'_>], run: Range<usize>, known: &impl Fn(&str) -> bool)
         if honorific && run.len() > 1 {
             person = true;
             run.start += 1;
-        } else if (is_common(&first.lower) && (first.gap == Gap::Sentence || run.len() == 1 || first.case != Case::Upper))
+        } else if (is_common(&first.lower)
+            && (first.gap == Gap::Sentence || run.len() == 1 || first.case != Case::Upper))
             || is_calendar(first)
         {
             // A common word within a sentence may be the beginning of a title: "The Great
@@ -205,7 +332,9 @@ pub(crate) fn titles(text: &str) -> Vec<Range<usize>> {
     for (at, letter) in text.char_indices() {
         match (letter, open) {
             ('\u{201c}' | '«', _) => open = Some((at + letter.len_utf8(), letter)),
-            ('\u{201d}', Some((from, '\u{201c}'))) | ('»', Some((from, '«'))) | ('"', Some((from, '"'))) => {
+            ('\u{201d}', Some((from, '\u{201c}')))
+            | ('»', Some((from, '«')))
+            | ('"', Some((from, '"'))) => {
                 if is_title(&text[from..at]) {
                     found.push(trimmed(text, from..at));
                 }
@@ -237,7 +366,8 @@ fn is_title(inner: &str) -> bool {
     let capitals = words.iter().filter(capital).count();
     let long = words.iter().filter(|word| word.len() > 3).count().max(1);
     // A sentence that somebody said has one capital among its words.
-    capital(&first) && (words.len() == 1 || capitals * 2 > long && capitals > 1)
+    capital(&first)
+        && (words.len() == 1 || capitals * 2 > long && capitals > 1)
         && !(words.len() == 1 && is_common(&first.to_lowercase()))
 }
 
@@ -250,7 +380,9 @@ mod tests {
         let words = words(text);
         runs(&words, |_| false)
             .into_iter()
-            .map(|run| text[words[run.words.start].start..words[run.words.end - 1].end()].to_owned())
+            .map(|run| {
+                text[words[run.words.start].start..words[run.words.end - 1].end()].to_owned()
+            })
             .collect()
     }
 
@@ -271,8 +403,12 @@ mod tests {
 
     #[test]
     fn titles_stand_in_quotation_marks() {
-        let found = |text: &str| titles(text).into_iter().map(|at| text[at].to_owned()).collect::<Vec<_>>();
-        assert_eq!(found("I read \u{201c}The Left Hand of Darkness\u{201d} and \"Dune.\""), ["The Left Hand of Darkness", "Dune"]);
+        let found =
+            |text: &str| titles(text).into_iter().map(|at| text[at].to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            found("I read \u{201c}The Left Hand of Darkness\u{201d} and \"Dune.\""),
+            ["The Left Hand of Darkness", "Dune"]
+        );
         assert!(found("He said \"I will come tomorrow\" and a 5\" pipe").is_empty());
     }
 }

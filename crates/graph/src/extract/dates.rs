@@ -33,7 +33,9 @@ impl Period {
     }
 
     fn week_of(date: Date) -> Option<Self> {
-        let from = date.checked_sub(Span::new().days(i64::from(date.weekday().to_monday_zero_offset()))).ok()?;
+        let from = date
+            .checked_sub(Span::new().days(i64::from(date.weekday().to_monday_zero_offset())))
+            .ok()?;
         Some(Self { from, until: from.checked_add(Span::new().days(7)).ok()? })
     }
 
@@ -74,9 +76,22 @@ pub fn day_of(at: Timestamp) -> Option<Date> {
 }
 
 const NUMBERS: &[(&str, i64)] = &[
-    ("a", 1), ("an", 1), ("one", 1), ("two", 2), ("three", 3), ("four", 4), ("five", 5),
-    ("six", 6), ("seven", 7), ("eight", 8), ("nine", 9), ("ten", 10), ("eleven", 11),
-    ("twelve", 12), ("couple", 2), ("few", 3),
+    ("a", 1),
+    ("an", 1),
+    ("one", 1),
+    ("two", 2),
+    ("three", 3),
+    ("four", 4),
+    ("five", 5),
+    ("six", 6),
+    ("seven", 7),
+    ("eight", 8),
+    ("nine", 9),
+    ("ten", 10),
+    ("eleven", 11),
+    ("twelve", 12),
+    ("couple", 2),
+    ("few", 3),
 ];
 
 fn number(word: &str) -> Option<i64> {
@@ -105,7 +120,8 @@ fn month(word: &Word<'_>) -> Option<i8> {
         _ => return None,
     };
     // "may" and "march" are verbs, too.
-    (word.is_capital() || !matches!(name, "may" | "march" | "mar" | "jan" | "jun" | "sep" | "dec")).then_some(number)
+    (word.is_capital() || !matches!(name, "may" | "march" | "mar" | "jan" | "jun" | "sep" | "dec"))
+        .then_some(number)
 }
 
 /// Whether a word names a day of the week or a month.
@@ -170,7 +186,9 @@ fn expression(words: &[Word<'_>], from: usize, today: Date) -> Option<(Period, u
         "today" | "tonight" => return Some((Period::day(today)?, 1)),
         "yesterday" => return Some((Period::day(days(-1)?)?, 1)),
         "tomorrow" => return Some((Period::day(days(1)?)?, 1)),
-        "last" | "next" | "this" | "past" => return relative(lower(0), lower(1), today).map(|it| (it, 2)),
+        "last" | "next" | "this" | "past" => {
+            return relative(lower(0), lower(1), today).map(|it| (it, 2));
+        }
         "recently" | "lately" => return None,
         _ => {}
     }
@@ -192,7 +210,10 @@ fn expression(words: &[Word<'_>], from: usize, today: Date) -> Option<(Period, u
             return Some((Period::month(year, month)?, 2));
         }
         let before = from.checked_sub(1).map(|nth| words[nth].lower.as_str());
-        if matches!(before, Some("in" | "since" | "during" | "last" | "until" | "by" | "of" | "early" | "late")) {
+        if matches!(
+            before,
+            Some("in" | "since" | "during" | "last" | "until" | "by" | "of" | "early" | "late")
+        ) {
             let year = if month > today.month() { today.year() - 1 } else { today.year() };
             return Some((Period::month(year, month)?, 1));
         }
@@ -211,7 +232,24 @@ fn expression(words: &[Word<'_>], from: usize, today: Date) -> Option<(Period, u
     // in 2019, since 2019
     if let Some(year) = year(lower(0)) {
         let before = from.checked_sub(1).map(|nth| words[nth].lower.as_str());
-        let dated = matches!(before, Some("in" | "since" | "of" | "during" | "until" | "from" | "by" | "summer" | "winter" | "spring" | "autumn" | "fall" | "early" | "late"));
+        let dated = matches!(
+            before,
+            Some(
+                "in" | "since"
+                    | "of"
+                    | "during"
+                    | "until"
+                    | "from"
+                    | "by"
+                    | "summer"
+                    | "winter"
+                    | "spring"
+                    | "autumn"
+                    | "fall"
+                    | "early"
+                    | "late"
+            )
+        );
         return dated.then_some((Period::year(year)?, 1));
     }
     if let Some(day) = weekday(lower(0)) {
@@ -354,7 +392,10 @@ mod tests {
             assert_eq!(found, expected, "{text}");
         };
         check("I went there yesterday.", &[("2023-05-16", "2023-05-17")]);
-        check("We met last Friday, not today", &[("2023-05-12", "2023-05-13"), ("2023-05-17", "2023-05-18")]);
+        check(
+            "We met last Friday, not today",
+            &[("2023-05-12", "2023-05-13"), ("2023-05-17", "2023-05-18")],
+        );
         check("It was two weeks ago", &[("2023-05-01", "2023-05-08")]);
         check("a couple of months ago", &[("2023-03-01", "2023-04-01")]);
         check("It happened on May 3, 2021.", &[("2021-05-03", "2021-05-04")]);

@@ -53,27 +53,195 @@ const LIKELY: i64 = 700;
 
 /// What may stand between a subject and what is said of it.
 const FILLERS: &[&str] = &[
-    "have", "has", "had", "am", "is", "are", "was", "were", "just", "recently", "now", "currently", "also", "still", "always", "really", "finally",
-    "actually", "both", "already", "absolutely", "do", "did", "does", "then", "totally", "officially", "once", "only", "even", "ve", "been", "all",
+    "have",
+    "has",
+    "had",
+    "am",
+    "is",
+    "are",
+    "was",
+    "were",
+    "just",
+    "recently",
+    "now",
+    "currently",
+    "also",
+    "still",
+    "always",
+    "really",
+    "finally",
+    "actually",
+    "both",
+    "already",
+    "absolutely",
+    "do",
+    "did",
+    "does",
+    "then",
+    "totally",
+    "officially",
+    "once",
+    "only",
+    "even",
+    "ve",
+    "been",
+    "all",
 ];
 /// What makes it no fact.
 const UNREAL: &[&str] = &[
-    "will", "would", "could", "should", "might", "may", "can", "shall", "want", "wants", "wanted", "hope", "hoping", "plan", "planning", "wish",
-    "going", "if", "thinking", "almost", "never", "not", "without", "considering", "dream", "ought", "need", "let", "try", "trying", "gonna",
+    "will",
+    "would",
+    "could",
+    "should",
+    "might",
+    "may",
+    "can",
+    "shall",
+    "want",
+    "wants",
+    "wanted",
+    "hope",
+    "hoping",
+    "plan",
+    "planning",
+    "wish",
+    "going",
+    "if",
+    "thinking",
+    "almost",
+    "never",
+    "not",
+    "without",
+    "considering",
+    "dream",
+    "ought",
+    "need",
+    "let",
+    "try",
+    "trying",
+    "gonna",
 ];
-const DETERMINERS: &[&str] = &["the", "a", "an", "my", "our", "his", "her", "their", "this", "that", "some", "its"];
+const DETERMINERS: &[&str] =
+    &["the", "a", "an", "my", "our", "his", "her", "their", "this", "that", "some", "its"];
 /// What ends the words of an object.
 const STOPS: &[&str] = &[
-    "and", "but", "because", "so", "since", "when", "while", "if", "with", "for", "in", "on", "at", "from", "to", "than", "that", "which", "who", "as",
-    "after", "before", "now", "today", "yesterday", "over", "or", "though", "although", "until", "by", "about", "too", "anymore", "ago", "last", "next",
-    "this", "where", "is", "are", "was", "were", "has", "have", "had", "will", "would", "it", "i", "we", "you", "he", "she", "they", "them", "lol", "these", "recently",
-    "instead", "more", "very", "much", "again", "then", "right",
+    "and",
+    "but",
+    "because",
+    "so",
+    "since",
+    "when",
+    "while",
+    "if",
+    "with",
+    "for",
+    "in",
+    "on",
+    "at",
+    "from",
+    "to",
+    "than",
+    "that",
+    "which",
+    "who",
+    "as",
+    "after",
+    "before",
+    "now",
+    "today",
+    "yesterday",
+    "over",
+    "or",
+    "though",
+    "although",
+    "until",
+    "by",
+    "about",
+    "too",
+    "anymore",
+    "ago",
+    "last",
+    "next",
+    "this",
+    "where",
+    "is",
+    "are",
+    "was",
+    "were",
+    "has",
+    "have",
+    "had",
+    "will",
+    "would",
+    "it",
+    "i",
+    "we",
+    "you",
+    "he",
+    "she",
+    "they",
+    "them",
+    "lol",
+    "these",
+    "recently",
+    "instead",
+    "more",
+    "very",
+    "much",
+    "again",
+    "then",
+    "right",
 ];
 /// Objects that mean nothing by themselves.
 const EMPTY: &[&str] = &[
-    "it", "that", "this", "them", "him", "her", "you", "me", "us", "one", "ones", "everything", "something", "anything", "nothing", "how", "what", "to", "there", "here",
-    "all", "some", "any", "those", "these", "things", "thing", "lot", "lots", "way", "kind", "both", "each", "idea", "fun", "bit", "your", "seeing", "hearing", "being",
-    "when", "if", "the", "a", "an", "my", "time", "part",
+    "it",
+    "that",
+    "this",
+    "them",
+    "him",
+    "her",
+    "you",
+    "me",
+    "us",
+    "one",
+    "ones",
+    "everything",
+    "something",
+    "anything",
+    "nothing",
+    "how",
+    "what",
+    "to",
+    "there",
+    "here",
+    "all",
+    "some",
+    "any",
+    "those",
+    "these",
+    "things",
+    "thing",
+    "lot",
+    "lots",
+    "way",
+    "kind",
+    "both",
+    "each",
+    "idea",
+    "fun",
+    "bit",
+    "your",
+    "seeing",
+    "hearing",
+    "being",
+    "when",
+    "if",
+    "the",
+    "a",
+    "an",
+    "my",
+    "time",
+    "part",
 ];
 
 /// A word of a sentence, contractions taken apart.
@@ -181,7 +349,9 @@ impl<'a> Reading<'a> {
                 asks[word.sentence] = true;
             }
         }
-        let careless = !words.iter().any(|word| word.is_capital() && word.text != "I" && !word.text.starts_with("I'"));
+        let careless = !words
+            .iter()
+            .any(|word| word.is_capital() && word.text != "I" && !word.text.starts_with("I'"));
         Self { text, words, names, tokens, name_of, asks, dates, careless }
     }
 
@@ -214,9 +384,10 @@ impl<'a> Reading<'a> {
             return None;
         }
         TRIGGERS.get(self.lower(at))?.iter().find_map(|(rest, relation)| {
-            let fits = rest.iter().enumerate().all(|(nth, word)| {
-                self.goes_on(at + nth + 1) && self.lower(at + nth + 1) == *word
-            });
+            let fits = rest
+                .iter()
+                .enumerate()
+                .all(|(nth, word)| self.goes_on(at + nth + 1) && self.lower(at + nth + 1) == *word);
             fits.then_some((*relation, rest.len() + 1))
         })
     }
@@ -225,7 +396,9 @@ impl<'a> Reading<'a> {
         let Some((subject, mut effect)) = self.subject(at, relation.effect) else { return };
         let from = at + length;
         let Some((object, end)) = self.object(from, relation.wants) else { return };
-        if effect == Effect::Holds && (from..end + 4).any(|nth| self.goes_on(nth) && self.lower(nth) == "anymore") {
+        if effect == Effect::Holds
+            && (from..end + 4).any(|nth| self.goes_on(nth) && self.lower(nth) == "anymore")
+        {
             effect = Effect::Ends;
         }
         // What one is said to be or do by habit only.
@@ -234,17 +407,27 @@ impl<'a> Reading<'a> {
             _ => LIKELY,
         };
         if relation.predicate == "prefers" || relation.predicate == "likes" {
-            if let Thing::Words(words) = &object && words.split(' ').count() > 3 {
+            if let Thing::Words(words) = &object
+                && words.split(' ').count() > 3
+            {
                 return;
             }
         }
         // Moved from Porto to Lisbon; switched from one to the other.
-        if effect == Effect::Ends && self.lower(end) == "to" && self.goes_on(end) && matches!(relation.predicate, "lives_in" | "uses") {
+        if effect == Effect::Ends
+            && self.lower(end) == "to"
+            && self.goes_on(end)
+            && matches!(relation.predicate, "lives_in" | "uses")
+        {
             if let Some((next, _)) = self.object(end + 1, relation.wants) {
                 found.push(said(subject.clone(), relation.predicate, next, Effect::Holds, SURE));
             }
         }
-        if relation.effect == Effect::Holds && self.lower(end) == "from" && self.goes_on(end) && matches!(relation.predicate, "lives_in" | "uses") {
+        if relation.effect == Effect::Holds
+            && self.lower(end) == "from"
+            && self.goes_on(end)
+            && matches!(relation.predicate, "lives_in" | "uses")
+        {
             if let Some((before, _)) = self.object(end + 1, relation.wants) {
                 found.push(said(subject.clone(), relation.predicate, before, Effect::Ends, SURE));
             }
@@ -293,7 +476,9 @@ impl<'a> Reading<'a> {
     }
 
     fn anymore_behind(&self, at: usize) -> bool {
-        (at..at + 10).take_while(|nth| *nth == at || self.goes_on(*nth)).any(|nth| self.lower(nth) == "anymore")
+        (at..at + 10)
+            .take_while(|nth| *nth == at || self.goes_on(*nth))
+            .any(|nth| self.lower(nth) == "anymore")
     }
 
     /// What stands from a token on, and the token behind it.
@@ -337,7 +522,29 @@ impl<'a> Reading<'a> {
             }
             let text = self.lower(nth);
             let skipped = DETERMINERS.contains(&text)
-                || matches!(text, "new" | "beautiful" | "sunny" | "lovely" | "company" | "team" | "city" | "town" | "downtown" | "north" | "south" | "east" | "west" | "startup" | "old" | "book" | "movie" | "film" | "called" | "named");
+                || matches!(
+                    text,
+                    "new"
+                        | "beautiful"
+                        | "sunny"
+                        | "lovely"
+                        | "company"
+                        | "team"
+                        | "city"
+                        | "town"
+                        | "downtown"
+                        | "north"
+                        | "south"
+                        | "east"
+                        | "west"
+                        | "startup"
+                        | "old"
+                        | "book"
+                        | "movie"
+                        | "film"
+                        | "called"
+                        | "named"
+                );
             if !skipped {
                 return None;
             }
@@ -382,7 +589,23 @@ impl<'a> Reading<'a> {
             return;
         }
         let mut noun = at + 1;
-        while self.goes_on(noun) && matches!(self.lower(noun), "new" | "older" | "younger" | "little" | "big" | "best" | "good" | "old" | "dear" | "current" | "close" | "twin") {
+        while self.goes_on(noun)
+            && matches!(
+                self.lower(noun),
+                "new"
+                    | "older"
+                    | "younger"
+                    | "little"
+                    | "big"
+                    | "best"
+                    | "good"
+                    | "old"
+                    | "dear"
+                    | "current"
+                    | "close"
+                    | "twin"
+            )
+        {
             noun += 1;
         }
         if !self.goes_on(noun) {
@@ -391,7 +614,11 @@ impl<'a> Reading<'a> {
         let text = self.lower(noun);
         // My favourite colour is green.
         if matches!(text, "favourite" | "favorite") {
-            let Some(is) = (noun + 1..noun + 4).find(|nth| self.goes_on(*nth) && matches!(self.lower(*nth), "is" | "are")) else { return };
+            let Some(is) = (noun + 1..noun + 4)
+                .find(|nth| self.goes_on(*nth) && matches!(self.lower(*nth), "is" | "are"))
+            else {
+                return;
+            };
             let what = self.tokens[noun + 1..is].iter().map(|token| token.text).collect::<Vec<_>>();
             if what.is_empty() {
                 return;
@@ -406,19 +633,32 @@ impl<'a> Reading<'a> {
         if let Some((predicate, kind)) = relative(text) {
             let after = noun + 1;
             // My sister Anna. Two commas around the name do not matter.
-            let apposed = self.name_at(after).filter(|_| self.word(after).is_some_and(|word| word.gap != Gap::Sentence));
+            let apposed = self
+                .name_at(after)
+                .filter(|_| self.word(after).is_some_and(|word| word.gap != Gap::Sentence));
             if let Some(name) = apposed {
                 let possessive = self.word(after).is_some_and(|word| word.possessive);
                 if !possessive || !self.goes_on(after + 1) {
-                    found.push(said(subject, predicate, Thing::Named(name, kind), Effect::Holds, SURE));
+                    found.push(said(
+                        subject,
+                        predicate,
+                        Thing::Named(name, kind),
+                        Effect::Holds,
+                        SURE,
+                    ));
                 }
                 return;
             }
-            let named = self.word(noun).is_some_and(|word| word.possessive) && self.lower(after) == "name";
+            let named =
+                self.word(noun).is_some_and(|word| word.possessive) && self.lower(after) == "name";
             let is = if named { after + 1 } else { after };
             let says = matches!(self.lower(is), "is" | "named" | "called");
-            let from = if matches!(self.lower(is + 1), "called" | "named") { is + 2 } else { is + 1 };
-            if says && self.goes_on(is) && let Some(name) = self.name_at(from).filter(|_| self.goes_on(from)) {
+            let from =
+                if matches!(self.lower(is + 1), "called" | "named") { is + 2 } else { is + 1 };
+            if says
+                && self.goes_on(is)
+                && let Some(name) = self.name_at(from).filter(|_| self.goes_on(from))
+            {
                 let thing = Thing::Named(name, kind);
                 found.push(said(subject, predicate, thing, Effect::Holds, SURE));
             }
@@ -427,18 +667,30 @@ impl<'a> Reading<'a> {
         let (predicate, is) = match (attribute(text), self.lower(noun + 1)) {
             (Some("phone"), "number") => ("phone", noun + 2),
             (Some(predicate), _) => (predicate, noun + 1),
-            (None, "address" ) if text == "mail" => ("email", noun + 2),
+            (None, "address") if text == "mail" => ("email", noun + 2),
             _ => return,
         };
-        if !(self.goes_on(is) && matches!(self.lower(is), "is" | "was")) || self.lower(is + 1) == "not" {
+        if !(self.goes_on(is) && matches!(self.lower(is), "is" | "was"))
+            || self.lower(is + 1) == "not"
+        {
             return;
         }
         let effect = if self.lower(is) == "was" { Effect::Held } else { Effect::Holds };
         let object = self.object(is + 1, Wants::NameOrWords(Kind::Name)).map(|(object, _)| object);
-        let dated = || self.dates.iter().find(|when| when.words.0 == self.tokens.get(is + 1).map_or(usize::MAX, |token| token.word));
+        let dated = || {
+            self.dates.iter().find(|when| {
+                when.words.0 == self.tokens.get(is + 1).map_or(usize::MAX, |token| token.word)
+            })
+        };
         if predicate == "birthday" {
             if let Some(when) = dated() {
-                found.push(said(subject, predicate, Thing::Words(when.period.from.strftime("%-d %B").to_string()), effect, SURE));
+                found.push(said(
+                    subject,
+                    predicate,
+                    Thing::Words(when.period.from.strftime("%-d %B").to_string()),
+                    effect,
+                    SURE,
+                ));
             }
             return;
         }
@@ -455,15 +707,29 @@ impl<'a> Reading<'a> {
         }
         let me = Subject::Speaker;
         if matches!(next, "am" | "turned" | "just") {
-            let nth = at + 2 + usize::from(self.lower(at + 2) == "turned" || matches!(self.lower(at + 2), "now" | "a" | "an"));
+            let nth = at
+                + 2
+                + usize::from(
+                    self.lower(at + 2) == "turned"
+                        || matches!(self.lower(at + 2), "now" | "a" | "an"),
+                );
             if !self.goes_on(nth) {
                 return;
             }
             let text = self.lower(nth);
             let number: Option<u32> = text.parse().ok().filter(|age| (1..130).contains(age));
             if let Some(age) = number {
-                let ended = !self.goes_on(nth + 1) || matches!(self.lower(nth + 1), "years" | "now" | "and" | "today" | "yesterday");
-                if ended && (next == "turned" || self.lower(nth.saturating_sub(1)) == "turned" || !self.goes_on(nth + 1) || self.lower(nth + 2) == "old") {
+                let ended = !self.goes_on(nth + 1)
+                    || matches!(
+                        self.lower(nth + 1),
+                        "years" | "now" | "and" | "today" | "yesterday"
+                    );
+                if ended
+                    && (next == "turned"
+                        || self.lower(nth.saturating_sub(1)) == "turned"
+                        || !self.goes_on(nth + 1)
+                        || self.lower(nth + 2) == "old")
+                {
                     found.push(said(me, "age", Thing::Words(age.to_string()), Effect::Holds, SURE));
                 }
                 return;
@@ -476,25 +742,40 @@ impl<'a> Reading<'a> {
                 return;
             }
             let article = matches!(self.lower(at + 2), "a" | "an");
-            if article && let Some((words, _)) = self.phrase(at + 2, 3) && is_occupation(&words) {
+            if article
+                && let Some((words, _)) = self.phrase(at + 2, 3)
+                && is_occupation(&words)
+            {
                 found.push(said(me, "works_as", Thing::Words(words), Effect::Holds, LIKELY));
                 return;
             }
-            if let Some(name) = self.name_at(at + 2) && self.goes_on(at + 2) {
+            if let Some(name) = self.name_at(at + 2)
+                && self.goes_on(at + 2)
+            {
                 let mut end = at + 3;
                 while self.name_at(end) == Some(name) {
                     end += 1;
                 }
                 let whole = !self.goes_on(end) || matches!(self.lower(end), "and" | "from");
                 if whole && self.names[name].kind.may_be_person() {
-                    found.push(said(me, "name", Thing::Named(name, Kind::Person), Effect::Holds, LIKELY));
+                    found.push(said(
+                        me,
+                        "name",
+                        Thing::Named(name, Kind::Person),
+                        Effect::Holds,
+                        LIKELY,
+                    ));
                 }
             }
             return;
         }
-        if matches!(next, "have" | "got" | "adopted") || (next == "just" && matches!(self.lower(at + 2), "got" | "adopted")) {
+        if matches!(next, "have" | "got" | "adopted")
+            || (next == "just" && matches!(self.lower(at + 2), "got" | "adopted"))
+        {
             // I have a dog named Rex.
-            let named = (at + 2..at + 8).take_while(|nth| self.goes_on(*nth)).find(|nth| matches!(self.lower(*nth), "named" | "called"));
+            let named = (at + 2..at + 8)
+                .take_while(|nth| self.goes_on(*nth))
+                .find(|nth| matches!(self.lower(*nth), "named" | "called"));
             if let Some(named) = named {
                 let kind = relative(self.lower(named - 1));
                 if let (Some((predicate, kind)), Some(name)) = (kind, self.name_at(named + 1)) {
@@ -510,8 +791,16 @@ impl<'a> Reading<'a> {
                     "kids" | "children" => "children",
                     other => other,
                 };
-                if matches!(count, "two" | "three" | "four" | "five" | "six") || count.parse::<u32>().is_ok() {
-                    found.push(said(me, predicate, Thing::Words(count.to_owned()), Effect::Holds, SURE));
+                if matches!(count, "two" | "three" | "four" | "five" | "six")
+                    || count.parse::<u32>().is_ok()
+                {
+                    found.push(said(
+                        me,
+                        predicate,
+                        Thing::Words(count.to_owned()),
+                        Effect::Holds,
+                        SURE,
+                    ));
                 }
             }
         }
@@ -529,10 +818,54 @@ fn singular(noun: &str) -> &str {
 /// Whether some words name what somebody does for a living.
 fn is_occupation(words: &str) -> bool {
     let last = words.rsplit(' ').next().unwrap_or_default();
-    const ALSO: &[&str] = &["nurse", "chef", "cook", "pilot", "judge", "student", "coach", "vet", "surgeon", "clerk", "architect", "athlete", "dentist"];
+    const ALSO: &[&str] = &[
+        "nurse",
+        "chef",
+        "cook",
+        "pilot",
+        "judge",
+        "student",
+        "coach",
+        "vet",
+        "surgeon",
+        "clerk",
+        "architect",
+        "athlete",
+        "dentist",
+    ];
     const NOT: &[&str] = &[
-        "member", "lover", "believer", "fighter", "winner", "beginner", "runner", "sister", "brother", "mother", "father", "daughter", "swimmer", "hiker", "reader",
-        "owner", "customer", "user", "starter", "sucker", "loser", "number", "matter", "fan", "master", "disaster", "newcomer", "helper", "supporter", "planner", "survivor", "morning",
+        "member",
+        "lover",
+        "believer",
+        "fighter",
+        "winner",
+        "beginner",
+        "runner",
+        "sister",
+        "brother",
+        "mother",
+        "father",
+        "daughter",
+        "swimmer",
+        "hiker",
+        "reader",
+        "owner",
+        "customer",
+        "user",
+        "starter",
+        "sucker",
+        "loser",
+        "number",
+        "matter",
+        "fan",
+        "master",
+        "disaster",
+        "newcomer",
+        "helper",
+        "supporter",
+        "planner",
+        "survivor",
+        "morning",
     ];
     let ending = ["er", "or", "ist", "ian", "eer"].iter().any(|ending| last.ends_with(ending));
     ALSO.contains(&last) || (ending && last.len() > 4 && !NOT.contains(&last))
@@ -549,7 +882,14 @@ fn split<'a>(lower: &'a str, mut push: impl FnMut(&'a str)) {
             _ => push(lower),
         };
     }
-    for (ending, full) in [("'m", "am"), ("'re", "are"), ("'ve", "have"), ("'ll", "will"), ("'d", "would"), ("n't", "not")] {
+    for (ending, full) in [
+        ("'m", "am"),
+        ("'re", "are"),
+        ("'ve", "have"),
+        ("'ll", "will"),
+        ("'d", "would"),
+        ("n't", "not"),
+    ] {
         if let Some(stem) = lower.strip_suffix(ending) {
             let stem = match (ending, stem) {
                 ("n't", "ca") => "can",

@@ -118,14 +118,16 @@ fn is_version(text: &str) -> bool {
 
 fn is_identifier(text: &str) -> bool {
     if let Some(call) = text.strip_suffix("()").or_else(|| text.strip_suffix("(")) {
-        return call.len() > 1 && call.bytes().all(|byte| is_word_byte(byte) || b".:".contains(&byte));
+        return call.len() > 1
+            && call.bytes().all(|byte| is_word_byte(byte) || b".:".contains(&byte));
     }
     let bytes = text.as_bytes();
     if !bytes.iter().all(|byte| is_word_byte(*byte) || *byte == b':' || *byte == b'.') {
         return false;
     }
     let alphanumeric = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
-    let joined = |at: usize| at > 0 && alphanumeric(bytes.get(at - 1)) && alphanumeric(bytes.get(at + 1));
+    let joined =
+        |at: usize| at > 0 && alphanumeric(bytes.get(at - 1)) && alphanumeric(bytes.get(at + 1));
     if (0..bytes.len()).any(|at| bytes[at] == b'_' && joined(at)) {
         return true;
     }
@@ -184,7 +186,19 @@ mod tests {
         check("std::io", Some(Shape::Identifier));
         check("OPS-311", Some(Shape::Identifier));
         check("9f86d081884c", Some(Shape::Identifier));
-        for text in ["iPhone", "eBay", "2.5", "and/or", "McDonald", "well-known", "A", "24/7", "1990s", "e.g", "12-13"] {
+        for text in [
+            "iPhone",
+            "eBay",
+            "2.5",
+            "and/or",
+            "McDonald",
+            "well-known",
+            "A",
+            "24/7",
+            "1990s",
+            "e.g",
+            "12-13",
+        ] {
             check(text, None);
         }
     }

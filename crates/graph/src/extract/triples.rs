@@ -107,10 +107,12 @@ impl Walk<'_> {
                 Some(nth) if nth != subject => Object::Named(nth),
                 _ => return,
             },
-            Value::String(text) if names_something(text) => match self.name(text.trim(), kind_of(member)) {
-                Some(nth) if nth != subject => Object::Named(nth),
-                _ => return,
-            },
+            Value::String(text) if names_something(text) => {
+                match self.name(text.trim(), kind_of(member)) {
+                    Some(nth) if nth != subject => Object::Named(nth),
+                    _ => return,
+                }
+            }
             Value::String(text) => {
                 Object::Literal(text[..text.floor_char_boundary(LITERAL_BYTES_MAX)].to_owned())
             }
@@ -140,7 +142,8 @@ fn names_something(text: &str) -> bool {
 
 fn kind_of(role: &str) -> Kind {
     match role.to_ascii_lowercase().trim_end_matches('s') {
-        "person" | "user" | "author" | "owner" | "customer" | "employee" | "manager" | "contact" => Kind::Person,
+        "person" | "user" | "author" | "owner" | "customer" | "employee" | "manager"
+        | "contact" => Kind::Person,
         "company" | "organisation" | "organization" | "employer" | "team" => Kind::Organisation,
         "city" | "country" | "place" | "location" | "addres" => Kind::Place,
         "title" | "book" | "film" | "movie" => Kind::Title,

@@ -182,8 +182,17 @@ fn without_possessive(text: &str) -> (&str, bool) {
             let lower = bare.to_ascii_lowercase();
             let verb = matches!(
                 lower.as_str(),
-                "it" | "he" | "she" | "that" | "there" | "here" | "what" | "who" | "where" | "how"
-                    | "let" | "when"
+                "it" | "he"
+                    | "she"
+                    | "that"
+                    | "there"
+                    | "here"
+                    | "what"
+                    | "who"
+                    | "where"
+                    | "how"
+                    | "let"
+                    | "when"
             );
             return if verb { (text, false) } else { (bare, true) };
         }
@@ -214,14 +223,48 @@ fn widest(one: Gap, other: Gap) -> Gap {
 }
 
 fn is_opening(letter: char) -> bool {
-    matches!(letter, '(' | '[' | '{' | '"' | '\'' | '\u{201c}' | '\u{2018}' | '<' | '*' | '«' | '-' | '—' | '–' | '>' | '`')
+    matches!(
+        letter,
+        '(' | '['
+            | '{'
+            | '"'
+            | '\''
+            | '\u{201c}'
+            | '\u{2018}'
+            | '<'
+            | '*'
+            | '«'
+            | '-'
+            | '—'
+            | '–'
+            | '>'
+            | '`'
+    )
 }
 
 fn is_closing(letter: char) -> bool {
     matches!(
         letter,
-        ')' | ']' | '}' | '"' | '\'' | '\u{201d}' | '\u{2019}' | '>' | '*' | '»' | '.' | ',' | ';'
-            | ':' | '!' | '?' | '…' | '-' | '—' | '–' | '`'
+        ')' | ']'
+            | '}'
+            | '"'
+            | '\''
+            | '\u{201d}'
+            | '\u{2019}'
+            | '>'
+            | '*'
+            | '»'
+            | '.'
+            | ','
+            | ';'
+            | ':'
+            | '!'
+            | '?'
+            | '…'
+            | '-'
+            | '—'
+            | '–'
+            | '`'
     )
 }
 
@@ -247,8 +290,18 @@ mod tests {
         assert_eq!(
             shown,
             [
-                ("Dr", 0), ("Ada", 0), ("dog", 0), ("met", 0), ("Tom", 0), ("in", 0), ("NYC", 0),
-                ("It", 1), ("ran", 1), ("I", 1), ("think", 1), ("Bye", 2),
+                ("Dr", 0),
+                ("Ada", 0),
+                ("dog", 0),
+                ("met", 0),
+                ("Tom", 0),
+                ("in", 0),
+                ("NYC", 0),
+                ("It", 1),
+                ("ran", 1),
+                ("I", 1),
+                ("think", 1),
+                ("Bye", 2),
             ]
         );
         assert!(found[1].possessive && found[6].case == Case::Upper);

@@ -58,6 +58,7 @@ fn note(passage: &Passage) -> String {
         Source::Message { role: MessageRole::Assistant, .. } => "the assistant",
         Source::Message { role: MessageRole::System, .. } => "the system",
         Source::Memory => "a memory",
+        Source::Fact => "a fact",
     };
     let quoted: Vec<String> = passage.text.lines().map(|line| format!("> {line}")).collect();
     format!("{}, {who}:\n{}", passage.at, quoted.join("\n"))
