@@ -18,6 +18,7 @@ pub mod http;
 pub mod load;
 pub mod procfs;
 pub mod realtime;
+pub mod recall;
 pub mod report;
 pub mod runs;
 pub mod targets;

@@ -99,6 +99,8 @@ impl Engine {
     /// otherwise with a purge for what is in it.
     pub(crate) async fn session_expire(&self, org: OrgId, session: &OldSession) -> Result<()> {
         let contents = self.session_contents(org, session.id).await?;
+        let found = self.0.store.resource_get::<SessionBody>(org, session.id).await?;
+        let user_id = found.map(|it| it.entity()).transpose()?.and_then(|it| it.body.user_id);
         let now = self.now();
         let mut write = Write::new(org).bulk();
         if contents.is_small() {
@@ -117,7 +119,7 @@ impl Engine {
         self.log_session_deleted(&mut write, session);
         self.0.store.write(write).await?;
         self.0.claimable.notify_one();
-        Ok(())
+        self.session_episodes_forget(org, session.id, user_id.as_deref()).await
     }
 
     /// Carries out a purge that was claimed, as far as that goes now.

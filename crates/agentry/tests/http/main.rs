@@ -15,6 +15,7 @@ mod goals;
 mod graph;
 mod graph_groups;
 mod graph_import;
+mod graph_memory;
 mod idempotency;
 mod keys;
 mod keys_command;
