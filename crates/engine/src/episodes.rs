@@ -18,6 +18,8 @@ use agentry_domain::{
     Caller, Code, Done, EpisodeId, Error, JsonText, NodeId, Once, OrgId, Page, PageRequest, Result,
     SessionId, Timestamp,
 };
+use agentry_graph::extract::{EXTRACTOR, EXTRACTOR_VERSION, Turn, extract};
+use agentry_graph::gazetteer::Gazetteer;
 use agentry_store::{GraphBacklog, Mention, OldEpisode, Write};
 use tokio::sync::Semaphore;
 
@@ -26,6 +28,9 @@ use crate::users::{USER_TRIES_MAX, user_ensure};
 
 pub(crate) use ingest::Gazetteers;
 
+/// Bytes of a message that is read in the write that ends its run, to tell whether there
+/// is anything in it: some tens of microseconds.
+const READ_AT_ONCE_BYTES_MAX: usize = 2_048;
 /// Episodes that are forgotten after one look.
 const FORGOTTEN_AT_ONCE: u32 = 100;
 /// How long a caller waits before trying again when a group's queue is full.
@@ -315,11 +320,12 @@ impl Engine {
     }
 
     /// Adds to the write that ends a run what the graph is to remember of it.
-    pub(crate) fn episode_of_run(&self, write: &mut Write, run: &Run, message: &Message) {
+    /// Whether something is to be drawn from it.
+    pub(crate) fn episode_of_run(&self, write: &mut Write, run: &Run, message: &Message) -> bool {
         if !self.0.options.graph.enabled || message.content.trim().is_empty() {
-            return;
+            return false;
         }
-        let episode = Episode {
+        let mut episode = Episode {
             id: EpisodeId::from_bytes(message.id.to_bytes()),
             group_id: run_group(run.user_id.as_deref(), run.session),
             kind: EpisodeKind::Text,
@@ -338,10 +344,17 @@ impl Engine {
             error: None,
             metadata: JsonText::empty(),
         };
+        // Most of what is said names nothing and states nothing: that is done with
+        // this write, and costs no job.
+        if message.content.len() <= READ_AT_ONCE_BYTES_MAX && says_nothing(&episode) {
+            episode.state = EpisodeState::Done;
+            episode.extractor = Some(extractor());
+        }
         // The same words in another run are another episode.
         let mut hasher = blake3::Hasher::new();
         hasher.update(&message.id.to_bytes());
         write.episode_insert(&episode, cut(&hasher), None);
+        episode.state == EpisodeState::Pending
     }
 
     /// Adds to a write that an episode goes, with the facts that rest on it alone.
@@ -442,6 +455,23 @@ impl Engine {
         let named = store.nodes_mentioned(org, group, &[id], 1).await?;
         Ok(named.iter().all(Vec::is_empty))
     }
+}
+
+/// Whether an episode names nothing but its speaker and states nothing, as far as that
+/// can be told without what its group knows.
+fn says_nothing(episode: &Episode) -> bool {
+    let turn = Turn {
+        text: &episode.content,
+        speaker: Some(episode.first_person()),
+        at: episode.occurred_at,
+    };
+    let found = extract(&turn, &Gazetteer::default());
+    found.facts.is_empty() && found.names.iter().all(|name| name.spans.is_empty())
+}
+
+/// What draws from episodes, with its version.
+pub(crate) fn extractor() -> String {
+    format!("{EXTRACTOR}/{EXTRACTOR_VERSION}")
 }
 
 /// Where what is said in a run goes: to its user or, of nobody's, to its session.

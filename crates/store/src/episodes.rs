@@ -30,7 +30,7 @@ statements! {
     EPISODE_INSERT = "insert into graph_episode (org, group_id, id, hash, kind, role, speaker, \
         source, content, session_id, user_id, message, seq, occurred_at, ingested_at, state, \
         extractor, attempts, error, metadata) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, \
-        $11, $12, $13, $13, $14, $15, null, 0, null, $16)";
+        $11, $12, $13, $13, $14, $15, $16, 0, null, $17)";
     EPISODE_GET = "select id, kind, role, speaker, source, content, session_id, user_id, message, \
         occurred_at, ingested_at, state, extractor, attempts, error, metadata from graph_episode \
         where org = $1 and group_id = $2 and id = $3";
@@ -273,6 +273,7 @@ impl Write {
                 episode.occurred_at,
                 episode.ingested_at,
                 episode.state.as_str(),
+                episode.extractor.as_ref(),
                 episode.metadata.as_str().to_owned(),
             ],
         )

@@ -440,7 +440,9 @@ impl Store {
             let weighed = all.iter().map(|term| count(term.clone(), &candidates)).collect();
             (weighed, candidates)
         } else {
-            let weighed: Vec<(String, u64)> = self.text_weigh(sought, &all, documents).await?;
+            let own = self.text_weigh(sought, terms, documents).await?;
+            let weighed: Vec<(String, u64)> =
+                own.into_iter().chain(self.text_rare(sought, kindred, documents).await?).collect();
             let (own, other) = weighed.split_at(terms.len());
             let mut chosen = choose(own, documents);
             let held = |chosen: &[&String]| -> u64 {
@@ -531,6 +533,24 @@ impl Store {
         let bound = terms.iter().map(|term| values![self.match_any(sought, &[term]), count_max]);
         let counted = self.scan_each(&TEXT_MATCHES, bound.collect(), value::int).await?;
         let counts = counted.into_iter().map(|rows| rows.first().map_or(0, |n| n.unsigned_abs()));
+        Ok(terms.iter().cloned().zip(counts).collect())
+    }
+
+    /// In how many documents each of these terms is, if these are few; one that is in
+    /// more than can be looked at counts as common, and is not counted further.
+    async fn text_rare(
+        &self,
+        sought: &Sought,
+        terms: &[String],
+        documents: u64,
+    ) -> Result<Vec<(String, u64)>> {
+        let count_max = i64::from(CANDIDATES_MAX) + 1;
+        let bound = terms.iter().map(|term| values![self.match_any(sought, &[term]), count_max]);
+        let counted = self.scan_each(&TEXT_MATCHES, bound.collect(), value::int).await?;
+        let counts = counted.into_iter().map(|rows| match rows.first().map(|n| n.unsigned_abs()) {
+            Some(n) if n > CANDIDATES_FEW => n.max(documents / COMMON_TERM_ONE_IN),
+            n => n.unwrap_or(0),
+        });
         Ok(terms.iter().cloned().zip(counts).collect())
     }
 

@@ -10,12 +10,13 @@ use std::time::Duration;
 use agentry_domain::episodes::{EPISODE_ATTEMPTS_MAX, EPISODE_BATCH_MAX, Episode};
 use agentry_domain::graph::{GroupId, normal_name};
 use agentry_domain::{Code, Error, OrgId, Result};
-use agentry_graph::extract::{EXTRACTOR, EXTRACTOR_VERSION, Extraction, Turn, extract};
+use agentry_graph::extract::{Extraction, Turn, extract};
 use agentry_graph::gazetteer::{GAZETTEER_NAMES_MAX, Gazetteer};
 use agentry_store::{ClaimedJob, Write};
 use parking_lot::Mutex;
 
 use super::drawn::Drawn;
+use super::extractor;
 use crate::Engine;
 
 /// Groups whose names are kept at hand.
@@ -97,7 +98,10 @@ impl Engine {
                     Err(error) => return Err(error),
                 }
             }
-            match self.graph_batch(job, &group, &batch).await {
+            // The last batch ends the job with it, unless one comes meanwhile.
+            let ends = changes == 0 && batch.len() < at_once as usize;
+            match self.graph_batch(job, &group, (&batch, ends)).await {
+                Ok(()) if ends => return Ok(true),
                 Ok(()) => (at_once, changes) = (EPISODE_BATCH_MAX, 0),
                 // An episode or a node was deleted or changed meanwhile.
                 Err(error)
@@ -142,7 +146,7 @@ impl Engine {
         &self,
         job: &ClaimedJob,
         group: &GroupId,
-        batch: &[Episode],
+        (batch, ends): (&[Episode], bool),
     ) -> Result<()> {
         let gazetteer = self.gazetteer(job.org, group).await?;
         let episodes = batch.to_vec();
@@ -161,9 +165,11 @@ impl Engine {
         let Some(last) = batch.last() else { return Ok(()) };
         let mut write = Write::new(job.org).bulk();
         let ids: Vec<_> = batch.iter().map(|episode| episode.id).collect();
-        let extractor = format!("{EXTRACTOR}/{EXTRACTOR_VERSION}");
-        write.episodes_done(job, group, &ids, &extractor, last.ingested_at);
+        write.episodes_done(job, group, &ids, &extractor(), last.ingested_at);
         drawn.add_to(&mut write, group);
+        if ends {
+            write.graph_job_end(job);
+        }
         self.0.store.write(write).await?;
         {
             let mut known = gazetteer.lock();

@@ -468,11 +468,9 @@ impl Engine {
         let mut end = self.end_of(run, outcome, known)?;
         let waited = run.status == RunStatus::Queued;
         let (mut write, promoted) = finishing_write(caller, job, &mut end, waited);
-        if outcome.remember {
-            self.remember_run(&mut write, &end);
-        }
+        let remembered = outcome.remember && self.remember_run(&mut write, &end);
         let written = self.0.store.write(write).await?;
-        if written.promoted(promoted) || (outcome.remember && self.0.options.graph.enabled) {
+        if written.promoted(promoted) || remembered {
             self.0.claimable.notify_one();
         }
         Ok(end.run)
@@ -482,7 +480,9 @@ impl Engine {
 impl Engine {
     /// Adds to the finishing write what the graph is to remember: what was asked, and the
     /// reply, if that is more than a repetition. Of what was withdrawn nothing is left.
-    fn remember_run(&self, write: &mut Write, end: &End) {
+    /// Whether there is something to draw from.
+    fn remember_run(&self, write: &mut Write, end: &End) -> bool {
+        let mut waits = false;
         let run = &end.run;
         let at = run.finished_at.unwrap_or(run.created_at);
         let message = |id, role, content: &str, created_at| Message {
@@ -497,12 +497,13 @@ impl Engine {
         if let Some(id) = run.message {
             let asked_at = run.started_at.unwrap_or(at);
             let input = message(id, MessageRole::User, &run.request.input, asked_at);
-            self.episode_of_run(write, run, &input);
+            waits |= self.episode_of_run(write, run, &input);
         }
         if let (Some(id), Some(reply), true) = (end.reply, &run.reply, end.remember) {
             let reply = message(id, MessageRole::Assistant, reply, at);
-            self.episode_of_run(write, run, &reply);
+            waits |= self.episode_of_run(write, run, &reply);
         }
+        waits
     }
 }
 

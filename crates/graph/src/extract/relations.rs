@@ -160,7 +160,7 @@ pub(crate) const RELATIONS: &[Relation] = &[
         ANYTHING,
     ),
     holds(
-        &["hate", "hates", "dislike", "dislikes", "do not like", "does not like", "cannot stand"],
+        &["hate", "hates", "dislike", "dislikes", "do not like", "does not like", "can not stand"],
         "dislikes",
         ANYTHING,
     ),

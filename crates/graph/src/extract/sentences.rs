@@ -450,7 +450,17 @@ impl<'a> Reading<'a> {
                 return Some((Subject::Named(name), effect));
             }
             match text {
-                "i" | "we" => return Some((Subject::Speaker, effect)),
+                "i" | "we" => {
+                    let supposed = self.goes_on(nth)
+                        && matches!(self.lower(nth.wrapping_sub(1)), "if" | "wish" | "unless" | "until");
+                    let have = (nth..at).any(|it| matches!(self.lower(it), "have" | "has" | "been"));
+                    // "I lived in Rome", but "I have lived in Rome since 2019".
+                    let past = matches!(self.lower(at), "lived" | "worked") && !have;
+                    if past && effect == Effect::Holds {
+                        effect = Effect::Held;
+                    }
+                    return (!supposed).then_some((Subject::Speaker, effect));
+                }
                 // "I used to live in"
                 "to" if nth > 0 && self.lower(nth - 1) == "used" => {
                     effect = Effect::Held;
@@ -505,7 +515,9 @@ impl<'a> Reading<'a> {
 
     fn name_object(&self, from: usize, kind: Kind) -> Option<(Thing, usize)> {
         for nth in from..=from + SKIPPED_MAX {
-            let quoted = nth == from && kind == Kind::Title;
+            // A title stands in quotation marks, which are a break otherwise.
+            let titled = |name: usize| self.names[name].kind == Kind::Title;
+            let quoted = nth == from && self.name_at(nth).is_some_and(titled);
             if !(self.goes_on(nth) || quoted) {
                 return None;
             }
