@@ -84,7 +84,8 @@ fn naive(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn names_and_facts_are_found_far_better_than_by_capitals_alone() {
-    let (mut names, mut capitals, mut facts) = (Tally::default(), Tally::default(), Tally::default());
+    let (mut names, mut capitals, mut facts) =
+        (Tally::default(), Tally::default(), Tally::default());
     for text in corpus() {
         let turn = Turn { text: &text.said, speaker: None, at: AT };
         let found = extract(&turn, &Gazetteer::default());
@@ -113,7 +114,9 @@ fn names_and_facts_are_found_far_better_than_by_capitals_alone() {
             .collect();
         let facts_expected: BTreeSet<String> =
             text.facts.iter().map(|fact| fact.replace("| the ", "| ")).collect();
-        for (what, found, expected) in [("name", &named, &text.names), ("fact", &stated, &facts_expected)] {
+        for (what, found, expected) in
+            [("name", &named, &text.names), ("fact", &stated, &facts_expected)]
+        {
             for missed in expected.difference(found) {
                 println!("missed {what}: {missed:?} in {:?}", text.said);
             }

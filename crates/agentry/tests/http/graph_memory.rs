@@ -402,7 +402,7 @@ async fn a_kill_in_a_storm_loses_and_doubles_nothing(engine: Engine) {
             () = enough.notified() => {}
         }
         server.kill();
-        kept.append(&mut acknowledged.lock().await);
+        kept.append(&mut *acknowledged.lock().await);
     }
     let server = Process::start_with(&home, &lease);
     settled(&server, "default").await;

@@ -144,7 +144,7 @@ impl Drawn {
                 let quote = quote.chars().take(FACT_QUOTE_CHARS_MAX).collect();
                 let evidence = Evidence { episode_id: episode.id, quote };
                 let timeline = timelines.entry((subject, found.predicate.clone())).or_default();
-                drawn.tell(timeline, fact, found.effect, evidence, now);
+                drawn.tell(timeline, fact, found.effect, (evidence, episode.occurred_at), now);
             }
         }
         drawn.edges = edges(engine, org, group, &together, related, now).await?;
@@ -258,7 +258,7 @@ impl Drawn {
         timeline: &mut Vec<Told>,
         mut fact: Fact,
         effect: Effect,
-        evidence: Evidence,
+        (evidence, told_at): (Evidence, Timestamp),
         now: Timestamp,
     ) {
         let at = fact.valid_at.unwrap_or(now);
@@ -270,6 +270,13 @@ impl Drawn {
                     return;
                 }
                 if is_single(&fact.predicate) {
+                    // It holds when it is told, too. What was told to hold later than it
+                    // is said to have begun has ended by then, and it began after that.
+                    let between = |told: &Told| {
+                        told.valid_at.is_some_and(|from| from > at && from <= told_at)
+                    };
+                    let at = if timeline.iter().any(between) { told_at } else { at };
+                    fact.valid_at = Some(at);
                     let others: Vec<Held<FactId>> = timeline.iter().map(Told::held).collect();
                     let placed = place(&others, at);
                     fact.invalid_at = placed.invalid_at;

@@ -20,8 +20,21 @@ const TITLE_WORDS_MAX: usize = 9;
 const CONNECTORS: &[&str] =
     &["of", "de", "la", "van", "von", "der", "den", "di", "da", "del", "du", "bin", "al", "the"];
 /// What stands before a person's name.
-const HONORIFICS: &[&str] =
-    &["mr", "mrs", "ms", "dr", "prof", "professor", "doctor", "sir", "lady", "aunt", "uncle", "captain", "president"];
+const HONORIFICS: &[&str] = &[
+    "mr",
+    "mrs",
+    "ms",
+    "dr",
+    "prof",
+    "professor",
+    "doctor",
+    "sir",
+    "lady",
+    "aunt",
+    "uncle",
+    "captain",
+    "president",
+];
 /// What follows a name that begins a sentence.
 const AFTER_A_NAME: &[&str] = &[
     "is",

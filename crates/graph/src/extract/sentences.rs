@@ -452,8 +452,12 @@ impl<'a> Reading<'a> {
             match text {
                 "i" | "we" => {
                     let supposed = self.goes_on(nth)
-                        && matches!(self.lower(nth.wrapping_sub(1)), "if" | "wish" | "unless" | "until");
-                    let have = (nth..at).any(|it| matches!(self.lower(it), "have" | "has" | "been"));
+                        && matches!(
+                            self.lower(nth.wrapping_sub(1)),
+                            "if" | "wish" | "unless" | "until"
+                        );
+                    let have =
+                        (nth..at).any(|it| matches!(self.lower(it), "have" | "has" | "been"));
                     // "I lived in Rome", but "I have lived in Rome since 2019".
                     let past = matches!(self.lower(at), "lived" | "worked") && !have;
                     if past && effect == Effect::Holds {
