@@ -118,10 +118,11 @@ pub(crate) fn words(text: &str) -> Vec<Word<'_>> {
             }
             gap = Gap::Space;
         }
-        let ends = after.contains(['.', '!', '?', '…']) && !is_abbreviation(core, after);
+        let abbreviation = is_abbreviation(core, after);
+        let ends = after.contains(['.', '!', '?', '…']) && !abbreviation;
         if ends || chunk.contains('\n') {
             gap = Gap::Sentence;
-        } else if !after.is_empty() {
+        } else if !(after.is_empty() || (abbreviation && after == ".")) {
             gap = widest(gap, Gap::Break);
         }
     }
