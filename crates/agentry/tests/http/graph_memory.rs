@@ -317,6 +317,13 @@ async fn a_merge_is_followed_and_undone(engine: Engine) {
     take(&server, json!({"content": "Bobby works at Initech."})).await;
     settled(&server, "default").await;
     assert_eq!(facts(&server, "predicate=works_at").await[0]["subject"], json!(robert));
+    // What was known of the other one is read with this one's, while they are one.
+    let of_robert = format!("subject={robert}");
+    let read = texts(&facts(&server, &of_robert).await);
+    assert_eq!(
+        read,
+        set(&["Robert Stone lives in Porto", "Bobby lives in Rome", "Bobby works at Initech"])
+    );
     let undo = format!("{path}/{bobby}");
     assert_eq!(answer(server.request(Method::DELETE, &undo)).await.0, StatusCode::NO_CONTENT);
     assert_eq!(answer(server.request(Method::DELETE, &undo)).await.0, StatusCode::NOT_FOUND);
