@@ -20,6 +20,7 @@ pub mod load;
 pub mod mcp;
 pub mod procfs;
 pub mod realtime;
+pub mod recall;
 pub mod report;
 pub mod runs;
 pub mod targets;

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use xtask::bench::{Options, bench, generators, goodput, graph, mcp, realtime, runs};
+use xtask::bench::{Options, bench, generators, goodput, graph, mcp, realtime, recall, runs};
 use xtask::powercut::{Journal, Operation, Replay, Unsynced};
 use xtask::surroundings::{Surroundings, cargo_soak, cargo_test};
 use xtask::{code_graph, shims, workspace};
@@ -193,6 +193,25 @@ enum Task {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Measures how much of the evidence for a question recall finds, beside plain full
+    /// text: recall at 5, 10, 20 and 50, and nDCG at 10.
+    BenchRecall {
+        /// A file in the shape of LoCoMo; it is no part of this project.
+        #[arg(long)]
+        data: PathBuf,
+        /// The cargo profile of the server.
+        #[arg(long, default_value = "release")]
+        profile: String,
+        /// Takes the program as it was built before.
+        #[arg(long)]
+        built: bool,
+        /// A `postgres://` URL, to keep the state there; SQLite without it.
+        #[arg(long)]
+        database: Option<String>,
+        /// Where the results go, as JSON.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Holds connections for `bench-realtime`, which starts it.
     #[command(hide = true)]
     Listen {
@@ -325,6 +344,11 @@ fn main() -> Result<ExitCode> {
             let out = out.unwrap_or_else(|| mcp::out(&workspace::root()));
             write_results(&report, &report.table(), &out)?;
             Ok(ExitCode::SUCCESS)
+        }
+        Task::BenchRecall { data, profile, built, database, out } => {
+            let options = recall::Options { profile, built, data, database, out };
+            let holds = recall::bench(&options)?;
+            Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Task::Listen { address, connections } => {
             realtime::listen(&address, connections)?;

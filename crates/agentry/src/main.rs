@@ -4,6 +4,7 @@
 mod audit;
 mod backup;
 mod event_metrics;
+mod graph_metrics;
 mod keys;
 mod limit_metrics;
 mod local;
@@ -26,7 +27,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::settings::{Auth, Flags, Settings};
+use crate::settings::{Auth, Flags, Settings, Switch};
 
 // Many small allocations live as long as one request; mimalloc serves those
 // from the thread's own pages.
@@ -80,6 +81,9 @@ struct ServeArgs {
     /// Who may use the server.
     #[arg(long, value_enum)]
     auth: Option<Auth>,
+    /// Whether episodes are taken and runs are remembered in the graph.
+    #[arg(long, value_enum)]
+    graph: Option<Switch>,
 }
 
 /// Which installation a command is about.
@@ -173,6 +177,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 data: args.data,
                 database: args.database,
                 auth: args.auth,
+                graph: args.graph,
             };
             serve::run(Settings::load(args.config.as_deref(), &flags)?)?;
         }

@@ -21,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::event_metrics;
+use crate::graph_metrics;
 use crate::local::Announced;
 use crate::owner;
 use crate::sealing;
@@ -92,6 +93,8 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
     process_metrics::register(&metrics);
     let readiness = Readiness::new();
     watch_storage(&engine, &readiness, &tasks);
+    let noted = settings.graph_options().backlog_episodes_noted;
+    graph_metrics::register(&metrics, &readiness, &engine, noted, &tasks);
 
     let api =
         Api::new(engine.clone(), events.clone(), metrics.clone(), readiness.clone(), stop.clone());

@@ -31,6 +31,15 @@ pub(crate) enum Auth {
     None,
 }
 
+/// Whether something is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -190,6 +199,10 @@ pub(crate) struct Events {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Graph {
+    enabled: bool,
+    group_queue_episodes_max: u32,
+    drawing_max: usize,
+    backlog_episodes_noted: u64,
     import_bytes_max: usize,
     import_ms: u64,
 }
@@ -283,6 +296,7 @@ pub(crate) struct Flags {
     pub(crate) data: Option<PathBuf>,
     pub(crate) database: Option<String>,
     pub(crate) auth: Option<Auth>,
+    pub(crate) graph: Option<Switch>,
 }
 
 /// Bytes of a webhook's answer that are read at most.
@@ -348,6 +362,7 @@ impl Settings {
                 flags.data.as_ref().map(|data| data.to_string_lossy().into_owned()),
             )?
             .set_override_option("database", flags.database.clone())?
+            .set_override_option("graph.enabled", flags.graph.map(|graph| graph == Switch::On))?
             .set_override_option(
                 "auth",
                 flags.auth.map(|auth| match auth {
@@ -387,6 +402,8 @@ impl Settings {
             ("events.ring_bytes_max", self.events.ring_bytes_max),
             ("runs.executing_max", self.runs.executing_max),
             ("graph.import_bytes_max", self.graph.import_bytes_max),
+            ("graph.drawing_max", self.graph.drawing_max),
+            ("graph.group_queue_episodes_max", self.graph.group_queue_episodes_max as usize),
             ("webhooks.delivering_max", self.webhooks.delivering_max),
             ("mcp.connections_max", self.mcp.connections_max),
             ("mcp.server_calls_max", self.mcp.server_calls_max),
@@ -455,6 +472,16 @@ impl Settings {
             denials_gathered_for: Duration::from_millis(self.audit.denials_gathered_ms),
             mcp: self.mcp_limits(),
             run_limits: self.run_limits(),
+            graph: self.graph_options(),
+        }
+    }
+
+    pub(crate) fn graph_options(&self) -> agentry_engine::GraphOptions {
+        agentry_engine::GraphOptions {
+            enabled: self.graph.enabled,
+            group_queue_episodes_max: self.graph.group_queue_episodes_max,
+            drawing_max: self.graph.drawing_max,
+            backlog_episodes_noted: self.graph.backlog_episodes_noted,
         }
     }
 
@@ -677,6 +704,7 @@ mod tests {
         assert_eq!(settings.mcp_limits(), agentry_engine::McpLimits::default());
         assert_eq!(settings.mcp_options(), agentry_mcp::Options::default());
         assert_eq!(settings.run_limits(), RunLimits::default());
+        assert_eq!(settings.graph_options(), agentry_engine::GraphOptions::default());
         assert_eq!(settings.sealing_key, None);
         assert!(settings.providers.is_empty());
         assert_eq!(settings.database, None);

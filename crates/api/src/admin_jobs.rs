@@ -66,6 +66,8 @@ pub struct PurgedAnswer {
     files: u64,
     /// What recall had of messages.
     documents: u64,
+    /// Episodes, with what rested on them alone.
+    episodes: u64,
 }
 
 impl<'a> JobAnswer<'a> {
@@ -85,6 +87,7 @@ impl<'a> JobAnswer<'a> {
                 memories: result.memories,
                 files: result.files,
                 documents: result.documents,
+                episodes: result.episodes,
             },
             error: job.error.as_deref(),
             created_at: job.created_at,

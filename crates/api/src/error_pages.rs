@@ -32,6 +32,8 @@ pages! {
     BodyTooLarge => "body_too_large",
     Unauthenticated => "unauthenticated",
     Forbidden => "forbidden",
+    GraphOff => "graph_off",
+    GraphQueueFull => "graph_queue_full",
     NotFound => "not_found",
     MethodNotAllowed => "method_not_allowed",
     Conflict => "conflict",

@@ -396,6 +396,11 @@ impl Fields {
         self.faults.push(Fault::new(pointer, code, detail));
     }
 
+    /// Whether a request is read, and no schema described.
+    pub fn reads(&self) -> bool {
+        !matches!(self.source, Source::Description(_))
+    }
+
     /// Whether nothing was wrong so far, so that values are what was sent.
     pub fn is_faultless(&self) -> bool {
         self.faults.is_empty()

@@ -12,10 +12,12 @@ pub mod audit;
 pub mod backup;
 pub mod chat;
 pub mod conversations;
+pub mod episodes;
 pub mod error_pages;
 pub mod events;
 pub mod events_socket;
 pub mod extract;
+pub mod facts;
 pub mod fields;
 pub mod files;
 pub mod goals;
@@ -161,6 +163,16 @@ fn operations() -> Operations<ApiState> {
         .with(op!(GraphRead, Request, graph_edges::edge_get))
         .with(op!(GraphWrite, Request, graph_edges::edge_update))
         .with(op!(GraphWrite, Request, graph_edges::edge_delete))
+        .with(op!(GraphWrite, Request, facts::node_merge))
+        .with(op!(GraphWrite, Request, facts::node_unmerge))
+        .with(op!(GraphWrite, Request, episodes::episode_create))
+        .with(op!(GraphRead, Request, episodes::episode_list))
+        .with(op!(GraphRead, Request, episodes::episode_get))
+        .with(op!(Administer, Request, episodes::episode_retry))
+        .with(op!(Administer, Request, episodes::episode_drop))
+        .with(op!(GraphRead, Request, facts::fact_list))
+        .with(op!(GraphRead, Request, facts::fact_get))
+        .with(op!(GraphRead, Request, facts::graph_search))
         .with(op!(KeysWrite, Request, keys::key_create))
         .with(op!(KeysRead, Request, keys::key_list))
         .with(op!(KeysRead, Request, keys::key_get))

@@ -162,6 +162,7 @@ pub const fn status(code: Code) -> StatusCode {
         | Code::QueueFull
         | Code::RateLimited
         | Code::DailyQuotaExceeded
+        | Code::GraphQueueFull
         | Code::ModelRateLimited => StatusCode::TOO_MANY_REQUESTS,
         Code::Overloaded
         | Code::ShuttingDown
@@ -169,6 +170,7 @@ pub const fn status(code: Code) -> StatusCode {
         | Code::TokenKeysUnavailable
         | Code::SealingKeyMissing
         | Code::ModelCircuitOpen
+        | Code::GraphOff
         | Code::RunInterrupted => StatusCode::SERVICE_UNAVAILABLE,
         Code::DeadlineExceeded | Code::ModelTimeout | Code::McpTimeout | Code::RunTimedOut => {
             StatusCode::GATEWAY_TIMEOUT

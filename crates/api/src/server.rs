@@ -50,7 +50,7 @@ pub struct ReadyCheck {
     name: &'static str,
     /// Whether it holds.
     ok: bool,
-    /// Why not.
+    /// Why not, or what is to be known of it all the same.
     detail: Option<String>,
 }
 
@@ -69,7 +69,7 @@ pub async fn ready_get(State(state): State<ApiState>) -> Handled {
     let checks = report.checks.into_iter().map(|check| ReadyCheck {
         name: check.name,
         ok: check.problem.is_none(),
-        detail: check.problem.map(std::borrow::Cow::into_owned),
+        detail: check.problem.or(check.note).map(std::borrow::Cow::into_owned),
     });
     let (code, status) = if report.ready {
         (StatusCode::OK, "ready")

@@ -75,6 +75,10 @@ codes! {
     OrgQueueFull = "org_queue_full", "The organisation's queue is full";
     /// The installation already has `queue_runs_max` waiting runs.
     QueueFull = "queue_full", "The server's queue is full";
+    /// The group already has `group_queue_episodes_max` waiting episodes.
+    GraphQueueFull = "graph_queue_full", "The group's queue of episodes is full";
+    /// The graph is switched off.
+    GraphOff = "graph_off", "The knowledge graph is switched off";
     /// The session has a run under way, and the request asked not to wait.
     SessionBusy = "session_busy", "The session has a run under way";
     /// A bound of the whole process is reached.
@@ -146,6 +150,7 @@ impl Code {
             Code::SessionQueueFull
             | Code::OrgQueueFull
             | Code::QueueFull
+            | Code::GraphQueueFull
             | Code::Overloaded
             | Code::ShuttingDown
             | Code::DeadlineExceeded
@@ -183,6 +188,7 @@ impl Code {
             | Code::QuotaExceeded
             | Code::PreconditionFailed
             | Code::SealingKeyMissing
+            | Code::GraphOff
             | Code::SessionBusy
             | Code::RunCancelled
             | Code::ModelUnknown

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{EdgeId, NodeId};
+use crate::ids::{EdgeId, NodeId, SessionId};
 use crate::json::JsonText;
 use crate::log::EntityKind;
 use crate::named;
@@ -17,6 +17,15 @@ use crate::time::Timestamp;
 pub const GROUP_DEFAULT: &str = "default";
 /// Who made what a client made.
 pub const ORIGIN_CLIENT: &str = "client";
+/// Who made what was drawn out of episodes.
+pub const ORIGIN_EPISODES: &str = "episodes";
+/// The kind of edge between nodes that episodes name together; its weight says in how
+/// many.
+pub const EDGE_CO_MENTIONS: &str = "co_mentions";
+/// What the name of a group begins with that is a user's runs.
+const GROUP_USER: &str = "user:";
+/// What the name of a group begins with that is the runs of a session of nobody.
+const GROUP_SESSION: &str = "session:";
 
 /// Characters of a node's name, and of one of its other names, at most.
 pub const NODE_NAME_CHARS_MAX: usize = 500;
@@ -82,6 +91,26 @@ impl GroupId {
     /// A group of this name, which has 1 to 256 characters and no U+0000.
     pub fn new(name: impl Into<String>) -> Self {
         Self(name.into())
+    }
+
+    /// The group of what a user says in runs.
+    pub fn user(user_id: &str) -> Self {
+        Self(format!("{GROUP_USER}{user_id}"))
+    }
+
+    /// The group of what is said in the runs of a session that belongs to nobody.
+    pub fn session(session: SessionId) -> Self {
+        Self(format!("{GROUP_SESSION}{session}"))
+    }
+
+    /// The user whose runs it is of.
+    pub fn of_user(&self) -> Option<&str> {
+        self.0.strip_prefix(GROUP_USER)
+    }
+
+    /// The session whose runs it is of.
+    pub fn of_session(&self) -> Option<SessionId> {
+        self.0.strip_prefix(GROUP_SESSION)?.parse().ok()
     }
 
     /// The name.

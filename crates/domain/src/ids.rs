@@ -117,6 +117,10 @@ id! {
     EdgeId,
     /// An MCP server.
     McpServerId,
+    /// An episode: something that was said or happened.
+    EpisodeId,
+    /// A fact of a graph.
+    FactId,
     /// A job in a lane.
     JobId,
     /// A process that claims jobs.

@@ -16,6 +16,8 @@ named! {
         Purge = "purge",
         /// Delivers to the webhook of its id what waits for it.
         Webhook = "webhook",
+        /// Draws out of the episodes of a group what they say; its id is the group's lane.
+        Graph = "graph",
     }
 }
 
@@ -89,4 +91,7 @@ pub struct Purged {
     pub files: u64,
     /// What recall had of messages.
     pub documents: u64,
+    /// Episodes, with what rested on them alone.
+    #[serde(default)]
+    pub episodes: u64,
 }

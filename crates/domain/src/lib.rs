@@ -7,7 +7,9 @@ pub mod audit;
 pub mod background;
 pub mod caller;
 pub mod chat;
+pub mod episodes;
 pub mod error;
+pub mod facts;
 pub mod files;
 pub mod goals;
 pub mod graph;
@@ -40,8 +42,8 @@ pub use caller::{Caller, Permission, Role, Scopes};
 pub use error::{Code, Error, Fault, Result};
 pub use idempotency::{Done, Once};
 pub use ids::{
-    AgentId, EdgeId, FileId, GoalId, JobId, KeyId, McpServerId, MemoryId, MessageId, NodeId, OrgId,
-    PlanId, RunId, SessionId, TaskId, UserId, WebhookId, WorkerId,
+    AgentId, EdgeId, EpisodeId, FactId, FileId, GoalId, JobId, KeyId, McpServerId, MemoryId,
+    MessageId, NodeId, OrgId, PlanId, RunId, SessionId, TaskId, UserId, WebhookId, WorkerId,
 };
 pub use json::{FREE_JSON_BYTES_MAX, JsonText};
 pub use limits::Tier;

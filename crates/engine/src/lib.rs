@@ -7,9 +7,12 @@ mod audit;
 mod backup;
 mod conversations;
 mod denials;
+mod episodes;
+mod facts;
 mod files;
 mod goals;
 mod graph;
+mod graph_recall;
 mod guarded;
 mod held;
 mod idempotency;
@@ -55,16 +58,19 @@ use tokio_util::sync::CancellationToken;
 
 pub use agentry_store::backup::Backup;
 pub use agentry_store::{
-    AgentFilter, AuditFilter, GoalFilter, KeyFilter, McpServerFilter, MemoryFilter, MemorySought,
-    OrgFilter, PlanFilter, RunFilter, SessionFilter, Table, TaskFilter, UserFilter, WebhookFilter,
+    AgentFilter, AuditFilter, FactFilter, GoalFilter, GraphBacklog, KeyFilter, McpServerFilter,
+    MemoryFilter, MemorySought, Mention, NodeMerge, OrgFilter, PlanFilter, RunFilter,
+    SessionFilter, Table, TaskFilter, UserFilter, WebhookFilter,
 };
 pub use audit::Actor;
+pub use episodes::{EpisodeNew, EpisodeSeen, GraphActivity, GraphOptions};
 pub use files::FilePut;
 pub use goals::GoalTree;
 pub use graph::{
     GraphMade, ImportItem, ImportLine, ImportReport, LineFault, NodesFound, Reached, Subgraph,
     SubgraphAsked, SymbolEdge, SymbolEdges, SymbolQuery, Traverse, Traversed,
 };
+pub use graph_recall::{GRAPH_HITS_DEFAULT, GRAPH_HITS_MAX, GraphAsk, GraphHit, GraphItem};
 pub use keys::{KeyMade, KeySeen};
 pub use limits::{LimitActivity, limits_default};
 pub use mcp_servers::{McpHealth, McpLimits, McpResult};
@@ -104,6 +110,8 @@ pub struct Options {
     pub mcp: McpLimits,
     /// The bounds of a run that calls tools.
     pub run_limits: RunLimits,
+    /// The bounds of the graph's memory.
+    pub graph: GraphOptions,
 }
 
 impl Default for Options {
@@ -121,6 +129,7 @@ impl Default for Options {
             denials_gathered_for: Duration::from_secs(60),
             mcp: McpLimits::default(),
             run_limits: RunLimits::default(),
+            graph: GraphOptions::default(),
         }
     }
 }
@@ -186,6 +195,7 @@ struct Inner {
     counted: limits::Counted,
     denials: denials::Denials,
     holders: tokens::Holders,
+    graph: episodes::GraphWork,
 }
 
 impl Engine {
@@ -201,6 +211,7 @@ impl Engine {
             closing: parts.closing,
             delivering: Arc::new(Semaphore::new(parts.options.webhooks.delivering_max)),
             deliveries: webhooks::DeliveryCounts::default(),
+            graph: episodes::GraphWork::new(&parts.options.graph),
             store: parts.store,
             models: parts.models,
             clock: parts.clock,

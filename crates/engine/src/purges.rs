@@ -99,6 +99,8 @@ impl Engine {
     /// otherwise with a purge for what is in it.
     pub(crate) async fn session_expire(&self, org: OrgId, session: &OldSession) -> Result<()> {
         let contents = self.session_contents(org, session.id).await?;
+        let found = self.0.store.resource_get::<SessionBody>(org, session.id).await?;
+        let user_id = found.map(|it| it.entity()).transpose()?.and_then(|it| it.body.user_id);
         let now = self.now();
         let mut write = Write::new(org).bulk();
         if contents.is_small() {
@@ -117,7 +119,7 @@ impl Engine {
         self.log_session_deleted(&mut write, session);
         self.0.store.write(write).await?;
         self.0.claimable.notify_one();
-        Ok(())
+        self.session_episodes_forget(org, session.id, user_id.as_deref()).await
     }
 
     /// Carries out a purge that was claimed, as far as that goes now.
@@ -167,6 +169,13 @@ impl Engine {
             is_done &= self.purge_sessions(&mut purge, &user_id).await?;
             is_done &= self.purge_runs(&mut purge, &user_id).await?;
             is_done &= self.purge_memories(&mut purge, &user_id).await?;
+            let (org, before) = (purge.job.org, purge.job.id.to_bytes());
+            let episodes = self.user_episodes_forget(org, &user_id, before).await?;
+            if episodes > 0 {
+                let (write, emptying) = (purge.begin(), purge.rest.emptying);
+                let went = Purged { episodes, ..Purged::default() };
+                self.purge_write(&mut purge, write, went, emptying).await?;
+            }
         }
         if is_done {
             self.purge_end(purge).await?;
@@ -359,6 +368,7 @@ impl Engine {
         result.memories += went.memories;
         result.files += went.files;
         result.documents += went.documents;
+        result.episodes += went.episodes;
         write.admin_job_save(&record);
         let now = self.now();
         let tells = purge.told_at.is_none_or(|at| now.since(at) >= PROGRESS_EVERY);

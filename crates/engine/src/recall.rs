@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use agentry_domain::graph::GroupId;
 use agentry_domain::memories::MemoryBody;
 use agentry_domain::sessions::Message;
 use agentry_domain::{Caller, Document, MemoryId, MessageId, Result};
@@ -10,6 +11,7 @@ use agentry_llm::{Passage, Source};
 use agentry_store::{Hit, Scope, Sought};
 
 use crate::Engine;
+use crate::graph_recall::{GraphAsk, GraphItem};
 
 /// Hits that are looked at for each passage wanted: the best hits of a question
 /// that was asked before are those earlier questions.
@@ -23,6 +25,8 @@ pub(crate) struct Recall<'a> {
     pub(crate) said: Option<Scope>,
     /// Which memories are looked at.
     pub(crate) memories: Sought,
+    /// The group whose facts are looked at, and who says "I" in it.
+    pub(crate) facts: Option<(GroupId, String)>,
     /// What is asked, and the message that asks it.
     pub(crate) query: &'a str,
     pub(crate) asked_in: Option<MessageId>,
@@ -44,7 +48,53 @@ impl Engine {
         let (memories, said) = (found.next().unwrap_or_default(), found.next().unwrap_or_default());
         let said = self.recall_said(caller, &recall, said).await?;
         let memories = self.recall_memories(caller, &recall, memories).await?;
-        Ok(in_turn(said, memories, recall.limit))
+        let facts = self.recall_facts(caller, &recall).await?;
+        let mut passages = in_turn(said, memories, recall.limit);
+        let best = passages.iter().map(|passage| passage.coverage).fold(0.0, f64::max);
+        // A fact says what holds at the moment asked about; what was said says what held
+        // when it was said.
+        let (answers, helps): (Vec<Passage>, Vec<Passage>) =
+            facts.into_iter().partition(|fact| fact.coverage >= best);
+        passages.splice(0..0, answers);
+        passages.extend(helps);
+        passages.truncate(recall.limit);
+        Ok(passages)
+    }
+
+    async fn recall_facts(&self, caller: &Caller, recall: &Recall<'_>) -> Result<Vec<Passage>> {
+        let Some((group, speaker)) = &recall.facts else { return Ok(Vec::new()) };
+        let ask = GraphAsk {
+            group: group.clone(),
+            query: recall.query.to_owned(),
+            as_of: None,
+            known_at: None,
+            limit: recall.limit,
+            bytes_max: None,
+            facts: true,
+            episodes: false,
+        };
+        let found = self.facts_found(caller.org, &ask, self.now()).await?;
+        let of_oneself = asks_of_oneself(recall.query);
+        let mut passages = Vec::new();
+        for hit in found {
+            let GraphItem::Fact(fact, evidence) = hit.item else { continue };
+            if of_oneself && !fact.text.starts_with(speaker.as_str()) {
+                continue;
+            }
+            // What was just told is no memory of it.
+            let quote = evidence.last().map(|evidence| evidence.quote.as_str()).unwrap_or_default();
+            if quote.trim() == recall.query.trim() {
+                continue;
+            }
+            passages.push(Passage {
+                text: fact.text,
+                source: Source::Fact,
+                at: fact.valid_at.unwrap_or(fact.created_at),
+                score: hit.score,
+                coverage: hit.coverage,
+            });
+        }
+        Ok(passages)
     }
 
     async fn recall_said(
@@ -109,6 +159,12 @@ impl Engine {
         };
         Ok(hits.iter().filter_map(with).collect())
     }
+}
+
+/// Whether somebody asks about themselves.
+fn asks_of_oneself(query: &str) -> bool {
+    let words = query.split(|c: char| !c.is_alphanumeric());
+    words.map(str::to_lowercase).any(|word| matches!(word.as_str(), "i" | "my" | "me" | "mine"))
 }
 
 fn memory_passage(hit: &Hit, memory: &Document<MemoryBody>) -> Result<Passage> {

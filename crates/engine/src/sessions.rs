@@ -67,10 +67,13 @@ impl Engine {
         id: SessionId,
         if_match: Option<i64>,
     ) -> Result<()> {
+        let was = self.resource_get::<SessionBody>(caller, id).await?.entity()?;
+        let user_id = was.body.user_id;
         self.resource_delete_with::<SessionBody>(caller, id, if_match, |write, was| {
             write.session_delete(was.id, was.version);
         })
-        .await
+        .await?;
+        self.session_episodes_forget(caller.org, id, user_id.as_deref()).await
     }
 
     /// A page of a session's messages.

@@ -119,6 +119,11 @@ impl Engine {
                         drop(place);
                         return engine.webhook_claimed(job).await;
                     }
+                    JobKind::Graph => {
+                        // A reply waits for no graph: that has places of its own.
+                        drop(place);
+                        return engine.graph_claimed(job).await;
+                    }
                 }
                 drop(place);
             });

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::RwLock;
 
 type Check = Box<dyn Fn() -> Result<(), Cow<'static, str>> + Send + Sync>;
+type Note = Box<dyn Fn() -> Option<Cow<'static, str>> + Send + Sync>;
 
 /// The server's readiness. Clones share it.
 #[derive(Clone, Default)]
@@ -17,6 +18,7 @@ pub struct Readiness(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     checks: RwLock<Vec<(&'static str, Check)>>,
+    notes: RwLock<Vec<(&'static str, Note)>>,
     stopping: AtomicBool,
 }
 
@@ -27,6 +29,8 @@ pub struct Checked {
     pub name: &'static str,
     /// Why it does not pass; none when it does.
     pub problem: Option<Cow<'static, str>>,
+    /// What is to be known of it all the same.
+    pub note: Option<Cow<'static, str>>,
 }
 
 /// What every check said.
@@ -65,6 +69,16 @@ impl Readiness {
         self.0.checks.write().push((name, Box::new(check)));
     }
 
+    /// Adds something that always passes, and says when it has something to say. It is
+    /// called as checks are.
+    pub fn note(
+        &self,
+        name: &'static str,
+        note: impl Fn() -> Option<Cow<'static, str>> + Send + Sync + 'static,
+    ) {
+        self.0.notes.write().push((name, Box::new(note)));
+    }
+
     /// Adds a check that its owner sets, such as "warm".
     pub fn flag(&self, name: &'static str) -> Flag {
         let flag = Flag(Arc::default());
@@ -87,14 +101,20 @@ impl Readiness {
             .checks
             .read()
             .iter()
-            .map(|(name, check)| Checked { name, problem: check().err() })
+            .map(|(name, check)| Checked { name, problem: check().err(), note: None })
             .collect();
+        let notes = self.0.notes.read();
+        checks.extend(notes.iter().map(|(name, note)| Checked {
+            name,
+            problem: None,
+            note: note(),
+        }));
         let problem = self
             .0
             .stopping
             .load(Ordering::Acquire)
             .then_some(Cow::Borrowed("the server is shutting down"));
-        checks.push(Checked { name: "accepting", problem });
+        checks.push(Checked { name: "accepting", problem, note: None });
         Report { ready: checks.iter().all(|check| check.problem.is_none()), checks }
     }
 }

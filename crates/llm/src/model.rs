@@ -81,6 +81,8 @@ pub enum Source {
     },
     /// A memory.
     Memory,
+    /// A fact that was drawn out of what was said.
+    Fact,
 }
 
 /// A piece of a reply.

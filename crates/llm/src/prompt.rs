@@ -38,6 +38,7 @@ fn note(passage: &Passage) -> String {
         Source::Message { role: MessageRole::System, .. } => "the system",
         Source::Message { role: MessageRole::Tool, .. } => "a tool",
         Source::Memory => "a memory",
+        Source::Fact => "a fact",
     };
     let quoted: Vec<String> = passage.text.lines().map(|line| format!("> {line}")).collect();
     format!("{}, {who}:\n{}", passage.at, quoted.join("\n"))

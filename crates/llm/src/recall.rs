@@ -170,6 +170,11 @@ fn says_something(text: &str, input: &str, terms: &Terms) -> bool {
 /// Found comes best first; what is said twice is quoted once.
 fn keep_the_best(found: &mut Vec<Found>) {
     let Some(best) = found.first().map(|first| first.coverage) else { return };
+    // A fact that answers says what holds then; what was said may hold no longer.
+    let is_fact = |found: &Found| matches!(found.place, Place::Recalled(Source::Fact, _));
+    if found.first().is_some_and(is_fact) {
+        found.retain(is_fact);
+    }
     let mut kept: Vec<Found> = Vec::with_capacity(QUOTES_MAX);
     for candidate in found.drain(..) {
         if kept.len() < QUOTES_MAX
@@ -198,6 +203,9 @@ fn quotation(found: &Found, terms: &Terms) -> String {
     let (day, time) = (at.get(..10).unwrap_or(&at), at.get(11..16).unwrap_or_default());
     let (session, role) = match source {
         Source::Message { session, role } => (session, role),
+        Source::Fact => {
+            return format!("As far as I know: \u{201c}{text}\u{201d} (since {day})");
+        }
         Source::Memory => {
             return format!("A memory says: \u{201c}{text}\u{201d} ({day} {time} UTC)");
         }

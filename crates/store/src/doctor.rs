@@ -127,6 +127,15 @@ const RULES: &[Rule] = &[
          where w.org = j.org and w.id = j.id))",
     ),
     rule(
+        "episodes that wait are counted, and their group has a job",
+        "select (select count(*) from graph_queue q where q.pending <> (select count(*) \
+         from graph_episode e where e.org = q.org and e.group_id = q.group_id \
+         and e.state = 'pending' and e.state <> 'done') or not exists (select 1 from job j \
+         where j.org = q.org and j.id = q.lane and j.kind = 'graph')) + (select count(*) \
+         from graph_episode e where e.state = 'pending' and e.state <> 'done' and not exists \
+         (select 1 from graph_queue q where q.org = e.org and q.group_id = e.group_id))",
+    ),
+    rule(
         "runs are counted",
         "select count(*) from org o where (select coalesce(sum(n), 0) from c \
          where c.org = o.id and c.kind = 'runs') \
@@ -267,10 +276,19 @@ const RULES: &[Rule] = &[
          else case when out_degree > 0 then 1 else 0 end end",
     ),
     deep(
+        "every mention has its episode, and every piece of evidence its episode and its fact",
+        "select (select count(*) from graph_mention m where not exists (select 1 \
+         from graph_episode e where e.org = m.org and e.group_id = m.group_id \
+         and e.id = m.episode)) + (select count(*) from graph_fact_evidence v where not exists \
+         (select 1 from graph_episode e where e.org = v.org and e.group_id = v.group_id \
+         and e.id = v.episode) or not exists (select 1 from graph_fact f where f.org = v.org \
+         and f.group_id = v.group_id and f.id = v.fact))",
+    ),
+    deep(
         "nodes and edges are counted, and each kind and category of them",
         "select count(*) from (select org, kind, key from (select org, kind, key, n from c \
          where kind in ('graph_nodes', 'graph_edges', 'graph_node_kinds', 'graph_edge_kinds', \
-         'graph_isolated', 'graph_entry_points', 'graph_leaves') \
+         'graph_isolated', 'graph_entry_points', 'graph_leaves', 'graph_episodes', 'graph_facts') \
          union all select org, kind, key, -1 from g) as both_sides \
          group by org, kind, key having sum(n) <> 0) as wrong",
     ),
@@ -293,7 +311,9 @@ const ON_SQLITE: &str = "with c as (select org, kind, key, n from counter), \
     union all select org, 'graph_edge_kinds', cast(group_id || char(0) || kind as blob) \
     from graph_edge union all select org, case category when 0 then 'graph_isolated' \
     when 1 then 'graph_entry_points' else 'graph_leaves' end, cast(group_id as blob) \
-    from graph_degree where category < 3) ";
+    from graph_degree where category < 3 union all select org, 'graph_episodes', \
+    cast(group_id as blob) from graph_episode union all select org, 'graph_facts', \
+    cast(group_id as blob) from graph_fact) ";
 const ON_POSTGRES: &str = "with c as (select org, kind, key, n from counter \
     union all select org, kind, key, n from counter_change), \
     e as (select org, kind, id from log union all select org, kind, id from log_pending), \
@@ -306,7 +326,9 @@ const ON_POSTGRES: &str = "with c as (select org, kind, key, n from counter \
     union all select org, 'graph_edge_kinds', convert_to(group_id, 'UTF8') || '\\x00'::bytea \
     || convert_to(kind, 'UTF8') from graph_edge union all select org, case category \
     when 0 then 'graph_isolated' when 1 then 'graph_entry_points' else 'graph_leaves' end, \
-    convert_to(group_id, 'UTF8') from graph_degree where category < 3) ";
+    convert_to(group_id, 'UTF8') from graph_degree where category < 3 \
+    union all select org, 'graph_episodes', convert_to(group_id, 'UTF8') from graph_episode \
+    union all select org, 'graph_facts', convert_to(group_id, 'UTF8') from graph_fact) ";
 
 /// What findable texts are of, in the order of the tables.
 const INDEXED: &str = "select (select count(*) from text_doc d left join text_index_docsize i \

@@ -86,6 +86,8 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
         crate::agents::STATEMENTS,
         crate::audit::STATEMENTS,
         crate::counters::STATEMENTS,
+        crate::episodes::STATEMENTS,
+        crate::facts::STATEMENTS,
         crate::files::STATEMENTS,
         crate::goals::STATEMENTS,
         crate::graph::STATEMENTS,

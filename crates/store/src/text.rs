@@ -8,6 +8,9 @@
 //! and a search costs what it finds there, however common the word is elsewhere.
 //! What else a search narrows by are tokens too ([`Mark`]).
 
+use std::collections::HashMap;
+
+use agentry_domain::graph::GroupId;
 use agentry_domain::text::terms as tokens;
 use agentry_domain::{MemoryId, MessageId, OrgId, SessionId};
 
@@ -126,6 +129,23 @@ impl Scope {
         Self(digest(&[b"memories", &org.to_bytes()]))
     }
 
+    /// The episodes of a group. Those of a run are its messages, which are found where
+    /// the run's user, or its session, has them.
+    pub fn episodes(org: OrgId, group: &GroupId) -> Self {
+        if let Some(user_id) = group.of_user() {
+            return Self::user(org, user_id);
+        }
+        if let Some(session) = group.of_session() {
+            return Self::session(session);
+        }
+        Self(digest(&[b"episodes", &org.to_bytes(), group.as_str().as_bytes()]))
+    }
+
+    /// The facts of a group.
+    pub fn facts(org: OrgId, group: &GroupId) -> Self {
+        Self(digest(&[b"facts", &org.to_bytes(), group.as_str().as_bytes()]))
+    }
+
     /// A token as it stands in this scope.
     fn token(self, token: &str) -> String {
         marked(&self.0[16 - SCOPE_BYTES..]) + token
@@ -218,6 +238,28 @@ pub struct Hit {
     pub coverage: f64,
 }
 
+/// What may answer a query, and what is known of its scope.
+#[derive(Clone, Debug, Default)]
+pub struct TextPool {
+    /// How many documents the scope has.
+    pub documents: u64,
+    /// How many terms they have on average.
+    pub mean_length: f64,
+    /// In how many documents each term of the query is.
+    pub counts: HashMap<String, u64>,
+    /// The documents, newest first.
+    pub found: Vec<PoolDocument>,
+}
+
+/// A document that may answer.
+#[derive(Clone, Debug)]
+pub struct PoolDocument {
+    /// Its id.
+    pub id: [u8; 16],
+    /// Its terms.
+    pub tokens: Vec<String>,
+}
+
 impl Write {
     /// Makes a message findable in a scope.
     pub fn text_insert(&mut self, id: MessageId, session: SessionId, scope: Scope, content: &str) {
@@ -233,6 +275,11 @@ impl Write {
         content: &str,
     ) {
         self.text_add((id.to_bytes(), NO_SESSION), scope, marks, content);
+    }
+
+    /// Makes an episode or a fact findable in a scope.
+    pub(crate) fn text_insert_graph(&mut self, id: [u8; 16], scope: Scope, content: &str) {
+        self.text_add((id, NO_SESSION), scope, &[], content);
     }
 
     fn text_add(
@@ -364,6 +411,71 @@ impl Store {
         Ok(places.iter().map(|it| (sum(it, TEXT_DOCUMENTS), sum(it, TEXT_TOKENS))).collect())
     }
 
+    /// The documents that may answer, with all that ranking them takes: those that have
+    /// any of the terms when these are few, otherwise the newest that have the rarest.
+    /// `kindred` are terms that may stand for others; they come after those.
+    pub async fn text_pool(
+        &self,
+        org: OrgId,
+        sought: &Sought,
+        terms: &[String],
+        kindred: &[String],
+    ) -> Result<TextPool> {
+        let terms = &terms[..terms.len().min(QUERY_TERMS_MAX)];
+        let kindred = &kindred[..kindred.len().min(QUERY_TERMS_MAX - terms.len())];
+        let statistics = self.text_statistics(org, &[sought]).await?;
+        let (documents, tokens) = statistics.first().copied().unwrap_or_default();
+        let all: Vec<String> = terms.iter().chain(kindred).cloned().collect();
+        if documents == 0 || all.is_empty() {
+            return Ok(TextPool::default());
+        }
+        let every: Vec<&String> = all.iter().collect();
+        let matches = match documents {
+            0..=CANDIDATES_FEW => documents,
+            _ => self.text_matches(sought, &every).await?,
+        };
+        let (weighed, candidates) = if matches <= CANDIDATES_FEW {
+            let bound = self.matching(org, sought, &every);
+            let candidates = self.scan(&TEXT_CANDIDATES, bound, candidate).await?;
+            let weighed = all.iter().map(|term| count(term.clone(), &candidates)).collect();
+            (weighed, candidates)
+        } else {
+            let own = self.text_weigh(sought, terms, documents).await?;
+            let weighed: Vec<(String, u64)> =
+                own.into_iter().chain(self.text_rare(sought, kindred, documents).await?).collect();
+            let (own, other) = weighed.split_at(terms.len());
+            let mut chosen = choose(own, documents);
+            let held = |chosen: &[&String]| -> u64 {
+                weighed.iter().filter(|(term, _)| chosen.contains(&term)).map(|(_, n)| n).sum()
+            };
+            let mut room = CANDIDATES_FEW.saturating_sub(held(&chosen));
+            for (term, n) in other.iter().filter(|(_, n)| *n > 0) {
+                if *n <= room {
+                    room -= n;
+                    chosen.push(term);
+                }
+            }
+            if chosen.is_empty() {
+                return Ok(TextPool::default());
+            }
+            let bound = self.matching(org, sought, &chosen);
+            let candidates = self.scan(&TEXT_CANDIDATES, bound, candidate).await?;
+            (weighed, candidates)
+        };
+        let tokens_of = |candidate: Candidate| PoolDocument {
+            id: candidate.id,
+            tokens: candidate.tokens.split(' ').map(|token| unscoped(token).to_owned()).collect(),
+        };
+        #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+        let mean_length = tokens as f64 / documents as f64;
+        Ok(TextPool {
+            documents,
+            mean_length,
+            counts: weighed.into_iter().collect(),
+            found: candidates.into_iter().map(tokens_of).collect(),
+        })
+    }
+
     async fn text_rank(
         &self,
         org: OrgId,
@@ -421,6 +533,24 @@ impl Store {
         let bound = terms.iter().map(|term| values![self.match_any(sought, &[term]), count_max]);
         let counted = self.scan_each(&TEXT_MATCHES, bound.collect(), value::int).await?;
         let counts = counted.into_iter().map(|rows| rows.first().map_or(0, |n| n.unsigned_abs()));
+        Ok(terms.iter().cloned().zip(counts).collect())
+    }
+
+    /// In how many documents each of these terms is, if these are few; one that is in
+    /// more than can be looked at counts as common, and is not counted further.
+    async fn text_rare(
+        &self,
+        sought: &Sought,
+        terms: &[String],
+        documents: u64,
+    ) -> Result<Vec<(String, u64)>> {
+        let count_max = i64::from(CANDIDATES_MAX) + 1;
+        let bound = terms.iter().map(|term| values![self.match_any(sought, &[term]), count_max]);
+        let counted = self.scan_each(&TEXT_MATCHES, bound.collect(), value::int).await?;
+        let counts = counted.into_iter().map(|rows| match rows.first().map(|n| n.unsigned_abs()) {
+            Some(n) if n > CANDIDATES_FEW => n.max(documents / COMMON_TERM_ONE_IN),
+            n => n.unwrap_or(0),
+        });
         Ok(terms.iter().cloned().zip(counts).collect())
     }
 

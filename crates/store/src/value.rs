@@ -2,8 +2,9 @@
 //! engines.
 
 use agentry_domain::{
-    AgentId, EdgeId, FileId, GoalId, JobId, KeyId, McpServerId, MemoryId, MessageId, NodeId, OrgId,
-    PlanId, RunId, SessionId, TaskId, Timestamp, UserId, WebhookId, WorkerId,
+    AgentId, EdgeId, EpisodeId, FactId, FileId, GoalId, JobId, KeyId, McpServerId, MemoryId,
+    MessageId, NodeId, OrgId, PlanId, RunId, SessionId, TaskId, Timestamp, UserId, WebhookId,
+    WorkerId,
 };
 
 use crate::error::StoreError;
@@ -42,24 +43,8 @@ macro_rules! value_from_id {
     )*};
 }
 value_from_id!(
-    AgentId,
-    EdgeId,
-    FileId,
-    GoalId,
-    JobId,
-    KeyId,
-    McpServerId,
-    MemoryId,
-    MessageId,
-    NodeId,
-    OrgId,
-    PlanId,
-    RunId,
-    SessionId,
-    TaskId,
-    UserId,
-    WebhookId,
-    WorkerId
+    AgentId, EdgeId, EpisodeId, FactId, FileId, GoalId, JobId, KeyId, McpServerId, MemoryId,
+    MessageId, NodeId, OrgId, PlanId, RunId, SessionId, TaskId, UserId, WebhookId, WorkerId
 );
 
 impl From<i64> for Value {

@@ -72,8 +72,17 @@ const CHECKS: &[(&str, &str)] = &[
     ),
     (
         "a job without its run",
-        "select count(*) from job j where not exists \
+        "select count(*) from job j where j.kind <> 'graph' and not exists \
          (select 1 from run r where r.org = j.org and r.id = j.id)",
+    ),
+    (
+        "episodes that wait without being counted, or without a job",
+        "select (select count(*) from graph_queue q where q.pending <> (select count(*) \
+         from graph_episode e where e.org = q.org and e.group_id = q.group_id \
+         and e.state = 'pending') or not exists (select 1 from job j where j.org = q.org \
+         and j.id = q.lane)) + (select count(*) from graph_episode e where e.state = 'pending' \
+         and not exists (select 1 from graph_queue q where q.org = e.org \
+         and q.group_id = e.group_id))",
     ),
     (
         "a lane that does not count its jobs, or has none",

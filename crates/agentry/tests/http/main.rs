@@ -18,6 +18,7 @@ mod goals;
 mod graph;
 mod graph_groups;
 mod graph_import;
+mod graph_memory;
 mod idempotency;
 mod keys;
 mod keys_command;

@@ -11,7 +11,8 @@ use agentry_domain::runs::{
 };
 use agentry_domain::sessions::{Message, MessageRole};
 use agentry_domain::tools::RunCall;
-use agentry_domain::{Caller, Code, Error, Result, RunId};
+use agentry_domain::{Caller, Code, Error, MessageId, Result, RunId};
+use agentry_graph::extract::NAMELESS;
 use agentry_llm::{Model, ModelRequest};
 use agentry_store::{ClaimedJob, MemorySought, Write};
 use futures::future::BoxFuture;
@@ -22,6 +23,7 @@ use super::steps::{self, Work};
 use super::stop::withdraw_input;
 use super::{message_of, run_entry, store_input, timeout};
 use crate::Engine;
+use crate::episodes::run_group;
 use crate::held::Held;
 use crate::live::Speaker;
 use crate::recall::Recall;
@@ -404,6 +406,8 @@ impl Engine {
             let recall = Recall {
                 said: has_past.then(|| scope(caller, user, run.session)),
                 memories: MemorySought::in_run(user, &agent.id.to_string(), caller.org),
+                facts: (has_past && self.0.options.graph.enabled)
+                    .then(|| (run_group(user, run.session), user.unwrap_or(NAMELESS).to_owned())),
                 query: &request.input,
                 asked_in: run.message,
                 limit: if quotes { limit.max(QUOTABLE_PASSAGES_MIN) } else { limit },
@@ -508,12 +512,43 @@ impl Engine {
     ) -> Result<Run> {
         let mut end = self.end_of(run, outcome, known)?;
         let waited = run.status == RunStatus::Queued;
-        let (write, promoted) = finishing_write(caller, job, &mut end, waited);
+        let (mut write, promoted) = finishing_write(caller, job, &mut end, waited);
+        let remembered = outcome.remember && self.remember_run(&mut write, &end);
         let written = self.0.store.write(write).await?;
-        if written.promoted(promoted) {
+        if written.promoted(promoted) || remembered {
             self.0.claimable.notify_one();
         }
         Ok(end.run)
+    }
+}
+
+impl Engine {
+    /// Adds to the finishing write what the graph is to remember: what was asked, and the
+    /// reply, if that is more than a repetition. Of what was withdrawn nothing is left.
+    /// Whether there is something to draw from.
+    fn remember_run(&self, write: &mut Write, end: &End) -> bool {
+        let mut waits = false;
+        let run = &end.run;
+        let at = run.finished_at.unwrap_or(run.created_at);
+        let message = |id, role, content: &str, created_at| Message {
+            id,
+            session: run.session,
+            run: Some(run.id),
+            role,
+            content: content.to_owned(),
+            metadata: "{}".to_owned(),
+            created_at,
+        };
+        if let Some(id) = run.message {
+            let asked_at = run.started_at.unwrap_or(at);
+            let input = message(id, MessageRole::User, &run.request.input, asked_at);
+            waits |= self.episode_of_run(write, run, &input);
+        }
+        if let (Some(id), Some(reply), true) = (end.reply, &run.reply, end.remember) {
+            let reply = message(id, MessageRole::Assistant, reply, at);
+            waits |= self.episode_of_run(write, run, &reply);
+        }
+        waits
     }
 }
 

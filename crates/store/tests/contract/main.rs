@@ -7,6 +7,7 @@
 mod bed;
 mod doctor;
 mod durability;
+mod episodes;
 mod goals;
 mod graph;
 mod guards;
@@ -50,6 +51,9 @@ on_both_engines! {
     resources::keys_open_their_organisation,
     goals::a_goal_is_below_one_of_its_organisation,
     goals::a_task_depends_on_those_of_its_organisation,
+    episodes::a_groups_queue_has_a_bound_and_an_end,
+    episodes::episodes_know_their_neighbours,
+    episodes::facts_are_kept_closed_and_forgotten,
     graph::nodes_and_edges_keep_every_field,
     graph::nodes_are_listed_and_found_by_name,
     graph::guards_of_graphs_tell_what_is_wrong,
