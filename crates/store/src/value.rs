@@ -43,8 +43,26 @@ macro_rules! value_from_id {
     )*};
 }
 value_from_id!(
-    AgentId, EdgeId, EpisodeId, FactId, FileId, GoalId, JobId, KeyId, McpServerId, MemoryId,
-    MessageId, NodeId, OrgId, PlanId, RunId, SessionId, TaskId, UserId, WebhookId, WorkerId
+    AgentId,
+    EdgeId,
+    EpisodeId,
+    FactId,
+    FileId,
+    GoalId,
+    JobId,
+    KeyId,
+    McpServerId,
+    MemoryId,
+    MessageId,
+    NodeId,
+    OrgId,
+    PlanId,
+    RunId,
+    SessionId,
+    TaskId,
+    UserId,
+    WebhookId,
+    WorkerId
 );
 
 impl From<i64> for Value {

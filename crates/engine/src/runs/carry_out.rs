@@ -11,7 +11,7 @@ use agentry_domain::runs::{
 };
 use agentry_domain::sessions::{Message, MessageRole};
 use agentry_domain::tools::RunCall;
-use agentry_domain::{Caller, Code, Error, MessageId, Result, RunId};
+use agentry_domain::{Caller, Code, Error, Result, RunId};
 use agentry_graph::extract::NAMELESS;
 use agentry_llm::{Model, ModelRequest};
 use agentry_store::{ClaimedJob, MemorySought, Write};
@@ -530,23 +530,14 @@ impl Engine {
         let mut waits = false;
         let run = &end.run;
         let at = run.finished_at.unwrap_or(run.created_at);
-        let message = |id, role, content: &str, created_at| Message {
-            id,
-            session: run.session,
-            run: Some(run.id),
-            role,
-            content: content.to_owned(),
-            metadata: "{}".to_owned(),
-            created_at,
-        };
         if let Some(id) = run.message {
             let asked_at = run.started_at.unwrap_or(at);
-            let input = message(id, MessageRole::User, &run.request.input, asked_at);
-            waits |= self.episode_of_run(write, run, &input);
+            let asked = ChatMessage::said(MessageRole::User, run.request.input.clone());
+            waits |= self.episode_of_run(write, run, &message_of(run, id, asked, asked_at));
         }
-        if let (Some(id), Some(reply), true) = (end.reply, &run.reply, end.remember) {
-            let reply = message(id, MessageRole::Assistant, reply, at);
-            waits |= self.episode_of_run(write, run, &reply);
+        if let (Some(id), Some(reply), true) = (run.reply_message, &run.reply, end.remember) {
+            let said = ChatMessage::said(MessageRole::Assistant, reply.clone());
+            waits |= self.episode_of_run(write, run, &message_of(run, id, said, at));
         }
         waits
     }
