@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use crate::caller::Caller;
 use crate::error::Code;
+use crate::ids::KeyId;
 use crate::log::LoggedEntry;
 
 /// A request that was refused for who sent it.
@@ -64,7 +65,7 @@ impl EntriesHash {
         text(buffer, entry.kind.as_bytes());
         text(buffer, entry.entity.as_bytes());
         buffer.extend_from_slice(&entry.id);
-        text(buffer, entry.actor.map(|actor| actor.to_bytes()).as_ref().map_or(&[], |id| id));
+        text(buffer, entry.actor.map(KeyId::to_bytes).as_ref().map_or(&[], |id| id));
         text(buffer, entry.address.as_deref().unwrap_or_default().as_bytes());
         text(buffer, entry.data.as_bytes());
         self.hasher.update(buffer);
