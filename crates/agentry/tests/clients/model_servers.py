@@ -98,7 +98,9 @@ def google():
     config = types.GenerateContentConfig(
         tools=[types.Tool(function_declarations=[declaration])],
         automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True))
-    models = client(key).models
+    # A client closes when nobody has it.
+    ours, stranger = client(key), client("no")
+    models = ours.models
     whole = models.generate_content(model="m", contents="Hello")
     assert whole.text == TEXT and whole.usage_metadata.prompt_token_count > 0, whole
     assert whole.candidates[0].finish_reason == types.FinishReason.STOP, whole
@@ -118,7 +120,7 @@ def google():
                    lambda: models.generate_content(model="m", contents="Hello"))
     assert error.code == 429 and error.status == "RESOURCE_EXHAUSTED", error
     error = raises(errors.ClientError,
-                   lambda: client("no").models.generate_content(model="m", contents="Hello"))
+                   lambda: stranger.models.generate_content(model="m", contents="Hello"))
     assert error.code == 401, error
 
 

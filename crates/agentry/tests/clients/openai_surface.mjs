@@ -119,7 +119,7 @@ await step('response_stream', async () => {
     if (event.type === 'response.output_text.delta') text += event.delta;
   }
   assert.equal(text, 'So early, so white');
-  assert.equal((await stream.finalResponse()).output_text, text);
+  assert.equal((await stream.finalResponse()).output[0].content[0].text, text);
 });
 
 await step('response_background', async () => {
