@@ -244,8 +244,8 @@ const IF_MATCH_PATTERN: &str = r#"^(\*|(W/)?"[^",]*")$"#;
 /// POSTs that take no `Idempotency-Key`: a ticket is a secret for a few seconds,
 /// which is not kept so that it could be told again, a search changes nothing, a replay
 /// that begins twice begins at the same place, what is imported twice is there once, and
-/// what is approved stays so.
-const NOT_ONCE: [&str; 7] = [
+/// what is approved or changed stays so.
+const NOT_ONCE: [&str; 8] = [
     "/api/v1/events/tickets",
     "/api/v1/graph/import",
     "/api/v1/graph/subgraph",
@@ -253,6 +253,7 @@ const NOT_ONCE: [&str; 7] = [
     "/api/v1/mcp/servers/{id}/tools/{tool}/approve",
     "/api/v1/memories/search",
     "/api/v1/webhooks/{id}/replay",
+    "/v1/conversations/{id}",
 ];
 
 /// POSTs without a body that take one. The others have an end that is the same
