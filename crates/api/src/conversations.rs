@@ -13,7 +13,6 @@ use crate::answer::{Handled, json as answer_json, replay};
 use crate::body_schema;
 use crate::extract::{Json, PathName, PathNames, Posted, Query};
 use crate::fields::{Fields, FromFields};
-use crate::openapi::{Conflict, NotFound};
 use crate::response_items::{Items, item_message, list, message_item};
 use crate::responses::{ItemQuery, ORIGIN, conversation_id, conversation_session};
 use crate::state::ApiState;
@@ -144,7 +143,6 @@ pub async fn conversation_create(
     params(("id" = String, Path, description = "The conversation's id.")),
     responses(
         (status = 200, description = "The conversation.", body = Value),
-        (status = 404, response = NotFound),
     ),
 )]
 pub async fn conversation_get(
@@ -166,7 +164,6 @@ pub async fn conversation_get(
     request_body = ConversationUpdate,
     responses(
         (status = 200, description = "The conversation.", body = Value),
-        (status = 404, response = NotFound),
     ),
 )]
 pub async fn conversation_update(
@@ -196,8 +193,6 @@ pub async fn conversation_update(
     params(("id" = String, Path, description = "The conversation's id.")),
     responses(
         (status = 200, description = "It is gone.", body = Value),
-        (status = 404, response = NotFound),
-        (status = 409, response = Conflict),
     ),
 )]
 pub async fn conversation_delete(
@@ -220,7 +215,6 @@ pub async fn conversation_delete(
     params(("id" = String, Path, description = "The conversation's id."), ItemQuery),
     responses(
         (status = 200, description = "A page of items.", body = Value),
-        (status = 404, response = NotFound),
     ),
 )]
 pub async fn conversation_item_list(
@@ -252,7 +246,6 @@ pub async fn conversation_item_list(
     request_body = ItemsCreate,
     responses(
         (status = 200, description = "The items.", body = Value),
-        (status = 404, response = NotFound),
     ),
 )]
 pub async fn conversation_item_create(
@@ -295,7 +288,6 @@ async fn item_of(
     ),
     responses(
         (status = 200, description = "The item.", body = Value),
-        (status = 404, response = NotFound),
     ),
 )]
 pub async fn conversation_item_get(
@@ -320,7 +312,6 @@ pub async fn conversation_item_get(
     ),
     responses(
         (status = 200, description = "The conversation, without it.", body = Value),
-        (status = 404, response = NotFound),
     ),
 )]
 pub async fn conversation_item_delete(

@@ -11,7 +11,6 @@ use utoipa::ToSchema;
 
 use crate::answer::{Handled, json};
 use crate::extract::PathName;
-use crate::openapi::NotFound;
 use crate::state::ApiState;
 
 /// The models.
@@ -84,7 +83,6 @@ pub async fn model_list(
     params(("model" = String, Path, description = "As in the list; a slash is written `%2F`.")),
     responses(
         (status = 200, description = "The model.", body = Model<'static>),
-        (status = 404, response = NotFound),
     ),
 )]
 pub async fn model_get(

@@ -243,11 +243,12 @@ const IF_MATCH_PATTERN: &str = r#"^(\*|(W/)?"[^",]*")$"#;
 
 /// POSTs that take no `Idempotency-Key`: a ticket is a secret for a few seconds,
 /// which is not kept so that it could be told again, a search changes nothing, a replay
-/// that begins twice begins at the same place, what is imported twice is there once, and
-/// what is approved or changed stays so.
-const NOT_ONCE: [&str; 8] = [
+/// that begins twice begins at the same place, what is imported twice is there once, what is
+/// approved stays so, and a conversation has the metadata that it was given last.
+const NOT_ONCE: [&str; 9] = [
     "/api/v1/events/tickets",
     "/api/v1/graph/import",
+    "/api/v1/graph/search",
     "/api/v1/graph/subgraph",
     "/api/v1/graph/traverse",
     "/api/v1/mcp/servers/{id}/tools/{tool}/approve",
@@ -360,6 +361,14 @@ fn openai_answers(operation: &Operation) -> Answers {
             ("415", "OpenAiInvalid"),
             ("422", "OpenAiInvalid"),
             ("502", "OpenAiFailed"),
+            ("507", "OpenAiFailed"),
+        ]);
+    } else if operation.parameters.as_ref().is_some_and(|all| !all.is_empty()) {
+        answers.extend([
+            ("404", "OpenAiInvalid"),
+            ("409", "OpenAiInvalid"),
+            ("422", "OpenAiInvalid"),
+            ("429", "OpenAiUnavailable"),
             ("507", "OpenAiFailed"),
         ]);
     }

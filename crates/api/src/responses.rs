@@ -27,7 +27,6 @@ use crate::fields::{Fields, FromFields, NOT_SUPPORTED_YET, Purpose};
 use crate::openai::{
     Choice, Format, Shape, Tools, choice_json, format_json, parameters_json, tool_json,
 };
-use crate::openapi::{Conflict, NotFound};
 use crate::response_items::{ITEMS_MAX, Items, id_behind, input, output, page, response_id};
 use crate::response_stream::{self, Place};
 use crate::run_stream::X_RUN_ID;
@@ -313,8 +312,6 @@ impl ResponseCreate {
             (Value = "application/json"),
             (Value = "text/event-stream"),
         ), headers(("X-Run-Id" = String, description = "The run's id."))),
-        (status = 404, response = NotFound),
-        (status = 409, response = Conflict),
     ),
 )]
 pub async fn response_create(
@@ -491,7 +488,6 @@ impl FromFields for ResponseQuery {
             (Value = "application/json"),
             (Value = "text/event-stream"),
         )),
-        (status = 404, response = NotFound),
     ),
 )]
 pub async fn response_get(
@@ -532,7 +528,6 @@ pub async fn response_get(
     params(("id" = String, Path, description = "The response's id.")),
     responses(
         (status = 200, description = "The response.", body = Value),
-        (status = 404, response = NotFound),
     ),
 )]
 pub async fn response_cancel(
@@ -557,8 +552,6 @@ pub async fn response_cancel(
     params(("id" = String, Path, description = "The response's id.")),
     responses(
         (status = 200, description = "It is gone.", body = Value),
-        (status = 404, response = NotFound),
-        (status = 409, response = Conflict),
     ),
 )]
 pub async fn response_delete(
@@ -623,7 +616,6 @@ impl FromFields for ItemQuery {
     params(("id" = String, Path, description = "The response's id."), ItemQuery),
     responses(
         (status = 200, description = "A page of items.", body = Value),
-        (status = 404, response = NotFound),
     ),
 )]
 pub async fn response_input_list(
