@@ -215,8 +215,7 @@ impl Engine {
             ids.iter().filter(in_session).take(NEIGHBOURS_OF).copied().collect();
         let middles: Vec<&Episode> = around.iter().filter_map(|id| by.get(id)).collect();
         let neighbours = store.episodes_around(org, &ask.group, &middles, (BEFORE, AFTER)).await?;
-        let mut links: HashMap<EpisodeId, ([Option<EpisodeId>; 3], [Option<EpisodeId>; 2])> =
-            HashMap::new();
+        let mut links = Links::new();
         for (id, (before, after)) in around.iter().zip(neighbours) {
             let nth = |list: &[Episode], nth: usize| list.get(nth).map(|episode| episode.id);
             let link = ([0, 1, 2].map(|at| nth(&before, at)), [0, 1].map(|at| nth(&after, at)));

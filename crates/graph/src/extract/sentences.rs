@@ -337,7 +337,6 @@ impl<'a> Reading<'a> {
                         break;
                     }
                     place.get_or_insert(nth);
-                    let _ = word;
                 }
             }
         }
@@ -406,31 +405,23 @@ impl<'a> Reading<'a> {
             Wants::Name(_) => SURE,
             _ => LIKELY,
         };
-        if relation.predicate == "prefers" || relation.predicate == "likes" {
-            if let Thing::Words(words) = &object
-                && words.split(' ').count() > 3
-            {
-                return;
-            }
+        if matches!(relation.predicate, "prefers" | "likes")
+            && let Thing::Words(words) = &object
+            && words.split(' ').count() > 3
+        {
+            return;
         }
         // Moved from Porto to Lisbon; switched from one to the other.
-        if effect == Effect::Ends
-            && self.lower(end) == "to"
-            && self.goes_on(end)
-            && matches!(relation.predicate, "lives_in" | "uses")
+        let turns = self.goes_on(end) && matches!(relation.predicate, "lives_in" | "uses");
+        let other = match (effect, self.lower(end)) {
+            (Effect::Ends, "to") if turns => Some(Effect::Holds),
+            (_, "from") if turns && relation.effect == Effect::Holds => Some(Effect::Ends),
+            _ => None,
+        };
+        if let Some(effect) = other
+            && let Some((thing, _)) = self.object(end + 1, relation.wants)
         {
-            if let Some((next, _)) = self.object(end + 1, relation.wants) {
-                found.push(said(subject.clone(), relation.predicate, next, Effect::Holds, SURE));
-            }
-        }
-        if relation.effect == Effect::Holds
-            && self.lower(end) == "from"
-            && self.goes_on(end)
-            && matches!(relation.predicate, "lives_in" | "uses")
-        {
-            if let Some((before, _)) = self.object(end + 1, relation.wants) {
-                found.push(said(subject.clone(), relation.predicate, before, Effect::Ends, SURE));
-            }
+            found.push(said(subject.clone(), relation.predicate, thing, effect, SURE));
         }
         found.push(said(subject, relation.predicate, object, effect, confidence));
     }
