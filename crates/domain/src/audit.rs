@@ -144,7 +144,7 @@ impl ChainHead {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{KeyId, OrgId};
+    use crate::ids::OrgId;
     use crate::time::Timestamp;
 
     fn entry(seq: i64) -> LoggedEntry {

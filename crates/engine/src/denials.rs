@@ -106,7 +106,7 @@ impl Engine {
                 at: self.now(),
                 kind: DENIED,
                 entity: EntityKind::Access,
-                id: who.key.map_or([0; 16], |key| key.to_bytes()),
+                id: who.key.map_or([0; 16], KeyId::to_bytes),
                 actor: who.key,
                 address: many.address,
                 data,

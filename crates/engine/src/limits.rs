@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use agentry_domain::limits::{Allowance, Limited, Limits, Rate, Subject, TierLimits, Work};
 use agentry_domain::ports::Limit;
-use agentry_domain::{Caller, Error, OrgId, Result, Tier, Timestamp};
+use agentry_domain::{Caller, Error, KeyId, OrgId, Result, Tier, Timestamp};
 use async_trait::async_trait;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
@@ -169,7 +169,7 @@ impl Counted {
     /// nothing from the others of the organisation.
     fn check_rates(&self, caller: &Caller, tier: Tier, work: Work) -> Limited {
         let rates = self.rates(tier);
-        let key = caller.key.map_or([0; 16], |key| key.to_bytes());
+        let key = caller.key.map_or([0; 16], KeyId::to_bytes);
         let org = caller.org.to_bytes();
         let mut tightest: Option<Allowance> = None;
         for (subject, rates, id) in [
@@ -364,7 +364,7 @@ pub fn limits_default() -> Limits {
 
 #[cfg(test)]
 mod tests {
-    use agentry_domain::{Code, KeyId, Role};
+    use agentry_domain::{Code, Role};
 
     use super::*;
 
