@@ -230,7 +230,7 @@ impl Default for RunLimits {
             tokens_max: 1_000_000,
             cost_nanos_max: None,
             time_ms_max: 3_600_000,
-            output_bytes_max: 2 * 1_024 * 1_024,
+            output_bytes_max: 16 * 1_024 * 1_024,
             call_output_bytes_max: 64 * 1_024,
             call_timeout_ms: 60_000,
         }

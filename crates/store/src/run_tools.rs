@@ -17,7 +17,7 @@ statements! {
         attempt = excluded.attempt, effects = excluded.effects, document = excluded.document";
     RUN_TOOL_LIST = "select document from run_tool where org = $1 and run = $2 and attempt = $3 \
         order by position";
-    RUN_TOOL_EFFECTS = "select 1 from run_tool where org = $1 and run = $2 and effects = 1 limit 1";
+    RUN_TOOL_EFFECTS = "select effects from run_tool where org = $1 and run = $2 and effects = 1 limit 1";
     RUN_TOOL_DELETE = "delete from run_tool where org = $1 and run = $2";
 }
 
