@@ -63,6 +63,11 @@ pub(crate) fn agent(name: &str) -> Agent {
         fallback_models: vec!["openai/m".to_owned(), "ollama/n".to_owned()],
         instructions: "Answer.\nBriefly.".to_owned(),
         tools: json(r#"["one"]"#),
+        limits: agentry_domain::tools::AgentLimits {
+            steps_max: Some(3),
+            cost_nanos_max: Some(4),
+            ..Default::default()
+        },
         memory: MemoryPolicy { recall: true, remember: false, limit: 7 },
         cache_ttl_s: 60,
         coalesce: true,

@@ -35,7 +35,8 @@ pub(crate) async fn an_mcp_server_keeps_its_secrets_and_its_catalogue(bed: Bed) 
     assert_eq!(store.mcp_server_by_name(other, "one").await.unwrap(), None);
     let filter = McpServerFilter { status: Some(McpStatus::Stopped), ..Default::default() };
     let page = PageRequest::default();
-    assert_eq!(store.resource_list(org, &filter, &page).await.unwrap().items.len(), 2);
+    let listed = store.resource_list::<McpServerBody>(org, &filter, &page).await.unwrap();
+    assert_eq!(listed.items.len(), 2);
     let filter = McpServerFilter { name: Some("two".to_owned()), ..Default::default() };
     let listed = store.resource_list::<McpServerBody>(org, &filter, &page).await.unwrap();
     assert_eq!(listed.items.len(), 1);
