@@ -87,7 +87,7 @@ pub(crate) async fn run(settings: &Settings, command: KeysCommand) -> anyhow::Re
 
 /// The keys of an installation, whoever has it.
 enum Keys {
-    Served(Server),
+    Served(Box<Server>),
     Held { store: Arc<Store>, engine: Engine, tasks: Tasks, owner: Caller },
 }
 

@@ -26,7 +26,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(3_600);
 /// Who has the installation.
 pub(crate) enum Local {
     /// A server that runs.
-    Served(Server),
+    Served(Box<Server>),
     /// This command, for as long as the file is open; none when nobody can keep
     /// others away, as on PostgreSQL.
     Held(Option<File>),

@@ -233,7 +233,7 @@ pub async fn conversation_item_list(
     let page = PageRequest { limit, after, offset: 0, order };
     let found = state.engine.message_list(&caller, session, page).await.map_err(missing(&id))?;
     let items = found.items.iter().map(message_item).collect();
-    answer_json(StatusCode::OK, &list(items, found.next.is_some()))
+    answer_json(StatusCode::OK, &list(&items, found.next.is_some()))
 }
 
 /// Add items to a conversation
@@ -258,7 +258,7 @@ pub async fn conversation_item_create(
     let made = state.engine.messages_append(&caller, once.as_ref(), session, create.items).await;
     let Done { value, replayed } = made.map_err(missing(&id))?;
     let items = value.iter().map(message_item).collect();
-    let answer = answer_json(StatusCode::OK, &list(items, false))?;
+    let answer = answer_json(StatusCode::OK, &list(&items, false))?;
     Ok(replay(answer, replayed))
 }
 

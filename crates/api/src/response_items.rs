@@ -132,11 +132,11 @@ pub(crate) fn page(mut items: Vec<Value>, after: Option<&str>, limit: usize) -> 
     }
     let has_more = items.len() > limit;
     items.truncate(limit);
-    list(items, has_more)
+    list(&items, has_more)
 }
 
 /// A page that is complete.
-pub(crate) fn list(items: Vec<Value>, has_more: bool) -> Value {
+pub(crate) fn list(items: &[Value], has_more: bool) -> Value {
     let id = |item: Option<&Value>| item.map(|item| item["id"].clone());
     json!({"object": "list", "first_id": id(items.first()), "last_id": id(items.last()),
         "has_more": has_more, "data": items})

@@ -857,6 +857,7 @@ mod tests {
             if_busy: IfBusy::Merge,
             on_disconnect: OnDisconnect::Continue,
             background: false,
+            ..Handling::default()
         };
         assert_eq!(run.asked.settle(None).unwrap(), expected);
     }

@@ -35,7 +35,7 @@ pub(crate) struct Offered {
 
 enum Offer {
     Builtin(BuiltinTool),
-    Mcp { server: McpServer, tool: String, effects: bool },
+    Mcp { server: Box<McpServer>, tool: String, effects: bool },
 }
 
 /// What a call has to keep to.
@@ -155,7 +155,7 @@ impl Engine {
             };
             let effects = !is_read_only(tool);
             let (server, tool) = (server.clone(), tool.name.clone());
-            offered.add(spec, Offer::Mcp { server, tool, effects });
+            offered.add(spec, Offer::Mcp { server: Box::new(server), tool, effects });
         }
         Ok(())
     }

@@ -185,6 +185,7 @@ pub(crate) mod tests {
             entity: entity.to_owned(),
             id: [0xab; 16],
             actor: None,
+            address: None,
             data: data.to_owned(),
         }
     }

@@ -86,7 +86,7 @@ mod tests {
                     .filter(|held| held.valid_at <= at(now) && held.invalid_at.is_none_or(|end| end > at(now)))
                     .map(|held| held.fact)
                     .collect();
-                let expected: Vec<i64> = moments.iter().copied().filter(|moment| *moment <= now).next_back().into_iter().collect();
+                let expected: Vec<i64> = moments.iter().copied().rfind(|moment| *moment <= now).into_iter().collect();
                 prop_assert_eq!(holding, expected);
             }
         }

@@ -2,6 +2,8 @@
 //! and that refuses what the real one refuses. That the servers say what the real ones
 //! say is shown by the providers' own clients (`agentry/tests/http/model_clients.rs`).
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

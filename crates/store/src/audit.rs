@@ -278,7 +278,8 @@ pub async fn verify(
     let mut end = ChainHead::EMPTY;
     let mut met = expected.is_none_or(|expected| expected.seals == 0);
     loop {
-        let seals = look.rows(&AUDIT_SEALS, &values![end.seq, CHECKED_AT_ONCE], seal).await?;
+        let seals =
+            look.rows(&AUDIT_SEALS, &[end.seq.into(), CHECKED_AT_ONCE.into()], seal).await?;
         if seals.is_empty() {
             break;
         }
@@ -344,7 +345,7 @@ async fn check_entries(look: &Look, seal: &Seal, verdict: &mut AuditVerdict) -> 
     let (mut after, mut count) = (seal.first - 1, 0);
     while after < seal.last {
         let wanted = (seal.last - after).min(i64::from(CHECKED_AT_ONCE));
-        let entries = look.rows(&LOG_READ_ALL, &values![after, wanted], entry).await?;
+        let entries = look.rows(&LOG_READ_ALL, &[after.into(), wanted.into()], entry).await?;
         let of_seal: Vec<&LoggedEntry> =
             entries.iter().take_while(|entry| entry.seq <= seal.last).collect();
         let Some(last) = of_seal.last() else { break };

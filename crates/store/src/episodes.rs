@@ -652,7 +652,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<String>> {
         let bound = values![org, group.as_str().to_owned(), limit];
-        self.scan(&NODE_NAMES_NEWEST, bound, |row| row.text()).await
+        self.scan(&NODE_NAMES_NEWEST, bound, Columns::text).await
     }
 
     /// What these nodes are read as: each that is another one, with that one.

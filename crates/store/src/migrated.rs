@@ -6,6 +6,7 @@ use agentry_domain::agents::{AgentBody, AgentStatus, MemoryPolicy};
 use agentry_domain::keys::KeyBody;
 use agentry_domain::orgs::OrgBody;
 use agentry_domain::sessions::{SessionBody, SessionStatus};
+use agentry_domain::tools::AgentLimits;
 use agentry_domain::{
     AgentId, Caller, JsonText, KeyId, Order, OrgId, Page, PageRequest, Role, SessionId, Tier,
     Timestamp,
@@ -122,6 +123,7 @@ async fn everything_is_there(store: &Store) {
         cache_ttl_s: 0,
         coalesce: false,
         cache_shared: false,
+        limits: AgentLimits::default(),
         configuration: json(r#"{"n":1.50}"#),
         metadata: json(r#"{"k":[null]}"#),
         resource_limits: json("{}"),

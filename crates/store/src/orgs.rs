@@ -46,7 +46,7 @@ impl Table for OrgBody {
 impl Store {
     /// How much an organisation may ask for; none when there is no such one.
     pub async fn org_tier(&self, id: OrgId) -> Result<Option<Tier>> {
-        self.point(&ORG_TIER, values![INSTALLATION_ORG, id], |row| tier(row)).await
+        self.point(&ORG_TIER, values![INSTALLATION_ORG, id], tier).await
     }
 
     /// Every organisation: for work that is done for the whole installation.

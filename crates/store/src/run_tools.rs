@@ -7,7 +7,7 @@ use agentry_domain::tools::RunCall;
 use agentry_domain::{Error, OrgId, RunId};
 
 use crate::sql::statements;
-use crate::value::{Columns, values};
+use crate::value::{self, Columns, values};
 use crate::write::Write;
 use crate::{ClaimedJob, Result, Store, StoreError};
 
@@ -56,7 +56,7 @@ impl Store {
 
     /// Whether a call of a run was begun that may have changed something.
     pub async fn run_tools_had_effects(&self, org: OrgId, run: RunId) -> Result<bool> {
-        let found = self.point(&RUN_TOOL_EFFECTS, values![org, run], |row| row.int()).await?;
+        let found = self.point(&RUN_TOOL_EFFECTS, values![org, run], value::int).await?;
         Ok(found.is_some())
     }
 }

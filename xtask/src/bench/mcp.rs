@@ -295,8 +295,8 @@ impl Bare for Exchange {
     fn ask(&mut self, method: &str, params: &Value) -> Result<Value> {
         self.asked += 1;
         let text = self.post(&request(self.asked, method, params))?;
-        let answers = text.lines().filter_map(|line| line.strip_prefix("data:"));
-        let last = answers.last().unwrap_or(&text);
+        let mut answers = text.lines().filter_map(|line| line.strip_prefix("data:"));
+        let last = answers.next_back().unwrap_or(&text);
         serde_json::from_str(last).context("an answer that is no JSON")
     }
 }

@@ -5,7 +5,7 @@ use agentry_domain::goals::{Goal, GoalBody};
 use agentry_domain::orgs::{Org, OrgBody};
 use agentry_domain::plans::{Plan, PlanBody};
 use agentry_domain::sessions::MessageRole;
-use agentry_domain::{FileId, GoalId, PlanId};
+use agentry_domain::{FileId, GoalId, PlanId, Tier};
 use agentry_store::doctor::{Check, examine};
 use agentry_store::{Scope, Write};
 
@@ -70,7 +70,8 @@ async fn fill(bed: &Bed) {
     let store = bed.open().await;
     let org = make::org();
     let mut write = Write::new(org);
-    let named = Org::new(org, OrgBody { name: "default".to_owned() }, make::now());
+    let named =
+        Org::new(org, OrgBody { name: "default".to_owned(), tier: Tier::default() }, make::now());
     write.resource_insert(&named.body, &named.document().unwrap());
     store.write(write).await.unwrap();
     for name in ["a", "b", "c"] {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use agentry_domain::graph::{Category, Edge, EdgeBody, GroupId, NamePart, Node, NodeBody, hubs};
-use agentry_domain::{Code, EdgeId, JsonText, NodeId, Order, OrgId, PageRequest};
+use agentry_domain::{Code, EdgeId, JsonText, NodeId, Order, OrgId, PageRequest, Tier};
 use agentry_store::doctor::examine;
 use agentry_store::graph::nodes::node_missing;
 use agentry_store::{Outward, Store, Write};
@@ -497,7 +497,7 @@ pub(crate) async fn graphs_behave_as_their_model(bed: Bed) {
         }
     }
     let mut write = Write::new(org);
-    let named = agentry_domain::orgs::OrgBody { name: "default".to_owned() };
+    let named = agentry_domain::orgs::OrgBody { name: "default".to_owned(), tier: Tier::default() };
     let named = agentry_domain::orgs::Org::new(org, named, make::now());
     write.resource_insert(&named.body, &named.document().unwrap());
     store.write(write).await.unwrap();

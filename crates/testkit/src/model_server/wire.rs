@@ -119,7 +119,7 @@ fn anthropic_reason(said: &Said, behaviour: &Behaviour) -> &'static str {
     }
 }
 
-fn anthropic_message(about: &About<'_>, content: Vec<Value>) -> Value {
+fn anthropic_message(about: &About<'_>, content: &[Value]) -> Value {
     json!({"id": format!("msg_{}", about.id), "type": "message", "role": "assistant",
         "model": about.model(), "content": content, "stop_reason": null, "stop_sequence": null,
         "usage": {"input_tokens": 10, "cache_read_input_tokens": 4,
@@ -138,7 +138,7 @@ pub(super) fn anthropic_stream(
     behaviour: &Behaviour,
 ) -> Vec<Bytes> {
     let mut documents = vec![
-        json!({"type": "message_start", "message": anthropic_message(about, Vec::new())}),
+        json!({"type": "message_start", "message": anthropic_message(about, &[])}),
         json!({"type": "ping"}),
     ];
     let pieces = tokens(&said.text, behaviour.chunking.token_chars);
@@ -186,12 +186,12 @@ pub(super) fn anthropic_stream(
 pub(super) fn anthropic_whole(about: &About<'_>, said: &Said, behaviour: &Behaviour) -> Value {
     let text = (!said.text.is_empty()).then(|| json!({"type": "text", "text": said.text}));
     let calls = said.calls.iter().enumerate().map(|(at, call)| anthropic_block(about, at, call));
-    let mut message = anthropic_message(about, text.into_iter().chain(calls).collect());
+    let mut message = anthropic_message(about, &text.into_iter().chain(calls).collect::<Vec<_>>());
     message["stop_reason"] = anthropic_reason(said, behaviour).into();
     message
 }
 
-fn google_chunk(about: &About<'_>, parts: Vec<Value>, reason: Option<&str>) -> Value {
+fn google_chunk(about: &About<'_>, parts: &[Value], reason: Option<&str>) -> Value {
     let mut candidate = json!({"index": 0, "content": {"role": "model", "parts": parts}});
     if let Some(reason) = reason {
         candidate["finishReason"] = reason.into();
@@ -217,12 +217,12 @@ fn google_calls(said: &Said) -> impl Iterator<Item = Value> {
 /// An event stream without an event that ends it, as Google's server sends it.
 pub(super) fn google_stream(about: &About<'_>, said: &Said, behaviour: &Behaviour) -> Vec<Bytes> {
     let pieces = tokens(&said.text, behaviour.chunking.token_chars);
-    let text = |piece: &String| google_chunk(about, vec![json!({"text": piece})], None);
+    let text = |piece: &String| google_chunk(about, &[json!({"text": piece})], None);
     let mut documents: Vec<Value> = pieces.iter().map(text).collect();
-    documents.extend(google_calls(said).map(|call| google_chunk(about, vec![call], None)));
+    documents.extend(google_calls(said).map(|call| google_chunk(about, &[call], None)));
     if !behaviour.without_finish {
         let last = vec![json!({"text": ""})];
-        documents.push(google_chunk(about, last, Some(google_reason(behaviour))));
+        documents.push(google_chunk(about, &last, Some(google_reason(behaviour))));
     }
     let events: Vec<String> =
         documents.iter().map(|document| event(&document.to_string(), behaviour.chunking)).collect();
@@ -233,7 +233,7 @@ pub(super) fn google_stream(about: &About<'_>, said: &Said, behaviour: &Behaviou
 pub(super) fn google_whole(about: &About<'_>, said: &Said, behaviour: &Behaviour) -> Value {
     let text = (!said.text.is_empty()).then(|| json!({"text": said.text}));
     let parts = text.into_iter().chain(google_calls(said)).collect();
-    google_chunk(about, parts, Some(google_reason(behaviour)))
+    google_chunk(about, &parts, Some(google_reason(behaviour)))
 }
 
 fn ollama_document(about: &About<'_>, content: &str, calls: &[Value]) -> Value {
