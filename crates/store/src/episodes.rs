@@ -19,7 +19,7 @@ use crate::jobs::{ClaimedJob, LANE_OPEN};
 use crate::lists::{cursor, list_page};
 use crate::sql::statements;
 use crate::text::Scope;
-use crate::value::{Columns, values};
+use crate::value::{self, Columns, values};
 use crate::write::{Probe, Write};
 use crate::{Result, Store, StoreError};
 
@@ -652,7 +652,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<String>> {
         let bound = values![org, group.as_str().to_owned(), limit];
-        self.scan(&NODE_NAMES_NEWEST, bound, Columns::text).await
+        self.scan(&NODE_NAMES_NEWEST, bound, value::text).await
     }
 
     /// What these nodes are read as: each that is another one, with that one.

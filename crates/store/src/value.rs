@@ -275,6 +275,11 @@ pub(crate) fn int(row: &mut Columns<'_>) -> Read<i64> {
     row.int()
 }
 
+/// The row's one column, a text.
+pub(crate) fn text(row: &mut Columns<'_>) -> Read<String> {
+    row.text()
+}
+
 fn to_id(bytes: &[u8]) -> Read<[u8; 16]> {
     bytes.try_into().map_err(|_| StoreError::unreadable("an id of 16 bytes"))
 }

@@ -232,7 +232,7 @@ pub(super) fn google_stream(about: &About<'_>, said: &Said, behaviour: &Behaviou
 /// One whole answer.
 pub(super) fn google_whole(about: &About<'_>, said: &Said, behaviour: &Behaviour) -> Value {
     let text = (!said.text.is_empty()).then(|| json!({"text": said.text}));
-    let parts = text.into_iter().chain(google_calls(said)).collect();
+    let parts: Vec<Value> = text.into_iter().chain(google_calls(said)).collect();
     google_chunk(about, &parts, Some(google_reason(behaviour)))
 }
 
