@@ -8,7 +8,7 @@ use agentry_domain::{Code, EdgeId, JsonText, NodeId, Order, OrgId, PageRequest, 
 use agentry_store::doctor::examine;
 use agentry_store::graph::nodes::node_missing;
 use agentry_store::{Outward, Store, Write};
-use proptest::strategy::{Strategy as _, ValueTree as _};
+use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::bed::{Bed, wait_until};
