@@ -2,7 +2,8 @@
 //! dropped.
 
 use agentry_domain::episodes::{
-    EPISODE_CONTENT_CHARS_MAX, EPISODE_LABEL_CHARS_MAX, Episode, EpisodeKind, EpisodeState,
+    EPISODE_CONTENT_CHARS_MAX, EPISODE_LABEL_CHARS_MAX, Episode, EpisodeAside, EpisodeKind,
+    EpisodeState,
 };
 use agentry_domain::graph::GroupId;
 use agentry_domain::{
@@ -158,12 +159,12 @@ impl FromFields for EpisodeBody {
             (Some(content), None) => (EpisodeKind::Text, content),
             (None, Some(document)) => {
                 if !document.starts_with(['{', '[']) {
-                    fields.fault("json", "wrong_type", "must be an object or a list");
+                    fields.fault("json", "malformed", "must be an object or a list");
                 }
                 if document.chars().count() > EPISODE_CONTENT_CHARS_MAX {
                     let detail =
                         format!("must have {EPISODE_CONTENT_CHARS_MAX} characters at most");
-                    fields.fault("json", "too_long", detail);
+                    fields.fault("json", "out_of_range", detail);
                 }
                 (EpisodeKind::Json, document)
             }
@@ -207,13 +208,10 @@ impl FromFields for EpisodeQuery {
     fn read(fields: &mut Fields) -> Self {
         let group = group(fields);
         let state = fields
-            .choice::<EpisodeState>("state")
-            .about("Only those that are pending, dead or dropped.")
-            .optional();
-        if state == Some(EpisodeState::Done) {
-            let detail = "is what most are; ask for pending, dead or dropped, or for all";
-            fields.fault("state", "not_a_filter", detail);
-        }
+            .choice::<EpisodeAside>("state")
+            .about("Only those that are in this state; without it, those in any, also done.")
+            .optional()
+            .map(EpisodeState::from);
         Self(group, state, page_request(fields, Order::default()))
     }
 }

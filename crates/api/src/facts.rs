@@ -153,7 +153,7 @@ impl FromFields for FactQuery {
             .optional();
         let page = page_request(fields, Order::Descending);
         if page.order == Order::Ascending {
-            fields.fault("order", "not_a_filter", "facts are listed newest first");
+            fields.fault("order", "not_supported_yet", "facts are listed newest first");
         }
         Self(group, FactFilter { subject, predicate, object, as_of, known_at }, page)
     }

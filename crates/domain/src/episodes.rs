@@ -44,6 +44,28 @@ named! {
     }
 }
 
+named! {
+    /// Which episodes a list can show alone: those that are not done.
+    pub enum EpisodeAside {
+        /// It waits.
+        Pending = "pending",
+        /// It was put aside.
+        Dead = "dead",
+        /// It was dropped.
+        Dropped = "dropped",
+    }
+}
+
+impl From<EpisodeAside> for EpisodeState {
+    fn from(aside: EpisodeAside) -> Self {
+        match aside {
+            EpisodeAside::Pending => Self::Pending,
+            EpisodeAside::Dead => Self::Dead,
+            EpisodeAside::Dropped => Self::Dropped,
+        }
+    }
+}
+
 /// Something that was said or happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Episode {

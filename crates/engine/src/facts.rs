@@ -83,7 +83,7 @@ impl Engine {
     ) -> Result<NodeMerge> {
         if merged == into {
             let detail = "is this node itself";
-            return Err(Error::invalid(vec![Fault::new("/node_id", "same", detail)]));
+            return Err(Error::invalid(vec![Fault::new("/node_id", "exclusive", detail)]));
         }
         // A circle would be followed without end.
         let onward = self.0.store.node_merges_of(caller.org, group, &[into]).await?;

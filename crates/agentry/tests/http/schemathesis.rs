@@ -51,7 +51,7 @@ FAULTS = {
     "not_supported_yet",
 }
 # One of two fields is required, whichever.
-EITHER_OF_TWO = {"/message", "/description"}
+EITHER_OF_TWO = {"/message", "/description", "/content"}
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
