@@ -211,6 +211,10 @@ pub fn complete(document: &mut OpenApi, rules: &[Rule]) {
                     BARE_ONCE.contains(&path.as_str())
                 };
                 if method == Method::POST && is_once {
+                    // The key alone may be malformed.
+                    if operation.request_body.is_none() {
+                        add(operation, &[("422", "ValidationFailed")]);
+                    }
                     add_idempotency(operation);
                 }
             }

@@ -133,8 +133,8 @@ impl Engine {
         for _ in 0..MERGE_TRIES_MAX {
             let state = self.0.store.mcp_state(caller.org, server.id).await?;
             let was = state.catalogue.as_deref();
-            let was = was.map(|was| stored(Some(was))).transpose()?;
-            let tools = merged(was.as_deref(), &found)?;
+            let approved = was.map(|was| stored(Some(was))).transpose()?;
+            let tools = merged(approved.as_deref(), &found)?;
             let text = written(&tools)?;
             let mut revision = state.revision;
             if was != Some(text.as_str()) {

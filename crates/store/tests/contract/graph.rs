@@ -86,7 +86,7 @@ pub(crate) async fn nodes_and_edges_keep_every_field(bed: Bed) {
     let ids = [two.id, NodeId::from_uuid(make::uuid()), one.id];
     assert_eq!(store.graph_nodes_get(org, &group, &ids).await.unwrap(), [two.clone(), one.clone()]);
     let by_key = store.graph_nodes_by_key(org, &group, &["k-1", "k-2"]).await.unwrap();
-    assert_eq!(by_key, [one.clone()]);
+    assert_eq!(by_key, std::slice::from_ref(&one));
 
     let mut first = edge(&one, "calls", &two);
     first.body.weight = 0.1;
@@ -210,7 +210,7 @@ pub(crate) async fn guards_of_graphs_tell_what_is_wrong(bed: Bed) {
         store.write(write).await.map(|_| ())
     };
     let taken = node(&group, keyed.clone());
-    let inserted = write(&|write| write.graph_nodes_insert(&group, &[taken.clone()])).await;
+    let inserted = write(&|write| write.graph_nodes_insert(&group, std::slice::from_ref(&taken))).await;
     assert_eq!(make::refused(inserted).code, Code::AlreadyExists);
     // In another group, and in another organisation, it is free.
     let other = crate::graph::group("other");
@@ -267,7 +267,7 @@ pub(crate) async fn guards_of_graphs_tell_what_is_wrong(bed: Bed) {
     write(&|write| write.graph_edge_delete(&first)).await.unwrap();
     let deleted = write(&|write| write.graph_edge_delete(&first)).await;
     assert_eq!(make::refused(deleted).code, Code::NotFound);
-    let deleted = write(&|write| write.graph_edges_delete(&group, &[first.clone()])).await;
+    let deleted = write(&|write| write.graph_edges_delete(&group, std::slice::from_ref(&first))).await;
     assert_eq!(make::refused(deleted).code, Code::PreconditionFailed);
     write(&|write| write.graph_node_has_no_edges(&one)).await.unwrap();
     let delete = |write: &mut Write, node: &Node| {
