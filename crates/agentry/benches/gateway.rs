@@ -117,8 +117,14 @@ async fn bench() -> Bench {
     let entropy = Arc::new(SystemEntropy::default());
     let engine = Engine::new(Parts {
         store,
-        models: Models::new(&agentry_llm::Options::default(), outbound.clone()).unwrap(),
+        models: Models::new(&agentry_llm::Options::default()).unwrap(),
         webhook_client: outbound.clone(),
+        mcp: agentry_mcp::Connector::new(
+            outbound.clone(),
+            agentry_mcp::Options::default(),
+            tasks.clone(),
+        ),
+        fetch_client: outbound.clone(),
         clock: Arc::new(SystemClock),
         entropy: entropy.clone(),
         tasks: tasks.clone(),

@@ -62,14 +62,18 @@ impl Local {
     pub(crate) fn find(settings: &Settings) -> anyhow::Result<Self> {
         let data = &settings.data;
         if settings.database.is_some() {
-            return Ok(Server::at(data)?.map_or(Self::Held(None), Self::Served));
+            return Ok(
+                Server::at(data)?.map_or(Self::Held(None), |server| Self::Served(Box::new(server)))
+            );
         }
         anyhow::ensure!(data.is_dir(), "there is no data directory {}", data.display());
         match agentry_store::lock(data)? {
             Some(lock) => Ok(Self::Held(Some(lock))),
-            None => Server::at(data)?.map(Self::Served).with_context(|| {
-                format!("a process serves {} and does not say where", data.display())
-            }),
+            None => {
+                Server::at(data)?.map(|server| Self::Served(Box::new(server))).with_context(|| {
+                    format!("a process serves {} and does not say where", data.display())
+                })
+            }
         }
     }
 }

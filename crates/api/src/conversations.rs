@@ -232,7 +232,7 @@ pub async fn conversation_item_list(
     let order: Order = query.order;
     let page = PageRequest { limit, after, offset: 0, order };
     let found = state.engine.message_list(&caller, session, page).await.map_err(missing(&id))?;
-    let items = found.items.iter().map(message_item).collect();
+    let items: Vec<_> = found.items.iter().map(message_item).collect();
     answer_json(StatusCode::OK, &list(&items, found.next.is_some()))
 }
 
@@ -257,7 +257,7 @@ pub async fn conversation_item_create(
     let session = conversation_session(&id)?;
     let made = state.engine.messages_append(&caller, once.as_ref(), session, create.items).await;
     let Done { value, replayed } = made.map_err(missing(&id))?;
-    let items = value.iter().map(message_item).collect();
+    let items: Vec<_> = value.iter().map(message_item).collect();
     let answer = answer_json(StatusCode::OK, &list(&items, false))?;
     Ok(replay(answer, replayed))
 }

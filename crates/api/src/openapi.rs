@@ -213,7 +213,7 @@ pub fn complete(document: &mut OpenApi, rules: &[Rule]) {
                 if method == Method::POST && is_once {
                     // The key alone may be malformed.
                     if operation.request_body.is_none() {
-                        add(operation, &[("422", "ValidationFailed")]);
+                        add(operation, &Answers::from([("422", "ValidationFailed")]));
                     }
                     add_idempotency(operation);
                 }

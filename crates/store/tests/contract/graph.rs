@@ -210,7 +210,8 @@ pub(crate) async fn guards_of_graphs_tell_what_is_wrong(bed: Bed) {
         store.write(write).await.map(|_| ())
     };
     let taken = node(&group, keyed.clone());
-    let inserted = write(&|write| write.graph_nodes_insert(&group, std::slice::from_ref(&taken))).await;
+    let inserted =
+        write(&|write| write.graph_nodes_insert(&group, std::slice::from_ref(&taken))).await;
     assert_eq!(make::refused(inserted).code, Code::AlreadyExists);
     // In another group, and in another organisation, it is free.
     let other = crate::graph::group("other");
@@ -267,7 +268,8 @@ pub(crate) async fn guards_of_graphs_tell_what_is_wrong(bed: Bed) {
     write(&|write| write.graph_edge_delete(&first)).await.unwrap();
     let deleted = write(&|write| write.graph_edge_delete(&first)).await;
     assert_eq!(make::refused(deleted).code, Code::NotFound);
-    let deleted = write(&|write| write.graph_edges_delete(&group, std::slice::from_ref(&first))).await;
+    let deleted =
+        write(&|write| write.graph_edges_delete(&group, std::slice::from_ref(&first))).await;
     assert_eq!(make::refused(deleted).code, Code::PreconditionFailed);
     write(&|write| write.graph_node_has_no_edges(&one)).await.unwrap();
     let delete = |write: &mut Write, node: &Node| {
