@@ -26,7 +26,7 @@ pub const GRAPH_HITS_MAX: u32 = 100;
 /// Episodes whose words match best that are looked at.
 const EPISODES_LOOKED_AT: usize = 200;
 /// Of them, those whose neighbours are looked at.
-const NEIGHBOURS_OF: usize = 80;
+const NEIGHBOURS_OF: usize = 150;
 const BEFORE: u32 = 3;
 const AFTER: u32 = 2;
 /// Facts whose words match best that are looked at.
@@ -215,11 +215,16 @@ impl Engine {
             ids.iter().filter(in_session).take(NEIGHBOURS_OF).copied().collect();
         let middles: Vec<&Episode> = around.iter().filter_map(|id| by.get(id)).collect();
         let neighbours = store.episodes_around(org, &ask.group, &middles, (BEFORE, AFTER)).await?;
-        let mut links = Links::new();
+        let mut links = Links::default();
         for (id, (before, after)) in around.iter().zip(neighbours) {
-            let nth = |list: &[Episode], nth: usize| list.get(nth).map(|episode| episode.id);
-            let link = ([0, 1, 2].map(|at| nth(&before, at)), [0, 1].map(|at| nth(&after, at)));
-            links.insert(*id, link);
+            // As they were said: from the furthest before to the furthest after.
+            let order = before.iter().rev().map(|it| it.id);
+            let order: Vec<EpisodeId> =
+                order.chain([*id]).chain(after.iter().map(|it| it.id)).collect();
+            for pair in order.windows(2) {
+                links.before.insert(pair[1], pair[0]);
+                links.after.insert(pair[0], pair[1]);
+            }
             for episode in before.into_iter().chain(after) {
                 by.entry(episode.id).or_insert(episode);
             }
@@ -275,7 +280,24 @@ impl Engine {
     }
 }
 
-type Links = HashMap<EpisodeId, ([Option<EpisodeId>; 3], [Option<EpisodeId>; 2])>;
+/// Which episode was said before, and which after, each one of a session.
+#[derive(Default)]
+struct Links {
+    before: HashMap<EpisodeId, EpisodeId>,
+    after: HashMap<EpisodeId, EpisodeId>,
+}
+
+/// The next ones, nearest first, as far as they are known.
+fn follow<const N: usize>(
+    links: &HashMap<EpisodeId, EpisodeId>,
+    from: EpisodeId,
+) -> [Option<EpisodeId>; N] {
+    let mut at = Some(from);
+    [(); N].map(|()| {
+        at = at.and_then(|id| links.get(&id).copied());
+        at
+    })
+}
 
 fn turns<'a>(
     all: &'a [Episode],
@@ -303,7 +325,8 @@ fn turns<'a>(
             let known = tokens.get(&episode.id.to_bytes());
             let document =
                 known.cloned().unwrap_or_else(|| Document { tokens: terms(&episode.content) });
-            let (before, after) = links.get(&episode.id).copied().unwrap_or_default();
+            let before = follow::<3>(&links.before, episode.id);
+            let after = follow::<2>(&links.after, episode.id);
             Turn {
                 text: &episode.content,
                 document,
