@@ -283,10 +283,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let rows = runtime.block_on(measured());
     let mut broken = 0;
-    println!(
-        "{:<46}{:>10}{:>10}{:>12}  {}",
-        "processor time, us", "median", "limit", "baseline", ""
-    );
+    println!("{:<46}{:>10}{:>10}{:>12}", "processor time, us", "median", "limit", "baseline");
     for row in &rows {
         let (median, limit) = (row.median_us(), row.limit_us);
         let baseline = row.baseline_us.map_or("-".to_owned(), |us| format!("{us:.0}"));

@@ -62,7 +62,7 @@ async fn every_field_is_kept_and_can_be_changed(engine: Engine) {
     for (n, change) in changes.iter().enumerate() {
         let mut full = full();
         full["name"] = json!(format!("files-{n}"));
-        changes_one_field_at_a_time(&server, SERVERS, full, &bare, std::slice::from_ref(&change))
+        changes_one_field_at_a_time(&server, SERVERS, full, &bare, std::slice::from_ref(change))
             .await;
     }
 
