@@ -15,14 +15,14 @@ statements! {
         or exists (select 1 from mcp_state where org >= x'' and secrets is not null))"
         postgres "select mark from sealing where one = 1 \
         and (exists (select 1 from webhook_feed) \
-        or exists (select 1 from mcp_state where secrets is not null))";
+        or exists (select 1 from mcp_state where org >= ''::bytea and secrets is not null))";
     SEALING_SET = sqlite "insert into sealing (one, mark) values (1, $1) on conflict (one) \
         do update set mark = excluded.mark \
         where not exists (select 1 from webhook_feed where org >= x'') \
         and not exists (select 1 from mcp_state where org >= x'' and secrets is not null)"
         postgres "insert into sealing (one, mark) values (1, $1) on conflict (one) \
         do update set mark = excluded.mark where not exists (select 1 from webhook_feed) \
-        and not exists (select 1 from mcp_state where secrets is not null)";
+        and not exists (select 1 from mcp_state where org >= ''::bytea and secrets is not null)";
     SEALING_SEEN = "select mark from sealing where one = 1";
 }
 
