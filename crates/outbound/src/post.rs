@@ -25,7 +25,7 @@ const CONNECT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(crate) http: reqwest::Client,
-    pub(crate) options: Options,
+    pub(crate) options: Arc<Options>,
     /// Which targets are allowed; none when whoever configured this
     /// installation named them.
     guard: Option<Guard>,
@@ -106,7 +106,7 @@ impl Client {
                 http
             }
         };
-        Ok(Self { http, options: options.clone(), guard })
+        Ok(Self { http, options: Arc::new(options.clone()), guard })
     }
 
     /// Sends the document and waits for the answer's status and headers.
