@@ -156,7 +156,9 @@ impl Kind for Items {
 
     fn schema(&self, _purpose: Purpose) -> Schema {
         let types = if self.or_text { vec![Type::String, Type::Array] } else { vec![Type::Array] };
-        Schema::Object(ObjectBuilder::new().schema_type(SchemaType::Array(types)).build())
+        let item = json!({"type": "message", "role": "user", "content": "Hello"});
+        let schema = ObjectBuilder::new().schema_type(SchemaType::Array(types));
+        Schema::Object(schema.examples([json!([item])]).build())
     }
 
     fn read(&self, value: Value, site: &mut Site<'_>) -> Option<Vec<ChatMessage>> {

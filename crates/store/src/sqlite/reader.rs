@@ -141,6 +141,7 @@ impl Readers {
                     && !detail.starts_with("SCAN (")
                     && !detail.starts_with("SCAN counted")
                     && !detail.starts_with("SCAN cut")
+                    && !detail.starts_with("SCAN looked")
                     && !detail.starts_with("SCAN reached");
                 if whole {
                     found.push(format!("{}: {detail}", sql.name));
