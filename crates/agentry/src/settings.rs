@@ -743,7 +743,7 @@ mod tests {
         ]);
         refused(&[("AGENTRY_RETENTION__UPLOADS_S", "300")]);
         refused(&[("AGENTRY_STORE__WRITES_WAITING_MAX", "0")]);
-        refused(&[("AGENTRY_PROVIDERS__X__KEY", "no url")]);
+        refused(&[("AGENTRY_PROVIDERS__X__KIND", "mystery")]);
         refused(&[("AGENTRY_SEALING_KEY", "too short")]);
         refused(&[("AGENTRY_TOKENS__JWKS_URL", "https://id.example/keys")]);
         refused(&[("AGENTRY_TOKENS__ISSUER", "x"), ("AGENTRY_TOKENS__JWKS_URL", "no url")]);

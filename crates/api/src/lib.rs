@@ -111,6 +111,7 @@ fn document(operations: &Operations<ApiState>) -> Result<String> {
     let mut document = operations.document().clone();
     openapi::complete(&mut document, operations.rules());
     openapi::plain_paths(&mut document);
+    openapi::without_unused(&mut document)?;
     document.to_pretty_json().map_err(Error::internal)
 }
 

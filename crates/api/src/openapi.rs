@@ -1,9 +1,10 @@
 //! The OpenAPI document: its head, and what every operation has in common,
 //! which is added here so that handlers declare only what is their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use agentry_domain::idempotency::IDEMPOTENCY_KEY_CHARS_MAX;
+use agentry_domain::{Error, Result};
 use agentry_gateway::operations::{Access, Class, Rule, SECURITY_SCHEMES, described};
 use http::Method;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
@@ -306,6 +307,24 @@ pub fn plain_paths(document: &mut OpenApi) {
     let paths = std::mem::take(&mut document.paths.paths);
     let plain = |(path, item): (String, _)| (path.replace("{*", "{"), item);
     document.paths.paths = paths.into_iter().map(plain).collect();
+}
+
+const SCHEMAS: &str = "#/components/schemas/";
+
+/// Leaves out schemas that nothing refers to: what stands in lists alone is written down
+/// within each list.
+pub fn without_unused(document: &mut OpenApi) -> Result<()> {
+    loop {
+        let text = serde_json::to_string(document).map_err(Error::internal)?;
+        let referred: BTreeSet<&str> =
+            text.split(SCHEMAS).skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        let Some(components) = &mut document.components else { return Ok(()) };
+        let before = components.schemas.len();
+        components.schemas.retain(|name, _| referred.contains(name.as_str()));
+        if components.schemas.len() == before {
+            return Ok(());
+        }
+    }
 }
 
 type Answers = BTreeMap<&'static str, &'static str>;

@@ -271,7 +271,7 @@ async fn a_graph_is_as_it_was_counted_by_hand(engine: Engine) {
     };
     let found = search("&name=MAIN").await;
     assert_eq!((names(&found["results"]), &found["total_count"]), (vec!["main"], &json!(1)));
-    assert_eq!(names(&search("&name=a").await["results"]), ["app", "alone", "apply"]);
+    assert_eq!(names(&search("&name=a").await["results"]), ["app", "apply", "alone"]);
     assert_eq!(names(&search("&name=a&kind=module").await["results"]), ["app"]);
     let found = search("&kind=function&limit=2").await;
     assert_eq!(
