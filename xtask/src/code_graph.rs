@@ -287,7 +287,10 @@ impl Program {
         }
         for module in self.modules.keys().filter(|module| module.len() > 1) {
             counts.edges[0] += 1;
-            line(edge(&key(&module[..module.len() - 1]), &key(module), "contains", 1))?;
+            // A directory of programs is no module.
+            let around = self.module_of(&module[..module.len() - 1]);
+            let around = around.unwrap_or_else(|| module[..1].to_vec());
+            line(edge(&key(&around), &key(module), "contains", 1))?;
         }
         for (full, function) in self.functions.iter().map(|it| (it.full(), it)) {
             if written.remove(&full) {
@@ -347,10 +350,11 @@ impl Program {
         call: &Call,
         by_name: &HashMap<&str, Vec<usize>>,
     ) -> Option<usize> {
-        let name = match call {
-            Call::Path(path) => path.last()?,
-            Call::Method { name, .. } => name,
+        let path = match call {
+            Call::Path(path) => self.absolute(from, path),
+            Call::Method { name, .. } => vec![name.clone()],
         };
+        let name = path.last()?;
         let candidates = by_name.get(name.as_str())?;
         let only = |fits: &dyn Fn(&Function) -> bool| {
             let fitting: BTreeSet<String> = candidates
@@ -368,8 +372,7 @@ impl Program {
                 only(&|it| here(it) && it.module == from.module).or_else(|| only(&here))
             }
             Call::Method { .. } => only(&|it| it.of.is_some()),
-            Call::Path(path) => {
-                let path = self.absolute(from, path);
+            Call::Path(_) => {
                 let (of, module) = match path.get(..path.len().checked_sub(1)?)? {
                     [] => return None,
                     [module @ .., of] if of.starts_with(char::is_uppercase) => (Some(of), module),

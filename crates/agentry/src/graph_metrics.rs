@@ -46,11 +46,18 @@ impl Collector for GraphCollector {
         let gauges = [
             ("graph_episodes_pending", "Episodes that wait to be drawn from", backlog.pending),
             ("graph_groups_pending", "Groups that have some", backlog.groups),
-            ("graph_lag_microseconds", "How long the newest batch had waited", activity.lag_micros),
-            ("graph_oldest_microseconds", "How long some wait at most", waited),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            let kind = gauge.metric_type();
+            gauge.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
+        }
+        let times = [
+            ("graph_lag_seconds", "How long the newest batch had waited", activity.lag_micros),
+            ("graph_oldest_seconds", "How long some wait at most", waited),
+        ];
+        for (name, help, micros) in times {
+            let gauge = ConstGauge::new(Duration::from_micros(micros).as_secs_f64());
             let kind = gauge.metric_type();
             gauge.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
         }

@@ -81,10 +81,16 @@ fn every_operation_is_described_whole() {
         // Where the path says it all.
         let silent = [
             "POST /api/v1/admin/backup",
+            "POST /api/v1/graph/episodes/{id}/drop",
+            "POST /api/v1/graph/episodes/{id}/retry",
+            "POST /api/v1/mcp/servers/{id}/restart",
+            "POST /api/v1/mcp/servers/{id}/start",
+            "POST /api/v1/mcp/servers/{id}/stop",
             "POST /api/v1/runs/{id}/cancel",
             "POST /api/v1/webhooks/{id}/deliveries/{delivery}/retry",
             "POST /api/v1/webhooks/{id}/ping",
             "POST /api/v1/webhooks/{id}/rotate-secret",
+            "POST /v1/responses/{id}/cancel",
         ];
         let says =
             matches!(method.as_str(), "POST" | "PATCH" | "PUT") && !silent.contains(&at.as_str());

@@ -36,7 +36,8 @@ struct Side {
 
 async fn groups_that_are_written_at_once_do_not_cross(engine: Engine) {
     let server = Server::start(engine).await;
-    let (_, org) = server.post("/api/v1/orgs", json!({"name": "other", "tier": "enterprise"})).await;
+    let (_, org) =
+        server.post("/api/v1/orgs", json!({"name": "other", "tier": "enterprise"})).await;
     let key = json!({"name": "theirs", "role": "owner", "org_id": org["id"]});
     let (_, key) = server.post("/api/v1/keys", key).await;
     let theirs = key["secret"].as_str().unwrap().to_owned();

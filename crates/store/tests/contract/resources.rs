@@ -7,7 +7,9 @@ use agentry_domain::chat::ChatMessage;
 use agentry_domain::keys::{Key, KeyBody};
 use agentry_domain::runs::{Run, RunError, RunStatus, Stop, Usage};
 use agentry_domain::sessions::{MessageRole, SessionStatus};
-use agentry_domain::{Code, KeyId, MessageId, PageRequest, Permission, Role, RunId, Timestamp};
+use agentry_domain::{
+    Caller, Code, KeyId, MessageId, PageRequest, Permission, Role, RunId, Tier, Timestamp,
+};
 use agentry_store::Write;
 
 use crate::bed::Bed;
@@ -218,7 +220,8 @@ pub(crate) async fn keys_open_their_organisation(bed: Bed) {
         write.resource_insert(&key.body, &key.document().unwrap());
         write.key_secret_insert(&hash, id, &key);
         store.write(write).await.unwrap();
-        let caller = key.caller(org, id);
+        // The store knows the tier of the key's organisation.
+        let caller = Caller { tier: Some(Tier::default()), ..key.caller(org, id) };
         assert_eq!(store.key_caller(&hash).await.unwrap(), Some(caller));
         assert_eq!(store.key_caller_by_id(org, id).await.unwrap(), Some(caller));
         assert_eq!(store.key_caller_by_id(other, id).await.unwrap(), None);
