@@ -4,6 +4,7 @@
 mod audit;
 mod backup;
 mod event_metrics;
+mod figures;
 mod graph_metrics;
 mod keys;
 mod limit_metrics;

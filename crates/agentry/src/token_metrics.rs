@@ -1,44 +1,20 @@
-//! What became of an identity provider's tokens and keys, as metrics. Read when
-//! asked; the gateway keeps the counts.
-
-use std::fmt;
+//! What became of an identity provider's tokens and keys, as metrics; the gateway keeps
+//! the counts.
 
 use agentry_gateway::{Metrics, Tokens};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
-use prometheus_client::metrics::counter::ConstCounter;
 
-#[derive(Debug)]
-struct TokenCollector(Tokens);
-
-impl Collector for TokenCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let activity = self.0.activity();
-        let counters = [
-            ("tokens_remembered", "Tokens whose check was remembered", activity.remembered),
-            ("tokens_checked", "Tokens that were checked and taken", activity.checked),
-            ("tokens_refused", "Tokens that were refused", activity.refused),
-            ("tokens_keys_fetched", "Times that the provider's keys were read", activity.fetched),
-            (
-                "tokens_keys_fetches_failed",
-                "Times that the provider's keys could not be read",
-                activity.fetches_failed,
-            ),
-        ];
-        for (name, help, value) in counters {
-            let counter = ConstCounter::new(value);
-            counter.encode(encoder.encode_descriptor(
-                name,
-                help,
-                None,
-                counter.metric_type(),
-            )?)?;
-        }
-        Ok(())
-    }
-}
+use crate::figures;
 
 /// Adds the counts of tokens to the metrics.
 pub(crate) fn register(metrics: &Metrics, tokens: Tokens) {
-    metrics.register(|registry| registry.register_collector(Box::new(TokenCollector(tokens))));
+    figures::register(metrics, move |to| {
+        let of = tokens.activity();
+        to.counter("tokens_remembered", "Tokens whose check was remembered", of.remembered)?;
+        to.counter("tokens_checked", "Tokens that were checked and taken", of.checked)?;
+        to.counter("tokens_refused", "Tokens that were refused", of.refused)?;
+        let help = "Times that the provider's keys were read";
+        to.counter("tokens_keys_fetched", help, of.fetched)?;
+        let help = "Times that the provider's keys could not be read";
+        to.counter("tokens_keys_fetches_failed", help, of.fetches_failed)
+    });
 }

@@ -573,16 +573,6 @@ pub struct ItemQuery {
 
 query_parameters!(ItemQuery);
 
-agentry_domain::named! {
-    /// Which come first.
-    enum ItemOrder {
-        /// The oldest.
-        Ascending = "asc",
-        /// The newest.
-        Descending = "desc",
-    }
-}
-
 impl FromFields for ItemQuery {
     fn read(fields: &mut Fields) -> Self {
         let limit = fields
@@ -590,15 +580,12 @@ impl FromFields for ItemQuery {
             .about("Items at most.")
             .or(PAGE_ITEMS_DEFAULT);
         let order = fields
-            .choice::<ItemOrder>("order")
+            .choice::<Order>("order")
             .about("The oldest or the newest first.")
-            .or(ItemOrder::Descending);
+            .or(Order::Descending);
         Self {
             limit: usize::try_from(limit).unwrap_or(1),
-            order: match order {
-                ItemOrder::Ascending => Order::Ascending,
-                ItemOrder::Descending => Order::Descending,
-            },
+            order,
             after: fields
                 .text("after", 1..=ID_CHARS_MAX)
                 .about("The id of the item before the first.")

@@ -1,0 +1,52 @@
+//! Figures of the metrics that are read when somebody asks: whoever keeps the counts is
+//! asked, and nothing is kept here.
+
+use std::fmt;
+
+use agentry_gateway::Metrics;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+/// Where figures are written.
+pub(crate) struct Figures<'a>(DescriptorEncoder<'a>);
+
+impl Figures<'_> {
+    /// What only grows.
+    pub(crate) fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let counter = ConstCounter::new(value);
+        counter.encode(self.0.encode_descriptor(name, help, None, counter.metric_type())?)
+    }
+
+    /// What goes up and down.
+    pub(crate) fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        gauge.encode(self.0.encode_descriptor(name, help, None, gauge.metric_type())?)
+    }
+}
+
+struct Asked<F>(F);
+
+impl<F> fmt::Debug for Asked<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Asked")
+    }
+}
+
+impl<F> Collector for Asked<F>
+where
+    F: Fn(&mut Figures<'_>) -> fmt::Result + Send + Sync + 'static,
+{
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        (self.0)(&mut Figures(encoder))
+    }
+}
+
+/// Adds to the metrics what this writes whenever they are read.
+pub(crate) fn register(
+    metrics: &Metrics,
+    write: impl Fn(&mut Figures<'_>) -> fmt::Result + Send + Sync + 'static,
+) {
+    metrics.register(|registry| registry.register_collector(Box::new(Asked(write))));
+}
