@@ -90,6 +90,9 @@ enum Task {
         /// The cargo profile of the server; final figures come from `release`.
         #[arg(long, default_value = "release")]
         profile: String,
+        /// Take the program as it was built before.
+        #[arg(long)]
+        built: bool,
         /// Listeners, over all processes.
         #[arg(long, default_value_t = 5_000)]
         connections: usize,
@@ -281,8 +284,8 @@ fn main() -> Result<ExitCode> {
             write_results(&report, &report.table(), &out)?;
             Ok(ExitCode::SUCCESS)
         }
-        Task::BenchRealtime { profile, connections, processes, seconds, out } => {
-            let options = realtime::Options { profile, connections, processes, seconds };
+        Task::BenchRealtime { profile, built, connections, processes, seconds, out } => {
+            let options = realtime::Options { profile, built, connections, processes, seconds };
             let report = realtime::bench(&options)?;
             let out =
                 out.unwrap_or_else(|| workspace::root().join("bench/results/local/realtime.json"));

@@ -38,11 +38,11 @@ pub(crate) const GRAPH_LEAVES: &str = "graph_leaves";
 statements! {
     GRAPH_COUNTS = sqlite "select kind, n from counter where org = $1 and kind in ('graph_nodes', \
         'graph_edges', 'graph_isolated', 'graph_entry_points', 'graph_leaves') and key = $2"
-        postgres "select kind, sum(n)::bigint from (select kind, n from counter where org = $1 \
-        and kind in ('graph_nodes', 'graph_edges', 'graph_isolated', 'graph_entry_points', \
-        'graph_leaves') and key = $2 union all select kind, n from counter_change where org = $1 \
-        and kind in ('graph_nodes', 'graph_edges', 'graph_isolated', 'graph_entry_points', \
-        'graph_leaves') and key = $2) as changes group by kind";
+        postgres "select kinds.kind, (coalesce((select n from counter where org = $1 \
+        and kind = kinds.kind and key = $2), 0) + coalesce((select sum(n) from counter_change \
+        where org = $1 and kind = kinds.kind and key = $2), 0))::bigint from (values \
+        ('graph_nodes'), ('graph_edges'), ('graph_isolated'), ('graph_entry_points'), \
+        ('graph_leaves')) as kinds (kind)";
     GRAPH_KIND_COUNTS = sqlite "select key, n from counter where org = $1 and kind = $2 \
         and key > $3 and key < $4 and n > 0 order by key limit $5"
         postgres "select key, sum(n)::bigint from (select key, n from counter where org = $1 \

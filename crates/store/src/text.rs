@@ -84,14 +84,15 @@ statements! {
         (select doc from text_doc where org = $1 and id = $2)" postgres "";
     TEXT_DELETE_ONE = "delete from text_doc where org = $1 and id = $2";
     // One statement for all scopes of a search: most runs find out here that
-    // there are no memories, and pay nothing else for them.
+    // there are no memories, and pay nothing else for them. On PostgreSQL each counter is
+    // looked up by its whole key: grouping would read all of an organisation's in order.
     TEXT_STATISTICS = sqlite "select kind, key, n from counter where org = $1 \
         and kind in ('text_documents', 'text_tokens') and key in ($2, $3, $4)"
-        postgres "select kind, key, sum(n)::bigint from (select kind, key, n from counter \
-        where org = $1 and kind in ('text_documents', 'text_tokens') and key in ($2, $3, $4) \
-        union all select kind, key, n from counter_change \
-        where org = $1 and kind in ('text_documents', 'text_tokens') and key in ($2, $3, $4)) \
-        as changes group by kind, key";
+        postgres "select kinds.kind, keys.key, (coalesce((select n from counter where org = $1 \
+        and kind = kinds.kind and key = keys.key), 0) + coalesce((select sum(n) \
+        from counter_change where org = $1 and kind = kinds.kind and key = keys.key), 0))::bigint \
+        from (values ('text_documents'), ('text_tokens')) as kinds (kind) \
+        cross join (select $2::bytea union select $3::bytea union select $4::bytea) as keys (key)";
     TEXT_MATCHES = sqlite "select count(*) from (select 1 from text_index \
         where text_index match $1 limit $2)"
         postgres "select count(*) from (select 1 from text_doc \

@@ -43,6 +43,8 @@ const BUCKETS: usize = 2_400;
 pub struct Options {
     /// The cargo profile of the server.
     pub profile: String,
+    /// Whether the program is taken as it was built before.
+    pub built: bool,
     /// Listeners, over all processes.
     pub connections: usize,
     /// Processes that hold them.
@@ -110,7 +112,13 @@ struct Heard {
 pub fn bench(options: &Options) -> Result<Report> {
     ensure!(options.processes > 0 && options.connections >= options.processes, "no connections");
     let mut build = cargo();
-    run(build.args(["build", "--profile", &options.profile, "-p", "agentry", "--bin", "agentry"]))?;
+    // The listeners are this program, built like the server: what they cost is taken
+    // from the same processors.
+    build.args(["build", "--profile", &options.profile, "-p", "agentry", "--bin", "agentry"]);
+    build.args(["-p", "xtask", "--bin", "xtask"]);
+    if !options.built {
+        run(&mut build)?;
+    }
     let dir = target().join(if options.profile == "dev" { "debug" } else { &options.profile });
     let place = target().join("bench");
     std::fs::create_dir_all(&place)?;
@@ -121,7 +129,7 @@ pub fn bench(options: &Options) -> Result<Report> {
     for nth in 0..options.processes {
         let share = options.connections / options.processes
             + usize::from(nth < options.connections % options.processes);
-        clients.push(Client::start(&address, &key, share)?);
+        clients.push(Client::start(&dir.join("xtask"), &address, &key, share)?);
     }
     pause(SETTLE);
     let idle = resident_bytes(server.pid())?.saturating_sub(before);
@@ -169,8 +177,8 @@ struct Client {
 }
 
 impl Client {
-    fn start(address: &str, key: &str, connections: usize) -> Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
+    fn start(program: &Path, address: &str, key: &str, connections: usize) -> Result<Self> {
+        let mut child = Command::new(program)
             .args(["listen", address, &connections.to_string()])
             .env("LISTEN_KEY", key)
             .stdin(Stdio::piped())

@@ -399,14 +399,16 @@ impl Report {
         for of in &self.fairness {
             let _ = writeln!(
                 text,
-                "{:9} {:>8} {:>12} {:>12} {:>12} {:>12} {:>6.2}",
+                "{:9} {:>6}-{:<5} {:>12} {:>12} {:>12} {:>12} {:>6.2}{}",
                 of.engine,
                 of.waiting_before,
+                of.waiting_after,
                 of.idle_p50_micros,
                 of.idle_p99_micros,
                 of.busy_p50_micros,
                 of.busy_p99_micros,
                 of.busy_p99_micros as f64 / of.idle_p99_micros.max(1) as f64,
+                if of.waiting_after == 0 { " (not shown: none waited at the end)" } else { "" },
             );
         }
         text
