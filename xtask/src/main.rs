@@ -305,7 +305,7 @@ fn main() -> Result<ExitCode> {
                 std::fs::create_dir_all(dir)?;
             }
             let mut bench = workspace::cargo();
-            bench.args(["bench", "-p", "agentry", "--bench", "gateway", "--profile", &profile]);
+            bench.args(["bench", "--workspace", "--bench", "gateway", "--profile", &profile]);
             if gate {
                 bench.args(["--", "--gate"]);
             }
