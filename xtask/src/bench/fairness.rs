@@ -1,7 +1,7 @@
 //! What a user's waiting runs cost another: one user leaves ten thousand runs to a
-//! model that takes half a second, each in a session of its own, so that each
-//! could begin; others, who were never here before, ask once each, before and
-//! while those wait.
+//! model that takes half a minute, each in a session of its own, so that each
+//! could begin; others, who were never here before, ask one that takes half a second,
+//! once each, before and while those wait.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ const QUEUERS: usize = 8;
 /// First runs of others, each before and while those wait: enough for a 99th percentile.
 const FIRST_RUNS: usize = 100;
 /// Others that ask at a time, so that all have asked while many still wait.
-const OTHERS: usize = 25;
+const OTHERS: usize = 10;
 
 /// Of one engine.
 #[derive(Debug, Serialize)]
@@ -45,8 +45,10 @@ pub(super) struct Asked<'a> {
     pub(super) engine: &'static str,
     pub(super) address: &'a str,
     pub(super) key: &'a str,
-    /// The agent whose model takes its time.
-    pub(super) agent: &'a str,
+    /// The agent of the others.
+    pub(super) slow: &'a str,
+    /// The agent of the one user.
+    pub(super) stuck: &'a str,
 }
 
 impl Asked<'_> {
@@ -73,14 +75,15 @@ impl Asked<'_> {
         })
     }
 
-    fn run(&self, body: &Value) -> Result<Value> {
-        let path = format!("/api/v1/agents/{}/runs", self.agent);
+    fn run(&self, agent: &str, body: &Value) -> Result<Value> {
+        let path = format!("/api/v1/agents/{agent}/runs");
         http::post(self.address, &path, self.key, &body.to_string())
     }
 
     fn queue(&self, runs: usize) -> Result<()> {
         for _ in 0..runs {
-            self.run(&json!({"message": "hello", "user_id": "many", "background": true}))?;
+            let run = json!({"message": "hello", "user_id": "many", "background": true});
+            self.run(self.stuck, &run)?;
         }
         Ok(())
     }
@@ -92,7 +95,7 @@ impl Asked<'_> {
             for nth in 0..FIRST_RUNS / OTHERS {
                 let user = format!("{when}-{other}-{nth}");
                 let begun = Instant::now();
-                let run = self.run(&json!({"message": "hello", "user_id": user}))?;
+                let run = self.run(self.slow, &json!({"message": "hello", "user_id": user}))?;
                 ensure!(run["success"] == true, "a run did not succeed: {run}");
                 took.push(begun.elapsed());
             }

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::json;
 
@@ -38,8 +38,10 @@ const MODELS: [(&str, &str, &str); 2] = [
         r#"{"model":"after50","messages":[{"role":"user","content":"hello"}],"stream":true}"#,
     ),
 ];
-/// The model that a user's many runs wait for; no case asks it.
+/// What the first runs of others ask, while a user's many runs hold their places with
+/// the other one; no case asks them.
 const SLOW: (&str, &str) = ("slow", "constant:500ms");
+const STUCK: (&str, &str) = ("stuck", "constant:30s");
 /// Long beside the runs that are cut off at its end, whose writes are counted too.
 const SLICE: Duration = Duration::from_secs(3);
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -129,7 +131,9 @@ pub fn bench(options: &Options) -> Result<Report> {
     for (name, delay, _) in MODELS {
         models.push((name, Model::start(&programs.agentry, place, name, delay)?));
     }
-    models.push((SLOW.0, Model::start(&programs.agentry, place, SLOW.0, SLOW.1)?));
+    for (name, delay) in [SLOW, STUCK] {
+        models.push((name, Model::start(&programs.agentry, place, name, delay)?));
+    }
     let (mut cases, mut fairness) = (Vec::new(), Vec::new());
     for engine in ["sqlite", "postgres"] {
         let database = match engine {
@@ -151,9 +155,13 @@ pub fn bench(options: &Options) -> Result<Report> {
                 cases.push(bench.measure(engine, name, streamed, options.rounds)?);
             }
         }
-        let slow = server.agents.last().context("the slow model has an agent")?;
+        let [.., slow, stuck] = server.agents.as_slice() else { bail!("models without agents") };
         let Server { address, key, .. } = &server;
-        fairness.push(Asked { engine, address, key, agent: slow }.measure()?);
+        // What was measured before is not lost with it.
+        match (Asked { engine, address, key, slow, stuck }).measure() {
+            Ok(measured) => fairness.push(measured),
+            Err(error) => eprintln!("fairness on {engine}: {error:#}"),
+        }
     }
     Ok(Report {
         at: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
