@@ -281,12 +281,10 @@ mod tests {
         let now = failures.started;
         failures.succeeded("good", now);
         failures.failed(address(NEAR), now);
-        failures.failed(address(NEAR), now);
         assert_eq!(wait(&failures, NEAR, "good", now), None);
         assert_eq!(wait(&failures, NEAR, "new", now), Some(1_000));
         // Not for good.
         let much_later = now + Duration::from_secs(u64::from(GOOD_MINUTES) * 60);
-        failures.failed(address(NEAR), much_later);
         failures.failed(address(NEAR), much_later);
         assert_eq!(wait(&failures, NEAR, "good", much_later), Some(1_000));
     }
