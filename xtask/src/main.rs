@@ -136,7 +136,8 @@ enum Task {
         gate: bool,
     },
     /// Measures what the server answers well when it is asked once, twice and five
-    /// times what it can do, with the lab.
+    /// times what it can do, and what an organisation waits beside one that asks for
+    /// ten times its share, with the lab.
     BenchGoodput {
         /// The cargo profile of the server; final figures come from `release`.
         #[arg(long, default_value = "release")]

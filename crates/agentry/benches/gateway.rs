@@ -5,19 +5,28 @@
 //! It calls the application as a connection would, without a socket, on one thread,
 //! and reads that thread's processor clock. Each figure is the median of rounds in
 //! which all cases take turns, so that what disturbs the machine disturbs each.
+//!
+//! Then it tries whether a wrong credential can be told from another by the time that it
+//! takes: one whose shown prefix is nobody's, and one whose prefix is a key's.
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on ends")]
 #![expect(clippy::print_stdout, reason = "what it measures is its result")]
 
+#[path = "gateway/separation.rs"]
+mod separation;
+
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agentry_domain::background::Tasks;
+use agentry_domain::keys::{SECRET_PREFIX, SHOWN_PREFIX_CHARS};
 use agentry_domain::limits::{Limits, Rate, TierLimits, Work};
 use agentry_domain::orgs::INSTALLATION_ORG;
 use agentry_domain::ports::{Authenticate, Limit, SystemClock, SystemEntropy};
 use agentry_domain::{Caller, KeyId, Permission, Role, Tier};
 use agentry_engine::{Engine, Parts};
+use agentry_gateway::address::Peer;
 use agentry_gateway::{
     AccessMode, App, Edge, EdgeOptions, KeySource, Metrics, Operations, TokenOptions, Tokens, op,
 };
@@ -35,12 +44,16 @@ use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 use utoipa::openapi::OpenApi;
 
+use separation::Separation;
+
 // As the server has it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const ROUNDS: usize = 21;
 const CALLS: usize = 2_000;
+/// Wrong credentials of each kind.
+const TRIES: usize = 10_000;
 const ISSUER: &str = "https://id.example";
 const AUDIENCE: &str = "agentry";
 
@@ -56,6 +69,13 @@ fn processor() -> i64 {
 }
 
 fn request(credential: &str) -> Request<Body> {
+    let mut request = anonymous(credential);
+    request.extensions_mut().insert(Peer(SocketAddr::from((Ipv4Addr::LOCALHOST, 1))));
+    request
+}
+
+/// From no address, whose failures nobody counts.
+fn anonymous(credential: &str) -> Request<Body> {
     let request = Request::get("/bare").header("host", "localhost");
     let request = request.header("user-agent", "bench").header("accept", "*/*");
     request.header("authorization", format!("Bearer {credential}")).body(Body::empty()).unwrap()
@@ -202,8 +222,31 @@ impl Row {
     }
 }
 
-async fn measured() -> Vec<Row> {
-    let bench = bench().await;
+/// Wrong secrets behind the prefix of a key, wrong ones behind that of none, and what is
+/// not even of their form: that is refused before anything is looked up, so that it must
+/// be found out.
+async fn separations(bench: &Bench) -> [Separation; 2] {
+    let of = |prefix: &str| -> Vec<String> {
+        let rest = bench.owner.len() - prefix.len();
+        let random = || bench.engine.secret()[bench.owner.len() - rest..].to_owned();
+        (0..TRIES).map(|_| format!("{prefix}{}", random())).collect()
+    };
+    let known = of(&bench.owner[..SHOWN_PREFIX_CHARS]);
+    let unknown = of(SECRET_PREFIX);
+    let formless = of("xx_");
+    let (app, of) = (&bench.app, anonymous);
+    // Once, so that nothing is done for the first time.
+    Separation::of("", app, of, [&known[..TRIES / 10], &unknown[..TRIES / 10]]).await;
+    [
+        Separation::of(WRONG_SECRETS, app, of, [&known, &unknown]).await,
+        Separation::of(CONTROL, app, of, [&unknown, &formless]).await,
+    ]
+}
+
+const WRONG_SECRETS: &str = "a key's prefix and nobody's";
+const CONTROL: &str = "a prefix and none (must be separable)";
+
+async fn measured(bench: &Bench) -> Vec<Row> {
     let (engine, tokens) = (&bench.engine, &bench.tokens);
     let caller = Caller {
         tier: Some(Tier::Standard),
@@ -270,7 +313,6 @@ async fn measured() -> Vec<Row> {
             .await,
         );
     }
-    bench.tasks.stop(Duration::from_secs(10)).await;
     vec![whole, limited, key, unknown, uncached, cached, role, limit]
 }
 
@@ -281,7 +323,12 @@ fn main() {
     }
     rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let rows = runtime.block_on(measured());
+    let (rows, separations) = runtime.block_on(async {
+        let bench = bench().await;
+        let measured = (measured(&bench).await, separations(&bench).await);
+        bench.tasks.stop(Duration::from_secs(10)).await;
+        measured
+    });
     let mut broken = 0;
     println!("{:<46}{:>10}{:>10}{:>12}", "processor time, us", "median", "limit", "baseline");
     for row in &rows {
@@ -300,8 +347,29 @@ fn main() {
                 "baseline_us": row.baseline_us})
         })
         .collect();
+    println!("{:<46}{:>10}{:>10}{:>12}", "time of wrong credentials", "AUC", "z", "tries");
+    for of in &separations {
+        let is_wanted = of.is_separable() == (of.name == CONTROL);
+        broken += u32::from(!is_wanted);
+        let verdict = match (of.is_separable(), is_wanted) {
+            (false, true) => "not separable",
+            (true, true) => "separable, as it must be",
+            (true, false) => "SEPARABLE",
+            (false, false) => "NOT FOUND OUT: this machine is too busy to say anything",
+        };
+        let Separation { name, auc, z, tries, .. } = of;
+        println!("{name:<46}{auc:>10.4}{z:>10.1}{tries:>12}  {verdict}");
+    }
+    let separations: Vec<Value> = separations
+        .iter()
+        .map(|of| {
+            json!({"name": of.name, "tries": of.tries, "auc": of.auc, "z": of.z,
+                "separable": of.is_separable()})
+        })
+        .collect();
     if let Some(path) = std::env::var_os("AGENTRY_BENCH_OUT") {
-        std::fs::write(path, json!({"bench": "gateway", "figures": figures}).to_string()).unwrap();
+        let figures = json!({"bench": "gateway", "figures": figures, "separations": separations});
+        std::fs::write(path, figures.to_string()).unwrap();
     }
     if broken > 0 && std::env::args().any(|argument| argument == "--gate") {
         std::process::exit(1);

@@ -5,7 +5,8 @@ use std::fmt;
 
 use agentry_gateway::Metrics;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
@@ -23,6 +24,44 @@ impl Figures<'_> {
     pub(crate) fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
         gauge.encode(self.0.encode_descriptor(name, help, None, gauge.metric_type())?)
+    }
+}
+
+/// A label, and what there is for each of its values.
+pub(crate) type Labelled<'a, V> = (&'a str, &'a [(&'a str, V)]);
+
+impl Figures<'_> {
+    /// The same for each value of a label.
+    pub(crate) fn gauges(
+        &mut self,
+        name: &str,
+        help: &str,
+        (label, values): Labelled<'_, u64>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (of, value) in values {
+            let gauge = ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&[(label, *of)])?)?;
+        }
+        Ok(())
+    }
+
+    /// Whole numbers, or seconds and parts of them, that only grow.
+    pub(crate) fn counters<V>(
+        &mut self,
+        name: &str,
+        help: &str,
+        (label, values): Labelled<'_, V>,
+    ) -> fmt::Result
+    where
+        V: Copy,
+        ConstCounter<V>: EncodeMetric,
+    {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (of, value) in values {
+            ConstCounter::new(*value).encode(family.encode_family(&[(label, *of)])?)?;
+        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ mod backup;
 mod event_metrics;
 mod figures;
 mod graph_metrics;
+mod key_metrics;
 mod keys;
 mod limit_metrics;
 mod local;

@@ -138,6 +138,12 @@ fn items(settings: &Settings) -> Vec<Item> {
         ),
         item(
             Weight::Should,
+            "wrong credentials are limited",
+            unless(settings.limits_auth_failures(), "http.auth_failures_per_minute is 0"),
+            "export AGENTRY_HTTP__AUTH_FAILURES_PER_MINUTE=60".to_owned(),
+        ),
+        item(
+            Weight::Should,
             "the log is for programs",
             unless(settings.log_format == LogFormat::Json, "log_format is \"text\""),
             "export AGENTRY_LOG_FORMAT=json".to_owned(),

@@ -28,8 +28,8 @@ use crate::sealing;
 use crate::settings::{Auth, Settings};
 use crate::telemetry;
 use crate::{
-    limit_metrics, model_metrics, process_metrics, store_metrics, task_metrics, token_metrics,
-    webhook_metrics,
+    key_metrics, limit_metrics, model_metrics, process_metrics, store_metrics, task_metrics,
+    token_metrics, webhook_metrics,
 };
 
 /// How long background tasks may take to end, once the last connection closed.
@@ -90,6 +90,7 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
     task_metrics::register(&metrics, tasks.clone());
     webhook_metrics::register(&metrics, engine.clone());
     limit_metrics::register(&metrics, engine.clone());
+    key_metrics::register(&metrics, engine.clone());
     process_metrics::register(&metrics);
     let readiness = Readiness::new();
     watch_storage(&engine, &readiness, &tasks);

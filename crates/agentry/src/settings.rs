@@ -59,6 +59,7 @@ pub(crate) struct Settings {
     pub(crate) database: Option<String>,
     #[serde(default, deserialize_with = "sealing_key")]
     pub(crate) sealing_key: Option<SealingKey>,
+    pub(crate) replicas: NonZeroU32,
     pub(crate) auth: Auth,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
@@ -89,9 +90,12 @@ pub(crate) struct Http {
     streams_in_flight_max: usize,
     subscriptions_max: usize,
     queue_requests_max: usize,
+    queue_org_requests_max: usize,
     queue_wait_ms: u64,
     #[serde(deserialize_with = "list")]
     origins: Vec<String>,
+    auth_failures_per_minute: u32,
+    auth_failures_burst: u32,
     #[serde(deserialize_with = "list")]
     trusted_proxies: Vec<String>,
     compressed_bytes_min: u64,
@@ -203,6 +207,7 @@ pub(crate) struct Graph {
     group_queue_episodes_max: u32,
     drawing_max: usize,
     backlog_episodes_noted: u64,
+    stats_age_max_s: u64,
     import_bytes_max: usize,
     import_ms: u64,
 }
@@ -271,12 +276,17 @@ fn sealing_key<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Seali
     key.map(Some).ok_or_else(|| serde::de::Error::custom("must be 32 bytes in base-64"))
 }
 
+/// One process's part of a rate, rounded up; none for 0 a minute, and a burst of 0 is as
+/// much as comes in a minute.
+fn rate(per_minute: u32, burst: u32, replicas: NonZeroU32) -> Option<Rate> {
+    let part = |of: u32| NonZeroU32::new(of.div_ceil(replicas.get()));
+    let per_minute = part(per_minute)?;
+    Some(Rate { per_minute, burst: part(burst).unwrap_or(per_minute) })
+}
+
 impl TierSettings {
-    fn limits(&self) -> TierLimits {
-        let rate = |per_minute: u32, burst: u32| {
-            let per_minute = NonZeroU32::new(per_minute)?;
-            Some(Rate { per_minute, burst: NonZeroU32::new(burst).unwrap_or(per_minute) })
-        };
+    fn limits(&self, replicas: NonZeroU32) -> TierLimits {
+        let rate = |per_minute, burst| rate(per_minute, burst, replicas);
         TierLimits {
             key: rate(self.key_per_minute, self.key_burst),
             user: rate(self.user_per_minute, self.user_burst),
@@ -482,6 +492,7 @@ impl Settings {
             group_queue_episodes_max: self.graph.group_queue_episodes_max,
             drawing_max: self.graph.drawing_max,
             backlog_episodes_noted: self.graph.backlog_episodes_noted,
+            stats_age_max: Duration::from_secs(self.graph.stats_age_max_s),
         }
     }
 
@@ -537,7 +548,8 @@ impl Settings {
     /// How much callers may ask for.
     fn limits(&self) -> Limits {
         let of = |tier: Tier| {
-            self.limits.get(tier.as_str()).map(TierSettings::limits).unwrap_or_default()
+            let of = self.limits.get(tier.as_str());
+            of.map(|tier| tier.limits(self.replicas)).unwrap_or_default()
         };
         Limits {
             free: of(Tier::Free),
@@ -559,6 +571,11 @@ impl Settings {
     /// Whether keys are limited that nothing else is said of.
     pub(crate) fn limits_keys(&self) -> bool {
         self.limits().of(Tier::default()).key.is_some()
+    }
+
+    /// Whether credentials that are refused have a bound.
+    pub(crate) fn limits_auth_failures(&self) -> bool {
+        self.http.auth_failures_per_minute > 0
     }
 
     /// Whether balancers are given notice of a stop.
@@ -657,7 +674,13 @@ impl Settings {
             subscriptions_max: self.http.subscriptions_max,
             origins: self.http.origins.clone(),
             queue_requests_max: self.http.queue_requests_max,
+            queue_org_requests_max: self.http.queue_org_requests_max,
             queue_wait_max: Duration::from_millis(self.http.queue_wait_ms),
+            auth_failures: rate(
+                self.http.auth_failures_per_minute,
+                self.http.auth_failures_burst,
+                self.replicas,
+            ),
             // Checked when the settings were read.
             trusted_proxies: self.trusted_proxies().unwrap_or_default(),
             compressed_bytes_min: self.http.compressed_bytes_min,
@@ -727,6 +750,23 @@ mod tests {
         assert_eq!(settings.http.origins, ["https://a.example", "https://b.example"]);
         assert_eq!(settings.providers["near"].base_url.as_deref(), Some("http://127.0.0.1:9/v1"));
         assert_eq!(settings.database.as_deref(), Some("postgres://localhost/x"));
+    }
+
+    #[test]
+    fn each_replica_has_its_part_of_every_rate() {
+        let settings = load(&[("AGENTRY_REPLICAS", "3")], &Flags::default()).unwrap();
+        let (limits, alone) = (settings.limits(), agentry_engine::limits_default());
+        let part = |rate: Rate| (rate.per_minute.get().div_ceil(3), rate.burst.get().div_ceil(3));
+        for tier in [Tier::Free, Tier::Standard, Tier::Enterprise] {
+            let (rate, whole) = (limits.of(tier).key.unwrap(), alone.of(tier).key.unwrap());
+            assert_eq!((rate.per_minute.get(), rate.burst.get()), part(whole));
+            // The store adds up all processes' days, and what had no rate has none.
+            assert_eq!(limits.of(tier).daily_requests, alone.of(tier).daily_requests);
+            assert_eq!(limits.of(tier).reads, None);
+        }
+        let failures = settings.edge_options().auth_failures.unwrap();
+        assert_eq!((failures.per_minute.get(), failures.burst.get()), (20, 67));
+        assert!(load(&[("AGENTRY_REPLICAS", "0")], &Flags::default()).is_err());
     }
 
     #[test]

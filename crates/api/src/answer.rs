@@ -76,6 +76,13 @@ pub fn raw(text: &str) -> Result<&RawValue> {
     serde_json::from_str(text).map_err(Error::internal)
 }
 
+/// Whether the client has what this tag, a strong one, is of.
+pub fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    let sent = headers.get_all(header::IF_NONE_MATCH).iter();
+    let tags = sent.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    tags.map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
+}
+
 /// A strong entity tag (RFC 9110, section 8.8.3): the version in quotes.
 pub fn entity_tag(version: i64) -> String {
     format!("\"{version}\"")

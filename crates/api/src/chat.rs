@@ -8,7 +8,7 @@ use agentry_domain::chat::{
 };
 use agentry_domain::runs::{Run, RunRequest, RunStatus};
 use agentry_domain::sessions::MessageRole;
-use agentry_domain::{Code, Done, Error, Fault, Result};
+use agentry_domain::{Caller, Code, Done, Error, Fault, Result};
 use agentry_engine::{AgentRef, RunEvent, RunHandle, RunNew, RunNews, SessionRef};
 use agentry_gateway::{Authenticated, RequestContext};
 use axum::extract::State;
@@ -31,7 +31,7 @@ use crate::openai::{
     CALL_ID_CHARS_MAX, Calls, Choice, Content, Format, Shape, Tools, called, parameters_json,
 };
 use crate::problem::{self, OpenAiError};
-use crate::run_stream::{X_RUN_ID, began_again, event, sse};
+use crate::run_stream::{Watched, X_RUN_ID, began_again, event, sse};
 use crate::runs::{AskedHandling, session_by_id};
 use crate::state::ApiState;
 
@@ -595,7 +595,8 @@ pub async fn chat_completion_create(
     let Done { value: handle, replayed } = state.engine.run_start(&caller, once, new).await?;
     let (run, session) = (handle.run.id.to_string(), handle.run.session.to_string());
     let mut response = if chat.stream {
-        stream(handle, chat.model, chat.include_usage, &context)
+        let model = (chat.model, chat.include_usage);
+        stream(handle, model, &state, &caller, &context)
     } else {
         completion(&chat.model, &handle.finished().await?)?
     };
@@ -655,8 +656,9 @@ pub(crate) fn reply(run: &Run) -> Result<&str> {
 /// Answers with chunks.
 fn stream(
     handle: RunHandle,
-    model: String,
-    include_usage: bool,
+    (model, include_usage): (String, bool),
+    state: &ApiState,
+    caller: &Caller,
     context: &RequestContext,
 ) -> Response {
     let writer = Writer {
@@ -672,8 +674,8 @@ fn stream(
     let delta = ChatDelta { role, content, ..ChatDelta::default() };
     let first = writer.chunk(delta, None);
     // OpenAI's clients do not come back for the rest.
-    let state = (handle.followed().that_catch_up(), writer);
-    let chunks = stream::unfold(state, |(mut events, mut writer)| async move {
+    let events = Watched::new(handle.followed().that_catch_up(), state, caller);
+    let chunks = stream::unfold((events, writer), |(mut events, mut writer)| async move {
         if writer.failed {
             return None;
         }

@@ -52,6 +52,7 @@ pages! {
     ShuttingDown => "shutting_down",
     DeadlineExceeded => "deadline_exceeded",
     RateLimited => "rate_limited",
+    TooManyAuthFailures => "too_many_auth_failures",
     DailyQuotaExceeded => "daily_quota_exceeded",
     TokenKeysUnavailable => "token_keys_unavailable",
     StorageFull => "storage_full",

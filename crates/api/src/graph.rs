@@ -17,13 +17,14 @@ use agentry_engine::{
 };
 use agentry_gateway::Authenticated;
 use axum::extract::State;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::aged::{Aged, content_tag, wants_fresh};
 use crate::answer::{Handled, json};
 use crate::extract::{FromBody, Json, PathChoice, PathName, Query};
 use crate::fields::kinds::{EXTERNAL_ID_CHARS_MAX, ExternalId, Kind as _, Texts};
@@ -154,7 +155,7 @@ pub(crate) fn milliseconds(begun: Instant) -> f64 {
 }
 
 /// How much there is in a group.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct GraphStatsAnswer<'a> {
     /// The group.
     group_id: &'a str,
@@ -174,22 +175,35 @@ pub struct GraphStatsAnswer<'a> {
 
 /// How much there is in a group
 ///
-/// Counters, which are right at once on SQLite and within a second on PostgreSQL.
+/// Counters. The answer may be as old as `Cache-Control` declares, by default a second, and
+/// `Age` says how old it is; with `Cache-Control: no-cache` in the request it is as the counters
+/// are, which are right at once on SQLite and within a second on PostgreSQL.
 #[utoipa::path(
     get,
     path = "/api/v1/graph/stats",
     tag = "graph",
     params(GroupQuery),
-    responses((status = 200, description = "How much there is.", body = GraphStatsAnswer<'static>)),
+    responses(
+        (status = 200, description = "How much there is.", body = GraphStatsAnswer<'static>, headers(
+            ("ETag" = String, description = "Of all but how long it took."),
+            ("Cache-Control" = String, description = "How old it may become, in seconds."),
+            ("Age" = i64, description = "How old it is, in seconds, rounded up."),
+        )),
+        (status = 304, description = "It has not changed."),
+    ),
 )]
 pub async fn graph_stats(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
+    headers: HeaderMap,
     Query(GroupQuery(group)): Query<GroupQuery>,
 ) -> Handled {
     let begun = Instant::now();
-    let stats = state.engine.graph_stats(&caller, &group).await?;
-    json(StatusCode::OK, &stats_answer(&group, &stats, begun))
+    let found = state.engine.graph_stats(&caller, &group, wants_fresh(&headers)).await?;
+    let answer = stats_answer(&group, &found.stats, begun);
+    let aged = Aged { age: found.age(), age_max: state.engine.graph_stats_age_max() };
+    let tag = content_tag(&GraphStatsAnswer { execution_time_ms: 0.0, ..answer.clone() })?;
+    aged.answer(&headers, &tag, &answer)
 }
 
 fn stats_answer<'a>(

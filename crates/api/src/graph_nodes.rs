@@ -15,7 +15,7 @@ use http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::answer::{Handled, IfMatch, json, json_text, no_content, put, replay};
+use crate::answer::{Handled, IfMatch, is_known, json, json_text, no_content, put, replay};
 use crate::extract::{Json, PathId, Posted, Query};
 use crate::fields::kinds::{ExternalId, Integer, Text, Texts};
 use crate::fields::{Create, Fields, FromFields, ResourceFields};
@@ -143,13 +143,6 @@ fn tagged_node(node: &Node) -> Handled {
     let mut response = json(StatusCode::OK, node)?;
     put(&mut response, header::ETAG, &node_tag(node));
     Ok(response)
-}
-
-/// Whether the client has the node as it is.
-fn is_known(headers: &HeaderMap, tag: &str) -> bool {
-    let sent = headers.get_all(header::IF_NONE_MATCH).iter();
-    let tags = sent.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    tags.map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
 }
 
 pub(crate) fn made<I: std::fmt::Display>(

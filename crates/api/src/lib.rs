@@ -6,6 +6,7 @@
 //! is the document without a server.
 
 pub mod admin_jobs;
+pub mod aged;
 pub mod agents;
 pub mod answer;
 pub mod audit;

@@ -161,6 +161,7 @@ pub const fn status(code: Code) -> StatusCode {
         | Code::OrgQueueFull
         | Code::QueueFull
         | Code::RateLimited
+        | Code::TooManyAuthFailures
         | Code::DailyQuotaExceeded
         | Code::GraphQueueFull
         | Code::ModelRateLimited => StatusCode::TOO_MANY_REQUESTS,

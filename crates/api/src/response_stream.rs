@@ -7,7 +7,7 @@
 //! deltas before. Numbers grow and leave gaps.
 
 use agentry_domain::runs::Run;
-use agentry_domain::{Code, Error, Result};
+use agentry_domain::{Caller, Code, Error, Result};
 use agentry_engine::{RunCursor, RunEvent, RunEvents, RunNews, Told};
 use agentry_gateway::RequestContext;
 use axum::response::Response;
@@ -18,7 +18,8 @@ use serde_json::{Value, json};
 use crate::problem;
 use crate::response_items::{call_item, call_item_ids, text_item, text_item_id, text_part};
 use crate::responses::{response, status};
-use crate::run_stream::{began_again, event, sse};
+use crate::run_stream::{Watched, began_again, event, sse};
+use crate::state::ApiState;
 
 /// Bits of a number that are the place within an attempt; a reply is far shorter.
 const ATTEMPT_SHIFT: u32 = 32;
@@ -71,7 +72,7 @@ pub(crate) fn answer(
     run: Run,
     model: String,
     place: Place,
-    context: &RequestContext,
+    (state, caller, context): (&ApiState, &Caller, &RequestContext),
 ) -> Response {
     let cursor = place.cursor(&run);
     let mut writer = Writer {
@@ -84,6 +85,7 @@ pub(crate) fn answer(
         failed: false,
     };
     let first = writer.created();
+    let events = Watched::new(events, state, caller);
     let told = stream::unfold((events, writer), |(mut events, mut writer)| async move {
         if writer.failed {
             return None;

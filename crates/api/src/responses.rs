@@ -357,7 +357,8 @@ pub async fn response_create(
         let place = Place::beginning();
         let accepted = handle.run.clone();
         let events = handle.followed().that_catch_up();
-        response_stream::answer(events, accepted, create.model, place, &context)
+        let of = (&state, &caller, &context);
+        response_stream::answer(events, accepted, create.model, place, of)
     } else if create.background {
         answer_json(StatusCode::OK, &response(&handle.run, &create.model))?
     } else {
@@ -511,7 +512,8 @@ pub async fn response_get(
     match events {
         Some(events) => {
             let events = events.that_catch_up();
-            Ok(response_stream::answer(events, run, model, place, &context))
+            let of = (&state, &caller, &context);
+            Ok(response_stream::answer(events, run, model, place, of))
         }
         None => answer_json(StatusCode::OK, &response(&run, &model)),
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use agentry_domain::tools::RunCall;
 use agentry_domain::{Caller, Code, Error, Fault, Result, RunId, SessionId};
 use agentry_engine::{RunCursor, RunEvent, RunEvents, RunNews};
+use agentry_events::KeyWatch;
 use agentry_gateway::{Authenticated, Failure, RequestContext};
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -113,7 +114,8 @@ const NO_EVENT_ID: &str = "must be the id of one of the run's events";
 /// `message.completed` {text}, `run.finished` (the run). `reset` {attempt, offset} voids the text
 /// from the offset on: the run began again, or text was lost with its process. `reconnect` {after}
 /// ends the stream of a client that is too slow, or whose server stops: come back with the
-/// id. `expired` {run_id}: the run was deleted. `error` (a problem): the stream failed.
+/// id. `expired` {run_id}: the run was deleted. `error` (a problem): the stream failed, or its key is
+/// not valid any more.
 /// 204 when nothing comes after that event.
 #[utoipa::path(
     get,
@@ -175,11 +177,10 @@ pub fn answer(
     context: &RequestContext,
 ) -> Response {
     let writer = Writer { run, request_id: context.request_id.as_str().to_owned() };
-    let following = (events, writer, state.events.watch(caller), state.stop.parting());
-    let events = stream::unfold(following, |(mut events, writer, key, parting)| async move {
+    let following = (Watched::new(events, state, caller), writer, state.stop.parting());
+    let events = stream::unfold(following, |(mut events, writer, parting)| async move {
         let news = tokio::select! {
             biased;
-            () = key.revoked() => return None,
             news = events.next() => news?,
             () = parting.cancelled() => Ok(events.reconnect()?),
         };
@@ -187,11 +188,52 @@ pub fn answer(
             Ok(news) => writer.write(&news),
             Err(error) => writer.failed(&error),
         };
-        Some((Ok(event), (events, writer, key, parting)))
+        Some((Ok(event), (events, writer, parting)))
     });
     let mut response = sse(events);
     put(&mut response, X_RUN_ID, &run.to_string());
     response
+}
+
+/// What happens in a run, for a reader whose key is good.
+pub(crate) struct Watched {
+    events: Option<RunEvents>,
+    key: KeyWatch,
+}
+
+impl Watched {
+    pub(crate) fn new(events: RunEvents, state: &ApiState, caller: &Caller) -> Self {
+        Self { events: Some(events), key: state.events.watch(caller) }
+    }
+
+    /// The next event; none after the last one. When the key is revoked or expires it is
+    /// an error, after which nothing comes, and whoever waited for the run does so no
+    /// more: it ends as if the client had gone away. May be dropped and called again.
+    pub(crate) async fn next(&mut self) -> Option<Result<RunNews>> {
+        let events = self.events.as_mut()?;
+        tokio::select! {
+            biased;
+            () = self.key.revoked() => {
+                // At once, and not when the client has read this.
+                self.events = None;
+                let detail = "the key of this stream is not valid any more";
+                Some(Err(Error::new(Code::Unauthenticated, detail)))
+            }
+            news = events.next() => news,
+        }
+    }
+
+    /// From now on the run goes on when the reader goes away.
+    pub(crate) fn unattended(&mut self) {
+        if let Some(events) = &mut self.events {
+            events.unattended();
+        }
+    }
+
+    /// Ends it with the news that the reader has to come back; none when it is over.
+    fn reconnect(&mut self) -> Option<RunNews> {
+        self.events.as_mut()?.reconnect()
+    }
 }
 
 /// Answers with a stream of events.

@@ -2,7 +2,7 @@
 //! the log's entries in order; each contains the one before it, so that nothing
 //! behind a seal can be changed, taken out or put in without breaking it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::caller::Caller;
 use crate::error::Code;
@@ -18,6 +18,20 @@ pub struct Denial<'a> {
     pub address: Option<IpAddr>,
     /// Why it was refused.
     pub code: Code,
+}
+
+/// How much of an IPv6 address tells hosts apart: the rest is a host's own choice.
+const IPV6_PREFIX_BITS: u32 = 64;
+
+/// The network that an address is in, as far as one host has a whole one.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX << (128 - IPV6_PREFIX_BITS);
+            Ipv6Addr::from_bits(v6.to_bits() & mask).into()
+        }
+    }
 }
 
 /// Bytes of a hash.

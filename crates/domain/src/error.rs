@@ -89,6 +89,8 @@ codes! {
     DeadlineExceeded = "deadline_exceeded", "The deadline passed";
     /// The caller asks more often than its limits allow.
     RateLimited = "rate_limited", "Too many requests";
+    /// Too many credentials from the request's address were refused.
+    TooManyAuthFailures = "too_many_auth_failures", "Too many failed authentications";
     /// The organisation has had its requests of the day.
     DailyQuotaExceeded = "daily_quota_exceeded", "The day's requests are used up";
     /// The keys that tokens are signed with could not be fetched yet.
@@ -155,6 +157,7 @@ impl Code {
             | Code::ShuttingDown
             | Code::DeadlineExceeded
             | Code::RateLimited
+            | Code::TooManyAuthFailures
             | Code::DailyQuotaExceeded
             | Code::TokenKeysUnavailable
             | Code::StorageFull

@@ -2,9 +2,9 @@
 //! reason and interval, so that who tries all day does not fill it.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
-use agentry_domain::audit::Denial;
+use agentry_domain::audit::{Denial, network};
 use agentry_domain::log::{EntityKind, LogEntry};
 use agentry_domain::orgs::INSTALLATION_ORG;
 use agentry_domain::ports::Audit;
@@ -19,8 +19,6 @@ use crate::Engine;
 const DENIALS_WAITING_MAX: usize = 1_000;
 /// What an entry is called.
 const DENIED: &str = "access.denied";
-/// How much of an IPv6 address tells hosts apart: the rest is a host's own choice.
-const IPV6_PREFIX_BITS: u32 = 64;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Who {
@@ -63,17 +61,6 @@ impl Denials {
         let many = waiting.entry(who).or_default();
         many.count += 1;
         many.address = denial.address.filter(|_| fits);
-    }
-}
-
-/// The network that an address is in, as far as one host has a whole one.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => {
-            let mask = u128::MAX << (128 - IPV6_PREFIX_BITS);
-            Ipv6Addr::from_bits(v6.to_bits() & mask).into()
-        }
     }
 }
 

@@ -8,6 +8,7 @@ mod ingest;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use agentry_domain::episodes::{Episode, EpisodeKind, EpisodeState};
 use agentry_domain::graph::{GroupId, ORIGIN_EPISODES};
@@ -47,6 +48,8 @@ pub struct GraphOptions {
     pub drawing_max: usize,
     /// From so many waiting episodes on, in all groups, `/ready` says so.
     pub backlog_episodes_noted: u64,
+    /// How old the statistics of a group may be when they are answered.
+    pub stats_age_max: Duration,
 }
 
 impl Default for GraphOptions {
@@ -56,6 +59,7 @@ impl Default for GraphOptions {
             group_queue_episodes_max: 100_000,
             drawing_max: 2,
             backlog_episodes_noted: 10_000,
+            stats_age_max: Duration::from_secs(1),
         }
     }
 }

@@ -7,8 +7,8 @@ mod traverse;
 use std::collections::{BTreeMap, HashSet};
 
 use agentry_domain::graph::{
-    Category, Edge, EdgeBody, GraphStats, GroupId, NAMES_READ_MAX, NamePart, Node, NodeBody,
-    ORIGIN_CLIENT, normal_name,
+    Category, Edge, EdgeBody, GroupId, NAMES_READ_MAX, NamePart, Node, NodeBody, ORIGIN_CLIENT,
+    normal_name,
 };
 use agentry_domain::idempotency::Remembered;
 use agentry_domain::log::{EntityKind, LogEntry};
@@ -69,11 +69,6 @@ fn json(of: &impl Serialize) -> Result<String> {
 }
 
 impl Engine {
-    /// How much there is in a group.
-    pub async fn graph_stats(&self, caller: &Caller, group: &GroupId) -> Result<GraphStats> {
-        Ok(self.0.store.graph_stats_of_kinds(caller.org, group).await?)
-    }
-
     /// Some nodes of a category, and how many it has.
     pub async fn graph_category(
         &self,

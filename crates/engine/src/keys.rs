@@ -7,6 +7,7 @@
 //! yet. A request that only reads costs no write of its own.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agentry_domain::agents::{Agent, AgentBody, FIRST_AGENT_NAME, did};
@@ -40,6 +41,19 @@ pub(crate) struct Callers {
     /// not remembered after it: a key that is revoked here opens nothing from
     /// then on.
     changes: Mutex<u64>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+/// What the cache of keys did so far, for the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyActivity {
+    /// Keys that were remembered.
+    pub hits: u64,
+    /// Keys that were looked up, those that are none among them.
+    pub misses: u64,
+    /// Keys that are remembered now, about.
+    pub remembered: u64,
 }
 
 impl Default for Callers {
@@ -48,7 +62,8 @@ impl Default for Callers {
             .max_capacity(CALLERS_REMEMBERED_MAX)
             .time_to_live(CALLER_TRUSTED_FOR)
             .build();
-        Self { known, changes: Mutex::new(0) }
+        let (hits, misses) = Default::default();
+        Self { known, changes: Mutex::new(0), hits, misses }
     }
 }
 
@@ -175,6 +190,16 @@ impl Engine {
             Ok(_) => Ok(true),
             Err(error) if error.code == Code::AlreadyExists => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// What the cache of keys did so far.
+    pub fn key_activity(&self) -> KeyActivity {
+        let callers = &self.0.callers;
+        KeyActivity {
+            hits: callers.hits.load(Ordering::Relaxed),
+            misses: callers.misses.load(Ordering::Relaxed),
+            remembered: callers.known.entry_count(),
         }
     }
 
@@ -412,8 +437,12 @@ impl Authenticate for Engine {
         let hash = hash(secret);
         let callers = &self.0.callers;
         let caller = match callers.known.get(&hash) {
-            Some(caller) => caller,
+            Some(caller) => {
+                callers.hits.fetch_add(1, Ordering::Relaxed);
+                caller
+            }
             None => {
+                callers.misses.fetch_add(1, Ordering::Relaxed);
                 let changes = callers.changes();
                 let caller = self.0.store.key_caller(&hash).await?.ok_or_else(refused)?;
                 callers.remember(hash, caller, changes);

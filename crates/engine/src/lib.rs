@@ -13,6 +13,7 @@ mod files;
 mod goals;
 mod graph;
 mod graph_recall;
+mod graph_stats;
 mod guarded;
 mod held;
 mod idempotency;
@@ -71,7 +72,8 @@ pub use graph::{
     SubgraphAsked, SymbolEdge, SymbolEdges, SymbolQuery, Traverse, Traversed,
 };
 pub use graph_recall::{GRAPH_HITS_DEFAULT, GRAPH_HITS_MAX, GraphAsk, GraphHit, GraphItem};
-pub use keys::{KeyMade, KeySeen};
+pub use graph_stats::GraphStatsAt;
+pub use keys::{KeyActivity, KeyMade, KeySeen};
 pub use limits::{LimitActivity, limits_default};
 pub use mcp_servers::{McpHealth, McpLimits, McpResult};
 pub use memories::MemoryHit;
@@ -196,6 +198,7 @@ struct Inner {
     denials: denials::Denials,
     holders: tokens::Holders,
     graph: episodes::GraphWork,
+    graph_stats: graph_stats::StatsSeen,
 }
 
 impl Engine {
@@ -212,6 +215,7 @@ impl Engine {
             delivering: Arc::new(Semaphore::new(parts.options.webhooks.delivering_max)),
             deliveries: webhooks::DeliveryCounts::default(),
             graph: episodes::GraphWork::new(&parts.options.graph),
+            graph_stats: graph_stats::StatsSeen::new(parts.options.graph.stats_age_max),
             store: parts.store,
             models: parts.models,
             clock: parts.clock,

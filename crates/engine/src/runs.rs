@@ -11,6 +11,7 @@ mod attendance;
 mod busy;
 mod carry_out;
 mod follow;
+mod left_behind;
 mod recorder;
 mod reuse;
 mod steps;

@@ -3,16 +3,17 @@
 //! for one boxed future and one extension, not for a stack of layers.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use agentry_domain::audit::Denial;
 use agentry_domain::background::Tasks;
-use agentry_domain::limits::{Allowance, Limited};
+use agentry_domain::limits::{Allowance, Limited, Rate};
 use agentry_domain::ports::{Audit, Authenticate, Entropy, Limit};
 use agentry_domain::runs::RUN_TIMEOUT_MAX;
-use agentry_domain::{Caller, Code, Error, Permission, Result};
+use agentry_domain::{Caller, Code, Error, OrgId, Permission, Result};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
@@ -28,7 +29,8 @@ use tracing::{Instrument as _, Span};
 use crate::access_log::{self, Stages};
 use crate::address::{Peer, TrustedProxies};
 use crate::app::{Alias, App};
-use crate::authenticate::{AccessMode, authenticate, check_origin, check_page, shown};
+use crate::auth_failures::AuthFailures;
+use crate::authenticate::{AccessMode, Shown, authenticate, check_origin, check_page, shown};
 use crate::body::{self, Streamed};
 use crate::context::{ErrorContext, Failure, RequestContext};
 use crate::encoding::{self, Coding};
@@ -66,8 +68,12 @@ pub struct EdgeOptions {
     /// Requests, and apart from them runs and streams, that wait for a place at
     /// once at most.
     pub queue_requests_max: usize,
+    /// Of those, requests of one organisation at most.
+    pub queue_org_requests_max: usize,
     /// How long one waits for a place at most.
     pub queue_wait_max: Duration,
+    /// Credentials from one address that may be refused; none sets no bound.
+    pub auth_failures: Option<Rate>,
     /// Proxies whose `X-Forwarded-For` counts.
     pub trusted_proxies: TrustedProxies,
     /// Answers from this many bytes on are compressed.
@@ -90,6 +96,13 @@ pub struct EdgeOptions {
     pub stream_age_max: Duration,
 }
 
+/// What one address may have refused when nothing else is configured: enough for a
+/// client that asks every second with a key that was revoked, behind it or not.
+const AUTH_FAILURES: Rate = match (NonZeroU32::new(60), NonZeroU32::new(200)) {
+    (Some(per_minute), Some(burst)) => Rate { per_minute, burst },
+    _ => Rate { per_minute: NonZeroU32::MIN, burst: NonZeroU32::MIN },
+};
+
 impl Default for EdgeOptions {
     fn default() -> Self {
         Self {
@@ -101,7 +114,9 @@ impl Default for EdgeOptions {
             subscriptions_max: 4_096,
             origins: Vec::new(),
             queue_requests_max: 256,
+            queue_org_requests_max: 128,
             queue_wait_max: Duration::from_millis(250),
+            auth_failures: Some(AUTH_FAILURES),
             trusted_proxies: TrustedProxies::default(),
             compressed_bytes_min: 1_024,
             overload_retry_after: Duration::from_secs(1),
@@ -187,13 +202,17 @@ impl Edge {
     ) -> App {
         let Self { options, mode, authenticate, tokens, limit, audit, metrics, render, tasks } =
             self;
-        let patience =
-            Patience { waiting_max: options.queue_requests_max, wait_max: options.queue_wait_max };
+        let patience = Patience {
+            waiting_max: options.queue_requests_max,
+            org_waiting_max: options.queue_org_requests_max,
+            wait_max: options.queue_wait_max,
+        };
         let [a, b, c, d, e, f, g, h, ..] = entropy.secret();
         let shared = Arc::new(Shared {
             requests: Permits::new(options.requests_in_flight_max, patience),
             streams: Permits::new(options.streams_in_flight_max, patience),
             subscriptions: Permits::new(options.subscriptions_max, patience),
+            auth_failures: Arc::new(AuthFailures::new(options.auth_failures)),
             ids: RequestIds::new(u64::from_be_bytes([a, b, c, d, e, f, g, h])),
             options,
             mode,
@@ -207,6 +226,7 @@ impl Edge {
             tasks,
         });
         shared.metrics.places(shared.places());
+        shared.metrics.auth_failures(Arc::clone(&shared.auth_failures));
         let router = router
             .fallback(not_found)
             .method_not_allowed_fallback(method_not_allowed)
@@ -239,6 +259,7 @@ struct Shared {
     requests: Permits,
     streams: Permits,
     subscriptions: Permits,
+    auth_failures: Arc<AuthFailures>,
     ids: RequestIds,
     tasks: Tasks,
 }
@@ -357,7 +378,11 @@ impl Flight {
 
     /// Tells the audit of a refusal that is about who asked.
     fn denied(&self, error: &Error) {
-        if matches!(error.code, Code::Unauthenticated | Code::Forbidden) {
+        let is_told = matches!(
+            error.code,
+            Code::Unauthenticated | Code::Forbidden | Code::TooManyAuthFailures
+        );
+        if is_told {
             let (caller, address) = (self.caller.as_ref(), self.address);
             self.shared.audit.denied(Denial { caller, address, code: error.code });
         }
@@ -488,8 +513,7 @@ async fn admit(flight: &mut Flight, request: &mut Request) -> Result<Option<Call
                 check_page(&shared.options.origins, request.headers(), request.uri())?;
             }
             let shown = shown(request.headers(), request.uri(), class == Class::Stream);
-            let port = shared.authenticate.as_ref();
-            Some(authenticate(shared.mode, port, shared.tokens.as_ref(), shown).await?)
+            Some(identify(flight, shown).await?)
         }
     };
     if let Some(caller) = &mut caller {
@@ -504,7 +528,7 @@ async fn admit(flight: &mut Flight, request: &mut Request) -> Result<Option<Call
             }
         }
     }
-    flight.permit = shared.permit(class).await?;
+    flight.permit = shared.permit(class, caller.map(|caller| caller.org)).await?;
     flight.ended(|stages| &mut stages.admitted);
     let body = std::mem::replace(request.body_mut(), Body::empty());
     match body::limit(body, shared.options.body_bytes_max(class)) {
@@ -523,6 +547,34 @@ async fn admit(flight: &mut Flight, request: &mut Request) -> Result<Option<Call
         plain(request, class, shared.options.body_bytes_max(class)).await?;
     }
     Ok(caller)
+}
+
+/// Finds the caller, unless too many who came from there were none.
+async fn identify(flight: &Flight, shown: Shown<'_>) -> Result<Caller> {
+    let shared = flight.shared.as_ref();
+    let failures = &shared.auth_failures;
+    let credential = match shown {
+        Shown::Key(credential) | Shown::Ticket(credential) => Some(credential),
+        Shown::Nothing(_) => None,
+    };
+    let counted = flight.address.zip(credential);
+    if let Some((address, credential)) = counted {
+        failures.check(address, credential, flight.started)?;
+    }
+    let port = shared.authenticate.as_ref();
+    let found = authenticate(shared.mode, port, shared.tokens.as_ref(), shown).await;
+    if let Some((address, credential)) = counted {
+        match &found {
+            // A ticket is good once.
+            Ok(_) if matches!(shown, Shown::Ticket(_)) => {}
+            Ok(_) => failures.succeeded(credential, flight.started),
+            Err(error) if error.code == Code::Unauthenticated => {
+                failures.failed(address, flight.started);
+            }
+            Err(_) => {}
+        }
+    }
+    found
 }
 
 /// Makes a compressed body a plain one, within the bound of every body.
@@ -585,7 +637,7 @@ impl Shared {
         ]
     }
 
-    async fn permit(&self, class: Class) -> Result<Option<Permit>> {
+    async fn permit(&self, class: Class, org: Option<OrgId>) -> Result<Option<Permit>> {
         let (permits, bound) = match class {
             Class::Probe => return Ok(None),
             Class::Request | Class::Transfer | Class::Import => {
@@ -594,7 +646,7 @@ impl Shared {
             Class::Run => (&self.streams, "streams_in_flight_max"),
             Class::Stream => (&self.subscriptions, "subscriptions_max"),
         };
-        match permits.take().await {
+        match permits.take(org).await {
             Some(permit) => Ok(Some(permit)),
             None => Err(Error::new(
                 Code::Overloaded,

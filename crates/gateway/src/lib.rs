@@ -12,6 +12,7 @@
 pub mod access_log;
 pub mod address;
 pub mod app;
+pub mod auth_failures;
 pub mod authenticate;
 pub mod body;
 pub mod context;

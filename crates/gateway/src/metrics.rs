@@ -20,6 +20,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::auth_failures::AuthFailures;
 use crate::permits::Permits;
 
 /// The media type of [`Metrics::encode`].
@@ -187,6 +188,11 @@ impl Metrics {
         self.register(|registry| registry.register_collector(Box::new(Places(places))));
     }
 
+    /// Shows which credentials were refused.
+    pub fn auth_failures(&self, failures: Arc<AuthFailures>) {
+        self.register(|registry| registry.register_collector(Box::new(Refused(failures))));
+    }
+
     /// Resolves the handles of a route; call once per route.
     pub fn route(&self, method: &str, route: &str) -> RouteMetrics {
         let labels = RouteLabels { method: method.to_owned(), route: route.to_owned() };
@@ -253,6 +259,35 @@ impl Collector for Places {
             refused.encode(family.encode_family(&[("class", *class)])?)?;
         }
         Ok(())
+    }
+}
+
+/// Credentials that were refused, read when asked.
+#[derive(Debug)]
+struct Refused(Arc<AuthFailures>);
+
+impl Collector for Refused {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let of = self.0.activity();
+        for (name, help, value) in [
+            ("auth_failures", "Keys, tickets and tokens that were refused", of.failed),
+            (
+                "auth_failures_limited",
+                "Requests whose credential was not looked at: too many from there were refused",
+                of.refused,
+            ),
+        ] {
+            let counter = ConstCounter::new(value);
+            let kind = counter.metric_type();
+            counter.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
+        }
+        let networks = ConstGauge::new(i64::try_from(of.networks).unwrap_or(i64::MAX));
+        networks.encode(encoder.encode_descriptor(
+            "auth_failures_networks",
+            "Networks whose refused credentials are counted",
+            None,
+            networks.metric_type(),
+        )?)
     }
 }
 

@@ -82,6 +82,8 @@ impl Default for ServeOptions {
 #[derive(Clone, Debug, Default)]
 pub struct Stop {
     drain: CancellationToken,
+    /// Cancelled when nothing more is accepted: connections end with what they have begun.
+    finish: CancellationToken,
     part: CancellationToken,
     close: CancellationToken,
 }
@@ -92,7 +94,8 @@ impl Stop {
         Self::default()
     }
 
-    /// Stops accepting and lets requests under way finish.
+    /// Says that the server stops: after its notice it accepts nothing more and lets
+    /// requests under way finish.
     pub fn begin(&self) {
         self.drain.cancel();
     }
@@ -100,6 +103,7 @@ impl Stop {
     /// Closes everything at once.
     pub fn now(&self) {
         self.drain.cancel();
+        self.finish.cancel();
         self.part.cancel();
         self.close.cancel();
     }
@@ -158,6 +162,9 @@ pub async fn serve(
         }
     }
     drop(listener);
+    // Not before: a connection that is told to end takes no request any more, also one
+    // that was just made.
+    stop.finish.cancel();
     server.finish(&places, options).await;
 }
 
@@ -215,7 +222,7 @@ impl Server {
         let metrics = self.metrics.clone();
         // A token of its own: waiting on the shared one would have every poll of
         // every connection take the same lock.
-        let drain = self.stop.drain.child_token();
+        let finish = self.stop.finish.child_token();
         let close = self.stop.close.child_token();
         async move {
             let _place = place;
@@ -229,7 +236,7 @@ impl Server {
                 biased;
                 // How a connection ends, well or not, is its peer's business.
                 _ = connection.as_mut() => return,
-                () = drain.cancelled() => {}
+                () = finish.cancelled() => {}
                 () = given_up.as_mut() => {
                     metrics.timed_out.inc();
                     return;

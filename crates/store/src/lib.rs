@@ -31,6 +31,7 @@ mod messages;
 mod migrated;
 pub mod orgs;
 pub mod plans;
+mod pools;
 mod postgres;
 mod purges;
 mod quotas;
@@ -47,6 +48,7 @@ pub mod tasks;
 pub mod text;
 mod tickets;
 mod token_holders;
+mod turns;
 pub mod users;
 pub mod value;
 mod webhooks;
@@ -74,6 +76,7 @@ pub use mcp_servers::{McpMarks, McpServerFilter};
 pub use memories::{MemoryFilter, MemorySought};
 pub use orgs::OrgFilter;
 pub use plans::PlanFilter;
+pub use pools::PoolActivity;
 pub use purges::{Contents, OldRun, OldSession};
 pub use resources::Table;
 pub use run_changes::RunsChanged;
@@ -272,6 +275,15 @@ impl Store {
         match &self.engine {
             Engine::Sqlite(engine) => engine.activity(),
             Engine::Postgres(engine) => engine.activity(),
+        }
+    }
+
+    /// How its pools stand: what scans, and what writes. Short reads wait for nobody:
+    /// they share sessions (PostgreSQL) or run where their caller is (SQLite).
+    pub fn pools(&self) -> [PoolActivity; 2] {
+        match &self.engine {
+            Engine::Sqlite(engine) => engine.pools(),
+            Engine::Postgres(engine) => engine.pools(),
         }
     }
 

@@ -107,6 +107,20 @@ impl Target {
         cluster: Option<&Cluster>,
         preload: Option<&Preload>,
     ) -> Result<Self> {
+        Self::agentry_with(program, dir, cluster, preload, &[])
+    }
+
+    /// The same with settings of its own, as the environment has them.
+    ///
+    /// # Errors
+    /// When it does not start or refuses to make agents.
+    pub fn agentry_with(
+        program: &Path,
+        dir: &Path,
+        cluster: Option<&Cluster>,
+        preload: Option<&Preload>,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let mut command = vec![program.to_string_lossy().into_owned(), "serve".to_owned()];
         command.extend(["--listen", "127.0.0.1:0", "--data"].map(str::to_owned));
@@ -114,7 +128,10 @@ impl Target {
         if let Some(cluster) = cluster {
             command.extend(["--database".to_owned(), cluster.create_database(&name(dir))?]);
         }
-        let spec = Spec::new(command, &dir.with_extension("log")).preload(preload);
+        let mut spec = Spec::new(command, &dir.with_extension("log")).preload(preload);
+        for (name, value) in settings {
+            spec = spec.env(name, *value);
+        }
         let mut server = Guarded::start(spec)?;
         let address = listening(&mut server)?;
         let key = std::fs::read_to_string(dir.join("owner.key"))

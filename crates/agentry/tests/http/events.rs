@@ -6,6 +6,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::on_both_engines;
+use crate::runs_bed::{Bed, halting, start};
 use crate::server::{Engine, Process, Server, wait_until};
 use crate::socket::{CLOSE, Socket};
 
@@ -443,6 +444,65 @@ async fn a_stop_closes_streams() {
     while stream.response.chunk().await.is_ok_and(|chunk| chunk.is_some()) {}
     assert!(process.wait().success());
     drop(home);
+}
+
+/// Tells a process to stop.
+fn signal(process: &Process, name: &str) {
+    let id = process.id().to_string();
+    let sent = std::process::Command::new("kill").args([name, &id]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// The first signal lets everything finish and says so; the second one waits for nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_at_once() {
+    // Nothing but the second signal can end it while the test lasts.
+    let settings = [("AGENTRY_HTTP__NOTICE_MS", "3600000"), ("AGENTRY_HTTP__DRAIN_MS", "3600000")];
+    let bed = Bed::with(Engine::Sqlite, &settings).await;
+    bed.model.next(halting());
+    bed.model.hold();
+    let session = bed.session().await;
+    let body = json!({"message": "m", "session_id": session, "stream": true});
+    let mut run = bed.request(&body).send().await.unwrap();
+    let mut heard = String::new();
+    while !heard.contains("message.delta") {
+        let chunk = run.chunk().await.unwrap().expect("the stream goes on");
+        heard.push_str(&String::from_utf8_lossy(&chunk));
+    }
+    let id = bed.ids(&session).await.remove(0);
+    let mut socket = Socket::open(&bed.process, "/ws/events").await;
+    let mut stream = Stream::open(&bed.process, "/events", &[]).await;
+    stream.next().await;
+    signal(&bed.process, "-TERM");
+    let ready = || async {
+        // A connection of its own each time: those that were open are let go.
+        let client = reqwest::Client::new();
+        client.get(format!("{}/ready", bed.process.url)).send().await.unwrap().status()
+    };
+    wait_until(|| async { ready().await == StatusCode::SERVICE_UNAVAILABLE }).await;
+    // Listeners are told to go elsewhere, and what was begun goes on.
+    let frame = socket.frame().await.unwrap();
+    assert_eq!((frame.opcode(), frame.code()), (CLOSE, Some(1001)));
+    while stream.response.chunk().await.is_ok_and(|chunk| chunk.is_some()) {}
+    let client = reqwest::Client::new();
+    let url = format!("{}/api/v1/runs/{id}", bed.process.url);
+    let still = client.get(url).header("x-api-key", &bed.process.key).send().await.unwrap();
+    assert_eq!(still.json::<Value>().await.unwrap()["status"], "running");
+    signal(&bed.process, "-INT");
+    let Bed { model, process, home, .. } = bed;
+    let ended = tokio::task::spawn_blocking(move || process.wait());
+    let ended = tokio::time::timeout(WAIT_MAX, ended).await;
+    assert!(ended.expect("it ends without waiting for anybody").unwrap().success());
+    // The run's client sees its stream break without the run's end, and the run is carried
+    // on by whoever comes next.
+    while let Ok(Some(chunk)) = run.chunk().await {
+        heard.push_str(&String::from_utf8_lossy(&chunk));
+    }
+    assert!(!heard.contains("run.finished"), "{heard}");
+    model.release();
+    let process = start(&home, &model, &[]);
+    let path = format!("/api/v1/runs/{id}");
+    wait_until(|| async { process.get(&path).await.1["status"] == "succeeded" }).await;
 }
 
 /// The bound of open streams is its own, and a place comes back with its stream.

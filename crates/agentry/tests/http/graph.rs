@@ -25,6 +25,7 @@ on_both_engines! {
     a_node_goes_with_its_edges,
     events_are_filtered_by_group,
     what_is_wrong_is_said,
+    statistics_say_how_old_they_are,
 }
 
 async fn nodes_keep_every_field(engine: Engine) {
@@ -145,7 +146,7 @@ async fn nodes_and_edges_take_effect_once(engine: Engine) {
 pub(crate) async fn settled(process: &Process, group: &str, count: (u64, u64)) -> Value {
     let path = format!("/api/v1/graph/stats?group_id={group}");
     wait_until(async || {
-        let (_, stats) = process.get(&path).await;
+        let stats = fresh(process, &path).await;
         let categories = &stats["categories"];
         // Every node that is in none of these has edges that come and edges that go.
         let inner = |stats: &Value| {
@@ -158,7 +159,13 @@ pub(crate) async fn settled(process: &Process, group: &str, count: (u64, u64)) -
             && inner(&stats)
     })
     .await;
-    process.get(&path).await.1
+    fresh(process, &path).await
+}
+
+/// An aggregate as it is, and not as it was a moment ago.
+pub(crate) async fn fresh(process: &Process, path: &str) -> Value {
+    let request = process.request(Method::GET, path).header("cache-control", "no-cache");
+    answer(request).await.1
 }
 
 /// A graph of a program, by the names of its nodes:
@@ -235,7 +242,7 @@ async fn a_graph_is_as_it_was_counted_by_hand(engine: Engine) {
         [leaves, entry_points, isolated].map(|it| it["total"].as_u64()) == [2, 1, 1].map(Some)
     })
     .await;
-    let (_, stats) = server.get("/api/graph/stats?group_id=code").await;
+    let stats = fresh(&server, "/api/graph/stats?group_id=code").await;
     assert_eq!((&stats["total_nodes"], &stats["total_relationships"]), (&json!(10), &json!(12)));
     assert_eq!(stats["node_types"], json!({"class": 1, "function": 8, "module": 1}));
     assert_eq!(stats["relationship_types"], json!({"calls": 8, "contains": 3, "uses": 1}));
@@ -600,4 +607,48 @@ async fn what_is_wrong_is_said(engine: Engine) {
     ] {
         assert_eq!(server.get(path).await.0, StatusCode::UNPROCESSABLE_ENTITY, "{path}");
     }
+}
+
+async fn statistics_say_how_old_they_are(engine: Engine) {
+    const STATS: &str = "/api/v1/graph/stats?group_id=aged";
+    // So long that the test is over before anything is too old.
+    let settings = [("AGENTRY_GRAPH__STATS_AGE_MAX_S", "3600")];
+    let server = Server::start_with(engine, &settings).await;
+    let make = async |name: &str| {
+        let body = json!({"name": name, "group_id": "aged"});
+        assert_eq!(server.post(NODES, body).await.0, StatusCode::CREATED);
+    };
+    let get = async |header: (&str, &str)| {
+        let request = server.request(Method::GET, STATS).header(header.0, header.1);
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let text = response.text().await.unwrap();
+        (status, headers, serde_json::from_str::<Value>(&text).unwrap_or_default())
+    };
+    const PLAIN: (&str, &str) = ("accept", "*/*");
+    const FRESH: (&str, &str) = ("cache-control", "no-cache");
+    make("one").await;
+    settled(&server, "aged", (1, 0)).await;
+    let (status, headers, stats) = get(PLAIN).await;
+    assert_eq!((status, &stats["total_nodes"]), (StatusCode::OK, &json!(1)));
+    assert_eq!(headers["cache-control"], "private, max-age=3600");
+    let age: u64 = headers["age"].to_str().unwrap().parse().unwrap();
+    assert!((1..3_600).contains(&age), "{age}");
+    let tag = headers["etag"].to_str().unwrap().to_owned();
+    let (status, headers, _) = get(("if-none-match", &tag)).await;
+    assert_eq!(status, StatusCode::NOT_MODIFIED);
+    assert_eq!(headers["etag"], tag.as_str());
+    // What was acknowledged meanwhile is in no aggregate yet, but in the list at once.
+    make("two").await;
+    let (_, nodes) = server.get(&format!("{NODES}?group_id=aged")).await;
+    assert_eq!(nodes["total"], 2);
+    let (_, headers, stats) = get(PLAIN).await;
+    assert_eq!((&stats["total_nodes"], &headers["etag"].to_str().unwrap()), (&json!(1), &&*tag));
+    // Whoever wants it as it is gets it, and so do those who ask after that.
+    settled(&server, "aged", (2, 0)).await;
+    let (_, headers, stats) = get(FRESH).await;
+    assert_eq!(stats["total_nodes"], 2);
+    assert_ne!(headers["etag"], tag.as_str());
+    assert_eq!(get(PLAIN).await.2["total_nodes"], 2);
+    assert_eq!(get(("if-none-match", &tag)).await.0, StatusCode::OK);
 }

@@ -51,6 +51,7 @@ async fn groups_that_are_written_at_once_do_not_cross(engine: Engine) {
         let separator = if path.contains('?') { '&' } else { '?' };
         let url = format!("{}{path}{separator}group_id={}", server.url, side.group);
         let request = server.client.request(method, url).header("x-api-key", &side.key);
+        let request = request.header("cache-control", "no-cache");
         answer(match body {
             Some(body) => request.json(body),
             None => request,

@@ -15,6 +15,7 @@ on_both_engines! {
     each_kind_of_work_has_its_rate,
     another_tier_holds_within_a_second,
     the_day_s_requests_survive_a_restart,
+    wrong_credentials_of_an_address_have_a_bound,
 }
 
 const AGENTS: &str = "/api/v1/agents";
@@ -239,4 +240,63 @@ async fn the_day_s_requests_survive_a_restart(engine: Engine) {
     // What is refused is not counted.
     wait_until(|| async { home.number("select max(n) from quota_use").await == 5 }).await;
     assert_eq!(server.get(AGENTS).await.0, StatusCode::OK, "the owner has no limit");
+}
+
+async fn wrong_credentials_of_an_address_have_a_bound(engine: Engine) {
+    let settings = [
+        ("AGENTRY_HTTP__AUTH_FAILURES_PER_MINUTE", "1"),
+        ("AGENTRY_HTTP__AUTH_FAILURES_BURST", "3"),
+        ("AGENTRY_HTTP__TRUSTED_PROXIES", "127.0.0.1"),
+    ];
+    let server = Server::start_with(engine, &settings).await;
+    let (near, far) = ("203.0.113.7", "203.0.113.8");
+    let show = async |credential: &str, from: &str, path: &str| {
+        let request = server.request_by(credential, Method::GET, path);
+        let response = request.header("x-forwarded-for", from).send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        (status, headers, response.json::<Value>().await.unwrap())
+    };
+    let status = async |credential: &str, from: &str| show(credential, from, AGENTS).await.0;
+    let (refused, limited) = (StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS);
+    let (_, made) = server.post("/api/v1/keys", json!({"name": "used", "role": "member"})).await;
+    let used = made["secret"].as_str().unwrap();
+    assert_eq!(status(used, near).await, StatusCode::OK);
+    // A key, a token and a ticket that are none; and what shows nothing does not count.
+    for _ in 0..10 {
+        let request = server.client.get(format!("{}{AGENTS}", server.url));
+        assert_eq!(answer(request.header("x-forwarded-for", near)).await.0, refused);
+    }
+    for wrong in [&*format!("ak_{}", "0".repeat(64)), "a.b.c"] {
+        assert_eq!(status(wrong, near).await, refused);
+    }
+    let ticket = format!("{}/events?ticket=at_{}", server.url, "0".repeat(64));
+    let request = server.client.get(ticket).header("x-forwarded-for", near);
+    assert_eq!(answer(request).await.0, refused);
+    let (found, headers, problem) = show("ak_x", near, AGENTS).await;
+    assert_eq!((found, &problem["code"]), (limited, &json!("too_many_auth_failures")));
+    let after = number(&headers, "retry-after");
+    assert!((30..=60).contains(&after), "one a minute: {after}");
+    let (found, _, problem) = show("ak_x", near, "/v1/models").await;
+    assert_eq!((found, &problem["error"]["type"]), (limited, &json!("rate_limit_error")));
+    // Others are elsewhere, and who was here before is not held up by a neighbour.
+    assert_eq!(status("ak_x", far).await, refused);
+    assert_eq!(status(used, near).await, StatusCode::OK);
+    // A key that nobody has seen yet waits here, until it was good somewhere.
+    let fresh = server.key_of(json!({"name": "fresh", "role": "member"})).await;
+    assert_eq!(status(&fresh, near).await, limited);
+    assert_eq!(status(&fresh, far).await, StatusCode::OK);
+    assert_eq!(status(&fresh, near).await, StatusCode::OK);
+    // To have been good opens nothing.
+    let path = format!("/api/v1/keys/{}", made["id"].as_str().unwrap());
+    assert_eq!(server.delete(&path).await, StatusCode::NO_CONTENT);
+    assert_eq!(status(used, near).await, refused);
+    let metrics = server.request(Method::GET, "/metrics").send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    for line in [
+        "agentry_auth_failures_total 5",
+        "agentry_auth_failures_limited_total 3",
+        "agentry_auth_failures_networks 2",
+    ] {
+        assert!(metrics.lines().any(|it| it == line), "{line} is not in\n{metrics}");
+    }
 }

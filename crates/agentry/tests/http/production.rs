@@ -20,9 +20,9 @@ async fn what_is_missing_is_said_with_its_command() {
     std::fs::set_permissions(home.data.path(), private).unwrap();
     let fit = [("AGENTRY_HTTP__CONNECTIONS_MAX", "16"), ("AGENTRY_LOG_FORMAT", "json")];
     let (holds, said) = examined(&home, &fit);
-    assert!(holds && said.ends_with("16 things, 0 missing, 0 advised\n"), "{said}");
+    assert!(holds && said.ends_with("17 things, 0 missing, 0 advised\n"), "{said}");
     // Each thing has its command.
-    assert_eq!(said.matches("\n          $ ").count(), 16, "{said}");
+    assert_eq!(said.matches("\n          $ ").count(), 17, "{said}");
     let with = |more: &[(&'static str, &'static str)]| [&fit, more].concat();
     for (settings, missing) in [
         (with(&[("AGENTRY_AUTH", "none")]), "MISSING  requests show a key"),
@@ -48,6 +48,10 @@ async fn what_is_missing_is_said_with_its_command() {
         (
             with(&[("AGENTRY_LIMITS__STANDARD__KEY_PER_MINUTE", "0")]),
             "ADVISED  callers are limited",
+        ),
+        (
+            with(&[("AGENTRY_HTTP__AUTH_FAILURES_PER_MINUTE", "0")]),
+            "ADVISED  wrong credentials are limited",
         ),
     ] {
         let (holds, said) = examined(&home, &settings);

@@ -1,7 +1,7 @@
 //! Runs that end early: cancelled while they wait, while their model is asked and
 //! while it speaks, by the same process and another, and because their client left.
 
-use agentry_testkit::Behaviour;
+use agentry_testkit::{Behaviour, WAIT_MAX};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -17,6 +17,9 @@ on_both_engines! {
     a_client_that_stops_reading_cancels_its_run,
     a_run_goes_on_without_its_client_if_it_is_meant_to,
     a_run_is_waited_for,
+    what_was_said_before_a_crash_is_kept_by_a_run_that_ends_then,
+    what_was_said_before_a_crash_is_kept_by_a_run_whose_place_is_taken,
+    a_revoked_key_ends_its_streams_and_what_waits_for_them,
 }
 
 async fn a_waiting_run_is_cancelled(engine: Engine) {
@@ -253,4 +256,151 @@ async fn another_process_cancels_a_run() {
         assert_eq!(waiting.await.unwrap().1["status"], "cancelled");
     }
     bed.model.wait_abandoned(1).await;
+}
+
+/// How long another process waits for the jobs of one that was killed.
+const LEASE: (&str, &str) = ("AGENTRY_RUNS__LEASE_MS", "1000");
+
+/// A run whose model says something and then waits, when that is stored of so many:
+/// its session, the run, what it said.
+async fn speaking(bed: &Bed, runs: i64) -> (String, String, String) {
+    bed.model.next(halting());
+    let session = bed.session().await;
+    let body = json!({"message": "m1", "session_id": session, "stream": true,
+        "on_disconnect": "continue"});
+    let mut events = Events::of(bed.request(&body)).await;
+    let text = events.text(HALTING_BYTES).await;
+    let stored = format!(
+        "select count(*) from (select run from run_chunk group by run \
+         having sum(length(text)) >= {}) as said",
+        text.len()
+    );
+    wait_until(|| async { bed.home.number(&stored).await == runs }).await;
+    let id = bed.ids(&session).await.remove(0);
+    (session, id, text)
+}
+
+/// Kills the server, and starts another one after this happened.
+async fn killed(bed: Bed, meanwhile: &str, settings: &[(&str, &str)]) -> Bed {
+    let Bed { model, process, home, agent } = bed;
+    process.kill();
+    home.execute(meanwhile).await;
+    let process = start(&home, &model, settings);
+    Bed { model, process, home, agent }
+}
+
+async fn what_was_said_before_a_crash_is_kept_by_a_run_that_ends_then(engine: Engine) {
+    // Asked to end by a write after which the process died; begun too often.
+    for (meanwhile, status, code) in [
+        ("update run set stop = 2", "cancelled", "run_cancelled"),
+        ("update job set attempts = 5", "interrupted", "run_interrupted"),
+    ] {
+        let bed = Bed::with(engine, &[LEASE]).await;
+        bed.model.hold();
+        let (session, id, text) = speaking(&bed, 1).await;
+        let bed = killed(bed, meanwhile, &[LEASE]).await;
+        bed.wait_status(&id, status).await;
+        let run = bed.run(&id).await;
+        let partial = run["message"].as_str().unwrap();
+        assert!(partial.starts_with(&text), "{partial:?} begins with {text:?}");
+        assert_eq!((&run["error"]["code"], &run["attempt"]), (&json!(code), &json!(1)), "{run}");
+        let messages = bed.messages(&session).await;
+        assert_eq!((messages.len(), &messages[1]["content"]), (2, &json!(partial)));
+        let metadata = json!({"partial": true, "run_status": status});
+        assert_eq!(messages[1]["metadata"], metadata);
+        assert_eq!(bed.home.count("run_chunk").await, 0);
+        // Who had all of it and comes back hears of nothing but the end.
+        let path = format!("/api/v1/runs/{id}/events?after=1-{}", partial.len());
+        let mut events = Events::of(bed.process.request(Method::GET, &path)).await;
+        let mut names = Vec::new();
+        while let Some((name, _)) = events.next().await {
+            names.push(name);
+        }
+        assert_eq!(names, ["message.completed", "run.finished"]);
+        // The session goes on.
+        bed.model.release();
+        let (_, next) = bed.send_into(&session, json!({"message": "m2"})).await;
+        assert_eq!(next.await.unwrap().1["success"], true);
+    }
+}
+
+async fn what_was_said_before_a_crash_is_kept_by_a_run_whose_place_is_taken(engine: Engine) {
+    let bed = Bed::with(engine, &[LEASE]).await;
+    bed.model.hold();
+    let mut runs = Vec::new();
+    for nth in 1..=2 {
+        runs.push(speaking(&bed, nth).await);
+    }
+    // One of them has the only place then, and the other one waits for it.
+    let settings = [LEASE, ("AGENTRY_RUNS__EXECUTING_MAX", "1")];
+    let bed = killed(bed, "update job set attempts = attempts", &settings).await;
+    let attempts = async || {
+        let mut attempts = Vec::new();
+        for (_, id, _) in &runs {
+            attempts.push(bed.run(id).await["attempt"].as_i64().unwrap());
+        }
+        attempts
+    };
+    wait_until(|| async { attempts().await.contains(&2) }).await;
+    let waits = attempts().await.iter().position(|attempt| *attempt == 1).unwrap();
+    let (session, id, text) = &runs[waits];
+    let body = json!({"message": "m2", "if_busy": "interrupt"});
+    let (_, next) = bed.send_into(session, body).await;
+    bed.wait_status(id, "interrupted").await;
+    let run = bed.run(id).await;
+    let partial = run["message"].as_str().unwrap();
+    assert!(partial.starts_with(text), "{partial:?} begins with {text:?}");
+    bed.model.release();
+    assert_eq!(next.await.unwrap().1["success"], true);
+    let expected = [("user", "m1"), ("assistant", partial), ("user", "m2"), ("assistant", "m2")];
+    assert_eq!(bed.said(session).await, said(&expected));
+    let messages = bed.messages(session).await;
+    assert_eq!(messages[1]["metadata"], json!({"partial": true, "run_status": "interrupted"}));
+    bed.wait_status(&runs[1 - waits].1, "succeeded").await;
+    assert_eq!(bed.home.count("run_chunk").await, 0);
+}
+
+async fn a_revoked_key_ends_its_streams_and_what_waits_for_them(engine: Engine) {
+    let bed = Bed::new(engine).await;
+    bed.model.hold();
+    let make = json!({"name": "leaves", "role": "member"});
+    let (_, key) = bed.process.post("/api/v1/keys", make).await;
+    let by = |path: &str, body: Value| {
+        bed.process.request_by(key["secret"].as_str().unwrap(), Method::POST, path).json(&body)
+    };
+    let sessions = [bed.session().await, bed.session().await, bed.session().await];
+    let [waited_for, goes_on, of_openai] = &sessions;
+    let run = |session: &str| json!({"message": "m", "session_id": session, "stream": true});
+    let mut unattended = run(goes_on);
+    unattended["on_disconnect"] = json!("continue");
+    let chat = json!({"model": bed.agent, "stream": true, "metadata": {"session_id": of_openai},
+        "messages": [{"role": "user", "content": "m"}]});
+    let mut streams = Vec::new();
+    for (path, body) in [
+        (bed.runs(), run(waited_for)),
+        (bed.runs(), unattended),
+        ("/v1/chat/completions".to_owned(), chat),
+    ] {
+        bed.model.next(halting());
+        let mut events = Events::of(by(&path, body)).await;
+        events.next().await.unwrap();
+        streams.push(events);
+    }
+    let path = format!("/api/v1/keys/{}", key["id"].as_str().unwrap());
+    assert_eq!(bed.process.delete(&path).await, StatusCode::NO_CONTENT);
+    for mut stream in streams {
+        let (_, last) = tokio::time::timeout(WAIT_MAX, stream.last()).await.unwrap();
+        let code = last["code"].as_str().or(last["error"]["code"].as_str());
+        assert_eq!(code, Some("unauthenticated"), "{last}");
+    }
+    // As if the clients had gone away.
+    for session in [waited_for, of_openai] {
+        let id = bed.ids(session).await.remove(0);
+        bed.wait_status(&id, "cancelled").await;
+        let detail = bed.run(&id).await["error"]["message"].clone();
+        assert!(detail.as_str().unwrap().contains("went away"), "{detail}");
+    }
+    bed.model.release();
+    let id = bed.ids(goes_on).await.remove(0);
+    bed.wait_status(&id, "succeeded").await;
 }

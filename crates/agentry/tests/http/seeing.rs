@@ -30,6 +30,7 @@ async fn busy() -> (Server, IdentityProvider) {
         ("AGENTRY_TOKENS__JWKS_URL", url.as_str()),
         ("AGENTRY_TOKENS__ISSUER", "https://id.example"),
         ("AGENTRY_TOKENS__AUDIENCES", "agentry"),
+        ("AGENTRY_PROVIDERS__NEAR__BASE_URL", "http://127.0.0.1:9/v1"),
     ];
     let server = Server::start_with(Engine::Sqlite, &settings).await;
     server.post("/api/v1/agents", json!({"name": "a"})).await;

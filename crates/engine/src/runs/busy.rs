@@ -7,6 +7,7 @@ use agentry_domain::{Code, Error, JobId, Result, RunId};
 use agentry_store::{LaneJob, Write};
 use serde_json::{Map, Value};
 
+use super::left_behind::LeftBehind;
 use super::{Asked, RUN_ANSWER, Stored, run_entry};
 use crate::Engine;
 
@@ -83,12 +84,16 @@ impl Engine {
         // longer for being interrupted; what was begun before, by a process that
         // is gone, ends here.
         let waits_on = stop == Stop::Interrupt && before.status == RunStatus::Queued;
+        let left = match waits_on {
+            true => LeftBehind::default(),
+            false => self.left_behind(caller.org, &before).await?,
+        };
         let mut ended = None;
         let join = |write: &mut Write| {
             write.job_enqueue_before(job, head.id, depth_max);
             if !waits_on {
                 write.job_withdraw(head.id, job.lane);
-                ended = Some(self.end_unclaimed(write, caller, &before, stop, job.at)?);
+                ended = Some(self.end_unclaimed(write, caller, &before, (stop, left), job.at)?);
             }
             Ok(())
         };

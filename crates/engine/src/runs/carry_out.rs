@@ -14,10 +14,11 @@ use agentry_domain::tools::RunCall;
 use agentry_domain::{Caller, Code, Error, Result, RunId};
 use agentry_graph::extract::NAMELESS;
 use agentry_llm::{Model, ModelRequest};
-use agentry_store::{ClaimedJob, MemorySought, Write};
+use agentry_store::{ClaimedJob, MemorySought, Scope, Write};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
+use super::left_behind::LeftBehind;
 use super::reuse::{Reply, Reuse};
 use super::steps::{self, Work};
 use super::stop::withdraw_input;
@@ -106,9 +107,10 @@ impl Engine {
                     let agent = agent.map(|agent| *agent);
                     return self.carry_out(caller, job, *run, agent, speaker, held).await;
                 }
-                Ok(Begun::Never(run, error)) => {
+                Ok(Begun::Never(run, error, left)) => {
                     let read = run.stop;
-                    let outcome = Outcome { error, ..Outcome::default() };
+                    let LeftBehind { text, tools } = left;
+                    let outcome = Outcome { text, tools, error, ..Outcome::default() };
                     return self.store_outcome(&caller, &job, *run, outcome, read, speaker).await;
                 }
                 // It was joined by another one since it was read.
@@ -139,20 +141,22 @@ impl Engine {
         // An interruption ends only what is under way, so that what it ends has begun.
         let is_interrupted = run.stop == Some(Stop::Interrupt);
         if run.stop.is_some() && !(is_interrupted && run.status == RunStatus::Queued) {
-            return Ok(Begun::Never(Box::new(run), None));
+            let left = self.left_behind(job.org, &run).await?;
+            return Ok(Begun::Never(Box::new(run), None, left));
         }
         if job.attempts > RUN_ATTEMPTS_MAX {
             let detail = format!("the run was begun {RUN_ATTEMPTS_MAX} times and never ended");
             let error = Error::new(Code::RunInterrupted, detail);
-            return Ok(Begun::Never(Box::new(run), Some(error)));
+            let left = self.left_behind(job.org, &run).await?;
+            return Ok(Begun::Never(Box::new(run), Some(error), left));
         }
         // What was begun before the process ended that had the run is not done twice.
         if job.attempts > 1 && self.0.store.run_tools_had_effects(job.org, id).await? {
-            run.tools = self.0.store.run_tools(job.org, id, run.attempt).await?;
             let detail = "the process that had the run ended after it called a tool that may \
                           have had an effect";
             let error = Error::new(Code::RunInterrupted, detail);
-            return Ok(Begun::Never(Box::new(run), Some(error)));
+            let left = self.left_behind(job.org, &run).await?;
+            return Ok(Begun::Never(Box::new(run), Some(error), left));
         }
         let agent = self.0.store.resource_get::<AgentBody>(job.org, run.agent).await?;
         let agent = agent.map(|agent| agent.entity()).transpose()?;
@@ -547,8 +551,8 @@ impl Engine {
 enum Begun {
     /// It goes on.
     Now(Box<Run>, Option<Box<Agent>>),
-    /// It is to end as it is: it was asked to, or for this reason.
-    Never(Box<Run>, Option<Error>),
+    /// It is to end as it is: it was asked to, or for this reason. This it had said.
+    Never(Box<Run>, Option<Error>, LeftBehind),
 }
 
 fn finishing_write(
@@ -575,6 +579,20 @@ fn finishing_write(
     }
     let run = &end.run;
     write.run_finish(run, end.known, end.fingerprint);
+    let scope = end.remember.then(|| scope(caller, run.user_id.as_deref(), run.session));
+    store_reply(&mut write, caller, run, scope);
+    for (id, call) in run.call_messages().into_iter().zip(&run.calls) {
+        let said = ChatMessage::Assistant { text: String::new(), calls: vec![call.clone()] };
+        store_message(&mut write, caller, &message_of(run, id, said, at), None);
+    }
+    write.log(run_entry(caller, at, "run.finished", run));
+    (write, promoted)
+}
+
+/// Adds the reply of a run that ends with this write as a message of its session, with a
+/// word that it is not whole when the run did not succeed.
+pub(super) fn store_reply(write: &mut Write, caller: &Caller, run: &Run, scope: Option<Scope>) {
+    let at = run.finished_at.unwrap_or(run.created_at);
     if let (Some(id), Some(content)) = (run.reply_message, &run.reply)
         && (run.calls.is_empty() || !content.is_empty())
     {
@@ -584,13 +602,6 @@ fn finishing_write(
         };
         let said = ChatMessage::said(MessageRole::Assistant, content.clone());
         let message = Message { metadata, ..message_of(run, id, said, at) };
-        let scope = scope(caller, run.user_id.as_deref(), run.session);
-        store_message(&mut write, caller, &message, end.remember.then_some(scope));
+        store_message(write, caller, &message, scope);
     }
-    for (id, call) in run.call_messages().into_iter().zip(&run.calls) {
-        let said = ChatMessage::Assistant { text: String::new(), calls: vec![call.clone()] };
-        store_message(&mut write, caller, &message_of(run, id, said, at), None);
-    }
-    write.log(run_entry(caller, at, "run.finished", run));
-    (write, promoted)
 }

@@ -13,6 +13,9 @@ use agentry_store::{RunsChanged, Write};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::carry_out::store_reply;
+use super::left_behind::LeftBehind;
+use super::steps::given_up;
 use super::{LANE_TRIES_MAX, run_entry};
 use crate::{Engine, entry};
 
@@ -77,7 +80,8 @@ impl Engine {
     async fn end_waiting(&self, caller: &Caller, run: &Run, stop: Stop) -> Result<()> {
         let mut write = Write::new(caller.org);
         write.job_withdraw(JobId::from_bytes(run.id.to_bytes()), run.session.to_bytes());
-        let ended = self.end_unclaimed(&mut write, caller, run, stop, self.now())?;
+        let nothing = LeftBehind::default();
+        let ended = self.end_unclaimed(&mut write, caller, run, (stop, nothing), self.now())?;
         self.0.store.write(write).await?;
         // Another one may be the head of the lane now.
         self.0.claimable.notify_one();
@@ -85,13 +89,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Adds the end of a run that no process has; the write withdraws its job.
+    /// Adds the end of a run that no process has, with what it had said when it was
+    /// under way before; the write withdraws its job.
     pub(super) fn end_unclaimed(
         &self,
         write: &mut Write,
         caller: &Caller,
         run: &Run,
-        stop: Stop,
+        (stop, left): (Stop, LeftBehind),
         at: Timestamp,
     ) -> Result<Run> {
         let mut ended = run.clone();
@@ -104,10 +109,18 @@ impl Engine {
         ended.stop = run.stop.max(Some(stop));
         ended.error = Some(stop.error());
         ended.finished_at = Some(at);
+        if !left.tools.is_empty() {
+            ended.tools = left.tools;
+            given_up(&mut ended.tools, at);
+        }
         if stop == Stop::Rollback {
             withdraw_input(write, caller, &mut ended, at);
+        } else if !left.text.is_empty() {
+            ended.reply = Some(left.text);
+            ended.reply_message = Some(self.message_id(at, ended.turn_messages().pop()));
         }
         write.run_finish(&ended, run.stop, None);
+        store_reply(write, caller, &ended, None);
         write.log(run_entry(caller, at, "run.finished", &ended));
         Ok(ended)
     }

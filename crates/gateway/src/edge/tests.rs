@@ -17,7 +17,8 @@ use crate::context::Authenticated;
 use crate::op;
 use crate::operations::Operations;
 
-/// Keys `owner` and `viewer`; everything else is unknown.
+/// Keys `owner` and `viewer`, and `other` of another organisation; everything else is
+/// unknown.
 struct Keys;
 
 #[async_trait::async_trait]
@@ -26,9 +27,11 @@ impl Authenticate for Keys {
         let role = match secret {
             "owner" | "" => Role::Owner,
             "viewer" => Role::Viewer,
+            "other" => Role::Owner,
             _ => return Err(Error::new(Code::Unauthenticated, "unknown key")),
         };
-        Ok(Caller::of(OrgId::from_bytes([1; 16]), None, role))
+        let org = if secret == "other" { 2 } else { 1 };
+        Ok(Caller::of(OrgId::from_bytes([org; 16]), None, role))
     }
 
     async fn redeem(&self, ticket: &str) -> Result<Caller> {
@@ -60,6 +63,7 @@ fn render(error: &Error, context: &ErrorContext<'_>) -> Response {
         Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Code::TooManyAuthFailures => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let text = format!("{} {} {}", error.code, context.path, context.request_id.as_str());
@@ -112,6 +116,10 @@ struct Harness {
 }
 
 fn harness(mode: AccessMode) -> Harness {
+    harness_with(mode, EdgeOptions::default())
+}
+
+fn harness_with(mode: AccessMode, options: EdgeOptions) -> Harness {
     let go_on = Arc::new(Notify::new());
     let metrics = Metrics::new();
     let (router, _document, table) = Operations::new(OpenApi::default())
@@ -128,7 +136,7 @@ fn harness(mode: AccessMode) -> Harness {
         streams_in_flight_max: 1,
         subscriptions_max: 1,
         run_within: Duration::from_millis(5),
-        ..Default::default()
+        ..options
     };
     let edge = Edge {
         options,
@@ -264,6 +272,69 @@ async fn a_stream_holds_its_permit_until_it_ends() {
     assert_eq!(third.status(), StatusCode::OK);
     drop(third);
     assert!(metrics.encode().unwrap().contains("agentry_http_requests_in_flight 0"));
+}
+
+#[tokio::test]
+async fn one_organisation_does_not_take_the_whole_queue() {
+    let options = EdgeOptions {
+        queue_requests_max: 4,
+        queue_org_requests_max: 1,
+        queue_wait_max: Duration::from_secs(60),
+        ..EdgeOptions::default()
+    };
+    let Harness { app, go_on, .. } = harness_with(AccessMode::Keys, options);
+    let open = |key| {
+        let request = request("GET", "/streams", key).body(Body::empty()).unwrap();
+        app.clone().oneshot(request)
+    };
+    let first = open("owner").await.unwrap();
+    let mut second = std::pin::pin!(open("owner"));
+    assert!(futures::poll!(second.as_mut()).is_pending());
+    let too_many = open("owner").await.unwrap();
+    assert_eq!(too_many.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let mut other = std::pin::pin!(open("other"));
+    assert!(futures::poll!(other.as_mut()).is_pending());
+    for waits in [second.as_mut(), other.as_mut()] {
+        assert!(futures::poll!(waits).is_pending());
+    }
+    drop(first);
+    let second = second.await.unwrap();
+    assert_eq!(second.status(), StatusCode::OK);
+    assert!(futures::poll!(other.as_mut()).is_pending());
+    go_on.notify_one();
+    assert_eq!(second.into_body().collect().await.unwrap().to_bytes(), "end");
+    assert_eq!(other.await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn wrong_keys_of_an_address_have_a_bound_and_good_ones_pass() {
+    let rate = Rate { per_minute: NonZeroU32::MIN, burst: NonZeroU32::MIN.saturating_add(1) };
+    let options = EdgeOptions { auth_failures: Some(rate), ..EdgeOptions::default() };
+    let Harness { app, metrics, .. } = harness_with(AccessMode::Keys, options);
+    let ask = async |key: &str, from: [u8; 4]| {
+        let mut request = request("GET", "/role", key).body(Body::empty()).unwrap();
+        request.extensions_mut().insert(Peer((from, 1).into()));
+        send(&app, request).await.0
+    };
+    let (near, far) = ([192, 0, 2, 1], [192, 0, 2, 2]);
+    assert_eq!(ask("owner", far).await, StatusCode::OK);
+    for expected in [StatusCode::UNAUTHORIZED; 2] {
+        assert_eq!(ask("wrong", near).await, expected);
+    }
+    for (key, from, expected) in [
+        ("wrong", near, StatusCode::TOO_MANY_REQUESTS),
+        // Seen good before, from wherever; not yet; and elsewhere.
+        ("owner", near, StatusCode::OK),
+        ("viewer", near, StatusCode::TOO_MANY_REQUESTS),
+        ("", near, StatusCode::UNAUTHORIZED),
+        ("viewer", far, StatusCode::OK),
+        ("viewer", near, StatusCode::OK),
+        ("wrong", far, StatusCode::UNAUTHORIZED),
+    ] {
+        assert_eq!(ask(key, from).await, expected, "{key} from {from:?}");
+    }
+    let text = metrics.encode().unwrap();
+    assert!(text.contains("agentry_auth_failures_limited_total 2\n"), "{text}");
 }
 
 #[tokio::test]

@@ -119,6 +119,28 @@ async fn a_stop_finishes_what_was_begun_and_takes_nothing_new() {
 }
 
 #[tokio::test]
+async fn until_the_notice_is_over_everything_is_served() {
+    let notice = Duration::from_secs(3_600);
+    let server = running(ServeOptions { notice, drain_max: notice, ..Default::default() }).await;
+    let mut kept = server.client().await;
+    assert_eq!(text(kept.send_request(to("/")).await.unwrap()).await, "fast");
+    server.stop.begin();
+    while server.readiness.report().ready {
+        tokio::task::yield_now().await;
+    }
+    kept.ready().await.unwrap();
+    assert_eq!(text(kept.send_request(to("/")).await.unwrap()).await, "fast");
+    for _ in 0..10 {
+        let mut fresh = server.client().await;
+        assert_eq!(text(fresh.send_request(to("/")).await.unwrap()).await, "fast");
+    }
+    assert!(!server.served.is_finished());
+    server.stop.now();
+    server.served.await.unwrap();
+    assert_eq!(server.metrics.connections().open.get(), 0);
+}
+
+#[tokio::test]
 async fn a_drain_is_bounded_and_a_second_stop_ends_it() {
     for second in [false, true] {
         let drain_max = Duration::from_millis(if second { 3_600_000 } else { 1 });

@@ -27,7 +27,7 @@ use crate::run_changes::RunsChanged;
 use crate::sql::Sql;
 use crate::value::Value;
 use crate::write::{Write, Written};
-use crate::{Activity, Map, Options, Result, StoreError};
+use crate::{Activity, Map, Options, PoolActivity, Result, StoreError};
 
 use connect::Purpose;
 pub(crate) use connect::Target;
@@ -56,6 +56,7 @@ pub(crate) struct Engine {
     target: Target,
     queue: Arc<Queue>,
     readers: Readers,
+    writers: u64,
     signal: Arc<Signal>,
 }
 
@@ -71,11 +72,12 @@ impl Engine {
             writers.push(Writer::open(target, queue, signal).await?);
         }
         let readers = Readers::open(target.clone(), options.postgres_readers_max).await?;
+        let writers_count = writers.len() as u64;
         for writer in writers {
             target.tasks.spawn(writer.run());
         }
         target.tasks.spawn(Keeper::new(target.clone(), Arc::clone(&signal)).run());
-        Ok(Self { target, queue, readers, signal })
+        Ok(Self { target, queue, readers, writers: writers_count, signal })
     }
 
     pub(crate) async fn write(&self, write: Write) -> Result<Written> {
@@ -110,6 +112,10 @@ impl Engine {
 
     pub(crate) fn activity(&self) -> Activity {
         self.queue.activity()
+    }
+
+    pub(crate) fn pools(&self) -> [PoolActivity; 2] {
+        [self.readers.pool(), self.queue.pool(self.writers)]
     }
 
     pub(crate) async fn close(&self) {

@@ -12,6 +12,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use crate::pools::{PoolActivity, Waits};
+use crate::turns;
 use crate::write::{Urgency, Write, Written};
 use crate::{Activity, Result, StoreError};
 
@@ -28,6 +30,7 @@ const COMPANY_WITHIN: Duration = Duration::from_millis(2);
 pub(super) struct Waiting {
     pub(super) write: Write,
     pub(super) answer: oneshot::Sender<Result<Written>>,
+    since: Instant,
 }
 
 #[derive(Default)]
@@ -54,10 +57,10 @@ impl Lanes {
     }
 
     fn take(&mut self) -> Vec<Waiting> {
-        let first = self.interactive.len().min(GROUP_WRITES_MAX);
-        let mut group: Vec<Waiting> = self.interactive.drain(..first).collect();
-        let rest = self.bulk.len().min(GROUP_WRITES_MAX - first);
-        group.extend(self.bulk.drain(..rest));
+        let org = |waiting: &Waiting| waiting.write.org();
+        let mut group = turns::take(&mut self.interactive, GROUP_WRITES_MAX, org);
+        let rest = GROUP_WRITES_MAX - group.len();
+        group.append(&mut turns::take(&mut self.bulk, rest, org));
         self.since = (self.len() > 0).then(Instant::now);
         self.working += 1;
         group
@@ -77,6 +80,7 @@ pub(super) struct Queue {
     lanes: Mutex<Lanes>,
     waiting_max: usize,
     arrived: Notify,
+    waits: Waits,
     pub(super) counts: Counts,
 }
 
@@ -86,6 +90,7 @@ impl Queue {
             lanes: Mutex::new(Lanes::default()),
             waiting_max,
             arrived: Notify::new(),
+            waits: Waits::default(),
             counts: Counts::default(),
         }
     }
@@ -101,7 +106,7 @@ impl Queue {
             if lanes.len() >= self.waiting_max && write.urgency != Urgency::Lease {
                 return Err(StoreError::Overloaded);
             }
-            let waiting = Waiting { write, answer };
+            let waiting = Waiting { write, answer, since: Instant::now() };
             match waiting.write.urgency {
                 Urgency::Lease => lanes.interactive.push_front(waiting),
                 Urgency::Interactive => lanes.interactive.push_back(waiting),
@@ -129,6 +134,9 @@ impl Queue {
                         // What is left is another writer's, at once or in a while.
                         self.arrived.notify_one();
                     }
+                    drop(lanes);
+                    let waited = group.iter().map(|waiting| waiting.since.elapsed()).sum();
+                    self.waits.add(group.len() as u64, waited);
                     return Some(group);
                 }
                 if lanes.closed {
@@ -158,6 +166,13 @@ impl Queue {
     pub(super) fn close(&self) {
         self.lanes.lock().closed = true;
         self.arrived.notify_one();
+    }
+
+    /// How these writers stand.
+    pub(super) fn pool(&self, writers: u64) -> PoolActivity {
+        let lanes = self.lanes.lock();
+        let (working, waiting) = (lanes.working as u64, lanes.len() as u64);
+        PoolActivity { waiting, ..self.waits.activity("writers", writers, working) }
     }
 
     pub(super) fn activity(&self) -> Activity {

@@ -13,6 +13,7 @@ use parking_lot::RwLock;
 use tokio::sync::Mutex;
 use tokio_postgres::CancelToken;
 
+use crate::pools::{PoolActivity, Waits};
 use crate::sql::Sql;
 use crate::value::{Columns, RowRef, Value};
 use crate::{Map, Result, StoreError};
@@ -32,6 +33,7 @@ pub(super) struct Readers {
     shared: Vec<Shared>,
     next: AtomicUsize,
     scans: Pool,
+    waits: Waits,
 }
 
 /// The place of a shared session, which is replaced when it is lost.
@@ -66,6 +68,7 @@ impl Readers {
             shared: (0..shared).map(|_| Shared::default()).collect(),
             next: AtomicUsize::new(0),
             scans: pool,
+            waits: Waits::default(),
         };
         try_join_all(readers.shared.iter().map(|shared| readers.link(shared))).await?;
         try_join_all((0..SCANS_WARM.min(scans)).map(|_| readers.session())).await?;
@@ -90,7 +93,7 @@ impl Readers {
     }
 
     async fn session(&self) -> Result<Object> {
-        self.scans.get().await.map_err(|error| match error {
+        self.waits.wait(self.scans.get()).await.map_err(|error| match error {
             PoolError::Closed => StoreError::Closed,
             PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
                 StoreError::Unavailable(error.into())
@@ -132,6 +135,12 @@ impl Readers {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    pub(super) fn pool(&self) -> PoolActivity {
+        let status = self.scans.status();
+        let in_use = status.size.saturating_sub(status.available);
+        self.waits.activity("scans", status.max_size as u64, in_use as u64)
     }
 
     /// Ends every session that is not at work.

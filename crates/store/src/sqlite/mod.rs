@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::sql::{self, Sql};
 use crate::value::Value;
 use crate::write::{Write, Written};
-use crate::{Activity, Map, Options, Result, StoreError, backup};
+use crate::{Activity, Map, Options, PoolActivity, Result, StoreError, backup};
 
 use reader::Readers;
 use writer::Writer;
@@ -108,6 +108,10 @@ impl Engine {
         map: Map<T>,
     ) -> Result<Vec<Vec<T>>> {
         Readers::scan_each(&self.readers, sql, lists, map).await
+    }
+
+    pub(crate) fn pools(&self) -> [PoolActivity; 2] {
+        [self.readers.pool(), self.writer.pool()]
     }
 
     pub(crate) fn log_changed(&self) -> watch::Receiver<i64> {

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, params_from_iter};
 use tokio::sync::Semaphore;
 
+use crate::pools::{PoolActivity, Waits};
 use crate::sql::Sql;
 use crate::value::{Columns, RowRef, Value};
 use crate::{Map, Result, StoreError};
@@ -25,6 +26,7 @@ pub(super) struct Readers {
     idle: Mutex<Vec<Reader>>,
     closed: AtomicBool,
     scans: Semaphore,
+    waits: Waits,
 }
 
 struct Reader {
@@ -48,6 +50,7 @@ impl Readers {
             idle: Mutex::new(Vec::new()),
             closed: AtomicBool::new(false),
             scans: Semaphore::new(SCANS_MAX),
+            waits: Waits::default(),
         };
         for _ in 0..WARM {
             let reader = readers.connect()?;
@@ -95,7 +98,8 @@ impl Readers {
         lists: Vec<Vec<Value>>,
         map: Map<T>,
     ) -> Result<Vec<Vec<T>>> {
-        let _permit = readers.scans.acquire().await.map_err(|_| StoreError::Closed)?;
+        let waited = readers.waits.wait(readers.scans.acquire());
+        let _permit = waited.await.map_err(|_| StoreError::Closed)?;
         let reader = readers.take()?;
         let owner = Arc::clone(readers);
         reader.given_up.store(false, Ordering::Relaxed);
@@ -111,6 +115,11 @@ impl Readers {
         reader.given_up.store(false, Ordering::Relaxed);
         owner.give_back(reader);
         found
+    }
+
+    pub(super) fn pool(&self) -> PoolActivity {
+        let in_use = SCANS_MAX.saturating_sub(self.scans.available_permits());
+        self.waits.activity("scans", SCANS_MAX as u64, in_use as u64)
     }
 
     pub(super) fn close(&self) {

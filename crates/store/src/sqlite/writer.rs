@@ -9,7 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,9 @@ use tokio::sync::{oneshot, watch};
 
 use crate::counters::COUNTER_ADD;
 use crate::log::{LOG_HEAD, LOG_HEAD_SET, LOG_INSERT};
+use crate::pools::{PoolActivity, Waits};
 use crate::sql::Sql;
+use crate::turns;
 use crate::value::Value;
 use crate::write::{CounterKey, Expect, Probe, Statement, Urgency, Write, Written};
 use crate::{Activity, Result, StoreError};
@@ -53,6 +55,7 @@ struct Answered {
 struct Waiting {
     write: Write,
     answer: Answer,
+    since: Instant,
 }
 
 #[derive(Default)]
@@ -82,6 +85,9 @@ struct Shared {
     queues: Mutex<Queues>,
     wake: Condvar,
     counts: Counts,
+    waits: Waits,
+    /// A group is being applied.
+    working: AtomicBool,
     head: watch::Sender<i64>,
 }
 
@@ -98,6 +104,8 @@ impl Writer {
             queues: Mutex::new(Queues::default()),
             wake: Condvar::new(),
             counts: Counts::default(),
+            waits: Waits::default(),
+            working: AtomicBool::new(false),
             head: watch::Sender::new(seq),
         });
         let mut group = Group {
@@ -114,7 +122,9 @@ impl Writer {
                 let mut last = 0;
                 while let Some(waiting) = theirs.next_group(last, group.commit_took) {
                     last = waiting.len();
+                    theirs.working.store(true, Ordering::Relaxed);
                     group.commit(waiting, &theirs);
+                    theirs.working.store(false, Ordering::Relaxed);
                 }
             })
             .map_err(|error| StoreError::Unavailable(error.into()))?;
@@ -131,7 +141,7 @@ impl Writer {
             if queues.waiting() >= self.waiting_max && write.urgency != Urgency::Lease {
                 return Err(StoreError::Overloaded);
             }
-            let waiting = Waiting { write, answer };
+            let waiting = Waiting { write, answer, since: Instant::now() };
             match waiting.write.urgency {
                 Urgency::Lease => queues.interactive.push_front(waiting),
                 Urgency::Interactive => queues.interactive.push_back(waiting),
@@ -159,6 +169,12 @@ impl Writer {
             failed: counts.failed.load(Ordering::Relaxed),
             waiting: queues.waiting() as u64,
         }
+    }
+
+    pub(super) fn pool(&self) -> PoolActivity {
+        let working = self.shared.working.load(Ordering::Relaxed);
+        let waiting = self.shared.queues.lock().waiting() as u64;
+        PoolActivity { waiting, ..self.shared.waits.activity("writers", 1, working.into()) }
     }
 
     pub(super) async fn close(&self) {
@@ -217,10 +233,13 @@ impl Shared {
         }
         // Until this group is answered nobody waits, and nobody need be woken.
         queues.wanted = usize::MAX;
-        let first = queues.interactive.len().min(GROUP_WRITES_MAX);
-        let mut group: Vec<Waiting> = queues.interactive.drain(..first).collect();
-        let rest = queues.bulk.len().min(GROUP_WRITES_MAX - first);
-        group.extend(queues.bulk.drain(..rest));
+        let org = |waiting: &Waiting| waiting.write.org();
+        let mut group = turns::take(&mut queues.interactive, GROUP_WRITES_MAX, org);
+        let rest = GROUP_WRITES_MAX - group.len();
+        group.append(&mut turns::take(&mut queues.bulk, rest, org));
+        drop(queues);
+        let waited = group.iter().map(|waiting| waiting.since.elapsed()).sum();
+        self.waits.add(group.len() as u64, waited);
         Some(group)
     }
 }
@@ -261,8 +280,9 @@ impl Group {
             Applied::Undone(StoreError::Bug(reason)) if writes.len() > 1 => {
                 // One of them does not fit in; alone, the others do.
                 tracing::error!(reason, "a group was rolled back; its writes go one by one");
+                let since = Instant::now();
                 for (write, answer) in writes.into_iter().zip(answers) {
-                    self.commit(vec![Waiting { write, answer }], shared);
+                    self.commit(vec![Waiting { write, answer, since }], shared);
                 }
             }
             Applied::Undone(error) => {

@@ -249,6 +249,50 @@ pub(crate) async fn too_many_waiting_writes_are_refused(bed: Bed) {
     assert_eq!(agents.total, 3);
 }
 
+pub(crate) async fn who_writes_too_much_waits_for_itself(bed: Bed) {
+    const MANY: u64 = 600;
+    /// More than any transaction has.
+    const GROUP_MAX: i64 = 256;
+    let store = one_writer(&bed, 10_000).await;
+    let (greedy, modest) = (make::org(), make::org());
+    let obstacle = Obstacle::put(&bed).await;
+    let mut at_work = pin!(store.write(make::agent_write(greedy, &make::agent("first"))));
+    assert!(pends(&mut at_work).await);
+    waiting(&store, 0).await;
+    let agents: Vec<_> = (0..MANY).map(|nth| make::agent(&format!("a{nth}"))).collect();
+    let writes = agents.iter().map(|agent| store.write(make::agent_write(greedy, agent)));
+    let mut writes = pin!(join_all(writes));
+    assert!(pends(&mut writes).await);
+    waiting(&store, MANY).await;
+    let mut last = pin!(store.write(make::agent_write(modest, &make::agent("last"))));
+    assert!(pends(&mut last).await);
+    waiting(&store, MANY + 1).await;
+    let stands = |in_use, waiting, taken| {
+        let [_, writers] = store.pools();
+        assert_eq!((writers.name, writers.size), ("writers", 1));
+        (writers.in_use, writers.waiting, writers.taken) == (in_use, waiting, taken)
+    };
+    wait_until("one is written, and the others wait", || async { stands(1, MANY + 1, 1) }).await;
+    obstacle.remove().await;
+    at_work.await.unwrap();
+    for written in writes.await {
+        written.unwrap();
+    }
+    last.await.unwrap();
+    let all = i64::try_from(MANY).unwrap() + 2;
+    wait_until("all is in the log", || async { store.log_head().await.unwrap() == all }).await;
+    // It came last, and its turn was in the next transaction.
+    let logged = store.log_read(modest, 0, 10).await.unwrap();
+    assert!(logged[0].seq <= 1 + GROUP_MAX, "{}", logged[0].seq);
+    wait_until("nobody writes", || async { stands(0, 0, MANY + 2) }).await;
+    assert!(store.pools()[1].waited > Duration::ZERO);
+    let page = PageRequest::default();
+    store.agent_list(greedy, &AgentFilter::default(), &page).await.unwrap();
+    let [scans, _] = store.pools();
+    assert_eq!((scans.name, scans.in_use, scans.waiting), ("scans", 0, 0));
+    assert!(scans.taken > 0 && scans.size > 0);
+}
+
 pub(crate) async fn a_request_is_remembered_for_a_day(bed: Bed) {
     let store = bed.open().await;
     let org = make::org();

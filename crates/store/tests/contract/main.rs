@@ -67,6 +67,7 @@ on_both_engines! {
     guards::a_failure_touches_no_other_write_of_its_group,
     guards::a_write_that_was_given_up_before_its_turn_is_not_applied,
     guards::too_many_waiting_writes_are_refused,
+    guards::who_writes_too_much_waits_for_itself,
     lists::every_list_has_its_order_its_cursor_and_its_total,
     lists::filters_select_and_count,
     lists::a_filtered_total_is_capped,
