@@ -220,8 +220,12 @@ pub(crate) async fn facts_are_kept_closed_and_forgotten(bed: Bed) {
     assert_eq!(listed(FactFilter { object: Some(place), ..all }).await, [porto]);
 
     let alone = store.facts_resting_on(org, &group, said[0].id).await.unwrap();
-    assert_eq!(alone, [facts[0].id]);
+    assert_eq!(alone, (2, vec![facts[0].id]));
     let mut write = Write::new(org);
+    write.evidence_counted(&group, said[0].id, 1);
+    assert_eq!(make::refused(store.write(write).await).code, Code::Conflict);
+    let mut write = Write::new(org);
+    write.evidence_counted(&group, said[0].id, 2);
     write.fact_delete(&group, facts[0].id);
     write.evidence_delete(&group, said[0].id);
     store.write(write).await.unwrap();
