@@ -352,7 +352,7 @@ fn turns<'a>(
         .collect()
 }
 
-fn documents(pool: TextPool) -> (Vec<([u8; 16], Document)>, Statistics) {
+pub(crate) fn documents(pool: TextPool) -> (Vec<([u8; 16], Document)>, Statistics) {
     let TextPool { documents, mean_length, counts, found } = pool;
     let found = found.into_iter().map(|it| (it.id, Document { tokens: it.tokens })).collect();
     (found, Statistics { documents, mean_length, counts })
