@@ -38,6 +38,8 @@ const OVERLAP: Duration = Duration::from_secs(10);
 const SIMILARITY_MIN: f32 = 0.2;
 /// What a vector in memory takes beside its numbers, in bytes.
 const ENTRY_BYTES: usize = 64;
+/// What a group takes beside its vectors, in bytes.
+const GROUP_BYTES: usize = 512;
 
 const _: () = assert!(EMBED_EPISODES_MAX as usize <= EMBEDDING_TEXTS_MAX);
 
@@ -113,46 +115,63 @@ struct Kept {
 
 /// The vectors that this process has in memory.
 #[derive(Default)]
-pub(crate) struct Vectors {
-    groups: Mutex<HashMap<Key, Kept>>,
+pub(crate) struct Vectors(Mutex<Groups>);
+
+#[derive(Default)]
+struct Groups {
+    by: HashMap<Key, Kept>,
+    /// What all of them take.
+    bytes: usize,
+    /// How often any was asked about.
+    uses: u64,
+}
+
+impl Groups {
+    fn remove(&mut self, key: &Key) {
+        if let Some(kept) = self.by.remove(key) {
+            self.bytes -= kept.bytes;
+        }
+    }
 }
 
 impl Vectors {
     fn of(&self, key: &Key) -> Arc<Mutex<GroupVectors>> {
-        let mut groups = self.groups.lock();
-        let used = groups.values().map(|kept| kept.used).max().unwrap_or(0) + 1;
-        let kept = groups.entry(key.clone()).or_insert_with(|| Kept {
-            vectors: Arc::default(),
-            bytes: 0,
-            used,
-        });
-        kept.used = used;
-        Arc::clone(&kept.vectors)
+        let mut groups = self.0.lock();
+        groups.uses += 1;
+        let used = groups.uses;
+        if let Some(kept) = groups.by.get_mut(key) {
+            kept.used = used;
+            return Arc::clone(&kept.vectors);
+        }
+        let kept = Kept { vectors: Arc::default(), bytes: GROUP_BYTES, used };
+        let vectors = Arc::clone(&kept.vectors);
+        groups.bytes += GROUP_BYTES;
+        groups.by.insert(key.clone(), kept);
+        vectors
     }
 
     /// Notes how much a group takes, and forgets those that were asked about longest ago
     /// while all together take more than they may.
     fn keep(&self, key: &Key, bytes: usize, bytes_max: usize) {
-        let mut groups = self.groups.lock();
-        if let Some(kept) = groups.get_mut(key) {
-            kept.bytes = bytes + ENTRY_BYTES;
-        }
-        let mut all: usize = groups.values().map(|kept| kept.bytes).sum();
-        while all > bytes_max {
-            let oldest = groups.iter().filter(|(other, _)| *other != key);
-            let oldest = oldest.min_by_key(|(_, kept)| kept.used).map(|(key, _)| key.clone());
-            let Some(kept) = oldest.and_then(|key| groups.remove(&key)) else { return };
-            all -= kept.bytes;
+        let mut groups = self.0.lock();
+        let Some(kept) = groups.by.get_mut(key) else { return };
+        let before = std::mem::replace(&mut kept.bytes, bytes + GROUP_BYTES);
+        groups.bytes = groups.bytes - before + bytes + GROUP_BYTES;
+        while groups.bytes > bytes_max {
+            let others = groups.by.iter().filter(|(other, _)| *other != key);
+            let oldest = others.min_by_key(|(_, kept)| kept.used).map(|(key, _)| key.clone());
+            let Some(oldest) = oldest else { return };
+            groups.remove(&oldest);
         }
     }
 
     pub(crate) fn forget(&self, org: OrgId, group: &GroupId) {
-        self.groups.lock().remove(&(org, group.clone()));
+        self.0.lock().remove(&(org, group.clone()));
     }
 
     /// Bytes that they take.
     pub(crate) fn bytes(&self) -> usize {
-        self.groups.lock().values().map(|kept| kept.bytes).sum()
+        self.0.lock().bytes
     }
 }
 
@@ -376,11 +395,12 @@ mod tests {
         let key = |name: &str| (org, GroupId::new(name));
         for name in ["a", "b", "a", "c"] {
             vectors.of(&key(name));
-            vectors.keep(&key(name), 400, 1_000);
+            vectors.keep(&key(name), 4_000, 10_000);
         }
-        let groups = vectors.groups.lock();
-        let mut left: Vec<&str> = groups.keys().map(|(_, group)| group.as_str()).collect();
+        let groups = vectors.0.lock();
+        let mut left: Vec<&str> = groups.by.keys().map(|(_, group)| group.as_str()).collect();
         left.sort_unstable();
         assert_eq!(left, ["a", "c"]);
+        assert_eq!(groups.bytes, 2 * (4_000 + GROUP_BYTES));
     }
 }
