@@ -138,6 +138,7 @@ async fn bench() -> Bench {
     let engine = Engine::new(Parts {
         store,
         models: Models::new(&agentry_llm::Options::default()).unwrap(),
+        graph_models: Models::new(&agentry_llm::Options::default()).unwrap(),
         webhook_client: outbound.clone(),
         mcp: agentry_mcp::Connector::new(
             outbound.clone(),

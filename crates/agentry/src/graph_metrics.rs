@@ -1,25 +1,18 @@
 //! What the graph's memory does, as metrics, and how much waits for it, in `/ready` too.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use agentry_domain::background::Tasks;
 use agentry_domain::ports::{Clock as _, SystemClock};
-use agentry_engine::{Engine, GraphBacklog};
+use agentry_engine::Engine;
 use agentry_gateway::{Metrics, Readiness};
-use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// How often the backlog is looked at.
-const LOOKED_AT_EVERY: Duration = Duration::from_secs(2);
-
 struct GraphCollector {
     engine: Engine,
-    backlog: Arc<Mutex<GraphBacklog>>,
 }
 
 impl fmt::Debug for GraphCollector {
@@ -35,17 +28,87 @@ impl Collector for GraphCollector {
             ("graph_episodes_drawn", "Episodes that this process drew from", activity.drawn),
             ("graph_episodes_dead", "Episodes that this process put aside", activity.failed),
             ("graph_facts_stored", "Facts that this process stored", activity.facts),
+            ("graph_extraction_calls", "Calls of the extraction model", activity.calls),
+            ("graph_extraction_repairs", "Calls that asked it to answer again", activity.repairs),
+            (
+                "graph_extraction_episodes",
+                "Episodes that the extraction model answered about",
+                activity.extracted,
+            ),
+            (
+                "graph_extraction_refusals",
+                "Parts of its answers that were refused",
+                activity.refused,
+            ),
+            (
+                "graph_extraction_answers_lost",
+                "Its answers that could not be stored",
+                activity.answers_given_up,
+            ),
+            (
+                "graph_extraction_breaker_opened",
+                "How often it was left alone",
+                activity.extraction_breaker_opened,
+            ),
+            (
+                "graph_model_failures",
+                "Calls of the graph's models that failed",
+                activity.ask_failures,
+            ),
+            (
+                "graph_model_episodes_left",
+                "Episodes that models were asked about in vain",
+                activity.left_to_rules,
+            ),
+            (
+                "graph_embedding_calls",
+                "Calls of the embedding model about episodes",
+                activity.embedding_calls,
+            ),
+            (
+                "graph_embedding_episodes",
+                "Episodes that were turned into vectors",
+                activity.embedded,
+            ),
+            (
+                "graph_embedding_breaker_opened",
+                "How often the embedding model was left alone",
+                activity.embedding_breaker_opened,
+            ),
+            (
+                "graph_searches_without_vector",
+                "Searches that went on without a vector of what was asked",
+                activity.questions_without,
+            ),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);
             let kind = counter.metric_type();
             counter.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
         }
-        let backlog = *self.backlog.lock();
+        let standing = self.engine.graph_standing();
+        let backlog = standing.backlog;
         let waited = backlog.since.map_or(0, |since| micros(SystemClock.now().since(since)));
+        let paused = u64::from(standing.pause.models) + u64::from(standing.pause.drawing);
         let gauges = [
             ("graph_episodes_pending", "Episodes that wait to be drawn from", backlog.pending),
             ("graph_groups_pending", "Groups that have some", backlog.groups),
+            (
+                "graph_extraction_pending",
+                "Episodes that wait for the extraction model",
+                standing.extraction_pending,
+            ),
+            (
+                "graph_embedding_pending",
+                "Episodes that wait to be turned into vectors",
+                standing.embedding_pending,
+            ),
+            (
+                "graph_paused",
+                "What pauses because of the backlog: 0 nothing, 1 models, 2 reading too",
+                paused,
+            ),
+            ("graph_vectors_bytes", "Bytes of vectors in memory", activity.vectors_bytes),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
@@ -69,35 +132,31 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Adds what the graph does to the metrics, and a note about its backlog to `/ready`.
-pub(crate) fn register(
-    metrics: &Metrics,
-    readiness: &Readiness,
-    engine: &Engine,
-    noted: u64,
-    tasks: &Tasks,
-) {
-    let backlog: Arc<Mutex<GraphBacklog>> = Arc::default();
-    let collector = GraphCollector { engine: engine.clone(), backlog: Arc::clone(&backlog) };
+/// Adds what the graph does to the metrics, and notes to `/ready` about its backlog and
+/// about what pauses.
+pub(crate) fn register(metrics: &Metrics, readiness: &Readiness, engine: &Engine, noted: u64) {
+    let collector = GraphCollector { engine: engine.clone() };
     metrics.register(|registry| registry.register_collector(Box::new(collector)));
-    let shown = Arc::clone(&backlog);
+    let engine = engine.clone();
     readiness.note("graph", move || {
-        let pending = shown.lock().pending;
-        (pending >= noted).then(|| format!("{pending} episodes wait to be drawn from").into())
-    });
-    let (engine, stopping) = (engine.clone(), tasks.stopping().clone());
-    tasks.spawn(async move {
-        loop {
-            match engine.graph_backlog().await {
-                Ok(found) => *backlog.lock() = found,
-                Err(error) => {
-                    tracing::debug!(error = %error.chain(), "the graph's backlog cannot be read");
-                }
-            }
-            tokio::select! {
-                () = stopping.cancelled() => return,
-                () = tokio::time::sleep(LOOKED_AT_EVERY) => {}
+        let standing = engine.graph_standing();
+        let pending = standing.backlog.pending;
+        let mut notes = Vec::new();
+        if pending >= noted || standing.pause.models {
+            notes.push(format!("{pending} episodes wait to be drawn from"));
+        }
+        if standing.pause.drawing {
+            notes.push("drawing and models are paused until clients send less".to_owned());
+        } else if standing.pause.models {
+            notes.push("models are paused until fewer wait".to_owned());
+        }
+        for (is_open, model) in
+            [(standing.extraction_open, "extraction"), (standing.embedding_open, "embedding")]
+        {
+            if is_open {
+                notes.push(format!("the {model} model fails, and is left alone for a while"));
             }
         }
+        (!notes.is_empty()).then(|| notes.join("; ").into())
     });
 }

@@ -95,7 +95,7 @@ async fn serve_until_stopped(settings: Settings) -> anyhow::Result<()> {
     let readiness = Readiness::new();
     watch_storage(&engine, &readiness, &tasks);
     let noted = settings.graph_options().backlog_episodes_noted;
-    graph_metrics::register(&metrics, &readiness, &engine, noted, &tasks);
+    graph_metrics::register(&metrics, &readiness, &engine, noted);
 
     let api =
         Api::new(engine.clone(), events.clone(), metrics.clone(), readiness.clone(), stop.clone());
@@ -167,9 +167,22 @@ pub(crate) fn engine(
         providers: settings.providers.clone(),
         outbound: settings.outbound.clone(),
     };
+    let graph_providers =
+        agentry_llm::Options { outbound: settings.graph_outbound(), ..providers.clone() };
+    let graph_models = Models::new(&graph_providers)?;
+    let graph = settings.graph_options();
+    if let Some(model) = &graph.extraction_model {
+        let found =
+            graph_models.resolve(model).map_err(|error| named("graph.extraction_model", &error))?;
+        anyhow::ensure!(!found.quotes(), "graph.extraction_model: {model} only quotes");
+    }
+    if let Some(model) = &graph.embedding_model {
+        graph_models.embedder(model).map_err(|error| named("graph.embedding_model", &error))?;
+    }
     Ok(Engine::new(Parts {
         store: Arc::clone(store),
         models: Models::new(&providers)?,
+        graph_models,
         webhook_client,
         mcp,
         fetch_client,
@@ -179,6 +192,11 @@ pub(crate) fn engine(
         closing,
         options: settings.engine_options(),
     }))
+}
+
+/// A setting's model that cannot be asked.
+fn named(setting: &str, error: &agentry_domain::Error) -> anyhow::Error {
+    anyhow::anyhow!("{setting}: {}", error.detail)
 }
 
 /// What checks an identity provider's tokens, when there is one.

@@ -208,6 +208,19 @@ pub(crate) struct Graph {
     drawing_max: usize,
     backlog_episodes_noted: u64,
     stats_age_max_s: u64,
+    models_paused_from_episodes: u64,
+    drawing_paused_from_episodes: u64,
+    #[serde(default)]
+    extraction_model: Option<String>,
+    extraction_batch_tokens: u32,
+    extraction_idle_ms: u64,
+    extraction_timeout_ms: u64,
+    extracting_max: usize,
+    model_breaker_open_ms: u64,
+    #[serde(default)]
+    embedding_model: Option<String>,
+    embedding_wait_ms: u64,
+    vectors_bytes_max: usize,
     import_bytes_max: usize,
     import_ms: u64,
 }
@@ -413,6 +426,7 @@ impl Settings {
             ("runs.executing_max", self.runs.executing_max),
             ("graph.import_bytes_max", self.graph.import_bytes_max),
             ("graph.drawing_max", self.graph.drawing_max),
+            ("graph.extracting_max", self.graph.extracting_max),
             ("graph.group_queue_episodes_max", self.graph.group_queue_episodes_max as usize),
             ("webhooks.delivering_max", self.webhooks.delivering_max),
             ("mcp.connections_max", self.mcp.connections_max),
@@ -449,6 +463,10 @@ impl Settings {
         anyhow::ensure!(
             self.retention.uploads_s.saturating_mul(1_000) > self.http.transfer_ms,
             "retention.uploads_s must be longer than http.transfer_ms: a file may be arriving"
+        );
+        anyhow::ensure!(
+            self.graph.drawing_paused_from_episodes >= self.graph.models_paused_from_episodes,
+            "graph.drawing_paused_from_episodes must not be below graph.models_paused_from_episodes"
         );
         anyhow::ensure!(self.retention.every_ms >= 100, "retention.every_ms must be at least 100");
         Ok(())
@@ -493,6 +511,17 @@ impl Settings {
             drawing_max: self.graph.drawing_max,
             backlog_episodes_noted: self.graph.backlog_episodes_noted,
             stats_age_max: Duration::from_secs(self.graph.stats_age_max_s),
+            models_paused_from_episodes: self.graph.models_paused_from_episodes,
+            drawing_paused_from_episodes: self.graph.drawing_paused_from_episodes,
+            extraction_model: self.graph.extraction_model.clone().filter(|_| self.graph.enabled),
+            extraction_batch_tokens: self.graph.extraction_batch_tokens,
+            extraction_idle: Duration::from_millis(self.graph.extraction_idle_ms),
+            extraction_timeout: Duration::from_millis(self.graph.extraction_timeout_ms),
+            extracting_max: self.graph.extracting_max,
+            model_breaker_open: Duration::from_millis(self.graph.model_breaker_open_ms),
+            embedding_model: self.graph.embedding_model.clone().filter(|_| self.graph.enabled),
+            embedding_wait: Duration::from_millis(self.graph.embedding_wait_ms),
+            vectors_bytes_max: self.graph.vectors_bytes_max,
         }
     }
 
@@ -534,6 +563,16 @@ impl Settings {
     /// How connections to MCP servers are made.
     pub(crate) fn mcp_options(&self) -> agentry_mcp::Options {
         agentry_mcp::Options { message_bytes_max: self.mcp.message_bytes_max }
+    }
+
+    /// How models are asked for the graph: once, since its jobs come again by themselves,
+    /// and no longer than the job waits.
+    pub(crate) fn graph_outbound(&self) -> agentry_outbound::Options {
+        agentry_outbound::Options {
+            retries_max: 0,
+            first_byte_timeout_ms: self.graph.extraction_timeout_ms,
+            ..self.outbound.clone()
+        }
     }
 
     /// How pages are fetched for agents.
@@ -784,6 +823,7 @@ mod tests {
         refused(&[("AGENTRY_RETENTION__UPLOADS_S", "300")]);
         refused(&[("AGENTRY_STORE__WRITES_WAITING_MAX", "0")]);
         refused(&[("AGENTRY_PROVIDERS__X__KIND", "mystery")]);
+        refused(&[("AGENTRY_GRAPH__DRAWING_PAUSED_FROM_EPISODES", "1")]);
         refused(&[("AGENTRY_SEALING_KEY", "too short")]);
         refused(&[("AGENTRY_TOKENS__JWKS_URL", "https://id.example/keys")]);
         refused(&[("AGENTRY_TOKENS__ISSUER", "x"), ("AGENTRY_TOKENS__JWKS_URL", "no url")]);

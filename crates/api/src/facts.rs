@@ -264,6 +264,9 @@ pub struct SignalsAnswer {
     form: f64,
     /// Because it is new, and the query is about now.
     recency: f64,
+    /// How near it is to the query as a vector, from 0 to 1; 0 without an embedding model,
+    /// and when it is far. It counts by its rank among the nearest.
+    vector: f64,
 }
 
 /// Something that answers.
@@ -303,6 +306,7 @@ impl<'a> GraphHitAnswer<'a> {
             session: signals.session,
             form: signals.form,
             recency: signals.recency,
+            vector: signals.vector,
         };
         let (kind, id, text, fact, episode) = match &hit.item {
             GraphItem::Fact(fact, evidence) => {

@@ -169,7 +169,7 @@ pub struct MemorySearchAnswer<'a> {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = MemoryHit)]
 pub struct MemoryHitAnswer<'a> {
-    /// BM25; comparable only within one search.
+    /// Comparable only within one search.
     #[schema(example = 1.7)]
     score: f64,
     /// The share of the query's term weight that it holds, 0 to 1.
@@ -332,9 +332,10 @@ pub async fn memory_create_batch(
 
 /// Search memories
 ///
-/// By their words: name, description and content. What belongs to another user is
-/// not found; an unknown user finds what is shared. When no memory holds half of
-/// what is asked, weighed by how rare each word is, nothing is found.
+/// By their words: name, description and content; other forms of a word and everyday
+/// synonyms count for less. What belongs to another user is not found; an unknown user
+/// finds what is shared. When no memory holds half of what is asked, weighed by how rare
+/// each word is, nothing is found.
 #[utoipa::path(
     post,
     path = "/api/v1/memories/search",

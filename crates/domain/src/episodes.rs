@@ -66,6 +66,16 @@ impl From<EpisodeAside> for EpisodeState {
     }
 }
 
+named! {
+    /// What a model does with the episodes of a group.
+    pub enum ModelWork {
+        /// Draws out of them what they say.
+        Extract = "extract",
+        /// Turns them into vectors.
+        Embed = "embed",
+    }
+}
+
 /// Something that was said or happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Episode {

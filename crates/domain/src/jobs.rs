@@ -18,6 +18,8 @@ named! {
         Webhook = "webhook",
         /// Draws out of the episodes of a group what they say; its id is the group's lane.
         Graph = "graph",
+        /// Asks a model about the episodes of a group; its id is its lane.
+        GraphModel = "graph_model",
     }
 }
 

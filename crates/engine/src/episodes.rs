@@ -2,15 +2,19 @@
 //! background ([`ingest`]). Nobody waits for that: a run's own episode belongs to the
 //! write that ends the run, and is never refused.
 
+mod answers;
+mod asking;
 mod drawn;
+mod embedding;
 mod ingest;
+mod pressure;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use agentry_domain::episodes::{Episode, EpisodeKind, EpisodeState};
+use agentry_domain::episodes::{Episode, EpisodeKind, EpisodeState, ModelWork};
 use agentry_domain::graph::{GroupId, ORIGIN_EPISODES};
 use agentry_domain::idempotency::Remembered;
 use agentry_domain::runs::Run;
@@ -21,13 +25,16 @@ use agentry_domain::{
 };
 use agentry_graph::extract::{EXTRACTOR, EXTRACTOR_VERSION, Turn, extract};
 use agentry_graph::gazetteer::Gazetteer;
-use agentry_store::{GraphBacklog, Mention, OldEpisode, Write};
+use agentry_store::{Mention, OldEpisode, Write};
 use tokio::sync::Semaphore;
 
 use crate::Engine;
 use crate::users::{USER_TRIES_MAX, user_ensure};
 
+use embedding::Vectors;
 pub(crate) use ingest::Gazetteers;
+use pressure::Pressure;
+pub use pressure::{GraphPause, GraphStanding};
 
 /// Bytes of a message that is read in the write that ends its run, to tell whether there
 /// is anything in it: some tens of microseconds.
@@ -35,7 +42,7 @@ const READ_AT_ONCE_BYTES_MAX: usize = 2_048;
 /// Episodes that are forgotten after one look.
 const FORGOTTEN_AT_ONCE: u32 = 100;
 /// How long a caller waits before trying again when a group's queue is full.
-const RETRY_FULL: std::time::Duration = std::time::Duration::from_secs(1);
+const RETRY_FULL: Duration = Duration::from_secs(1);
 
 /// The bounds of the graph's memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +57,28 @@ pub struct GraphOptions {
     pub backlog_episodes_noted: u64,
     /// How old the statistics of a group may be when they are answered.
     pub stats_age_max: Duration,
+    /// From so many on, models are not asked about episodes.
+    pub models_paused_from_episodes: u64,
+    /// From so many on, and while they become more, episodes are not read.
+    pub drawing_paused_from_episodes: u64,
+    /// The model that draws from episodes after the rules, as `provider/model`.
+    pub extraction_model: Option<String>,
+    /// Tokens of the episodes that one call is about.
+    pub extraction_batch_tokens: u32,
+    /// How long a group is silent before fewer are asked about.
+    pub extraction_idle: Duration,
+    /// How long one call of a model about episodes may take.
+    pub extraction_timeout: Duration,
+    /// Groups that this process asks a model about at once, for each work of one.
+    pub extracting_max: usize,
+    /// How long a model is left alone the first time that its calls fail.
+    pub model_breaker_open: Duration,
+    /// The model that turns episodes into vectors, as `provider/model`.
+    pub embedding_model: Option<String>,
+    /// How long a search waits for the vector of what is asked.
+    pub embedding_wait: Duration,
+    /// Bytes of vectors in memory.
+    pub vectors_bytes_max: usize,
 }
 
 impl Default for GraphOptions {
@@ -60,6 +89,17 @@ impl Default for GraphOptions {
             drawing_max: 2,
             backlog_episodes_noted: 10_000,
             stats_age_max: Duration::from_secs(1),
+            models_paused_from_episodes: 20_000,
+            drawing_paused_from_episodes: 100_000,
+            extraction_model: None,
+            extraction_batch_tokens: 1_500,
+            extraction_idle: Duration::from_secs(3),
+            extraction_timeout: Duration::from_secs(60),
+            extracting_max: 2,
+            model_breaker_open: Duration::from_secs(30),
+            embedding_model: None,
+            embedding_wait: Duration::from_millis(200),
+            vectors_bytes_max: 64 << 20,
         }
     }
 }
@@ -68,7 +108,13 @@ impl Default for GraphOptions {
 pub(crate) struct GraphWork {
     /// Places for groups.
     pub(crate) places: Arc<Semaphore>,
+    /// Places for asking a model, for each work of one: one that hangs holds up no
+    /// other.
+    extracting: Arc<Semaphore>,
+    embedding: Arc<Semaphore>,
     pub(crate) gazetteers: Gazetteers,
+    pub(crate) pressure: Pressure,
+    pub(crate) vectors: Vectors,
     pub(crate) activity: GraphCounts,
 }
 
@@ -76,9 +122,20 @@ impl GraphWork {
     pub(crate) fn new(options: &GraphOptions) -> Self {
         Self {
             places: Arc::new(Semaphore::new(options.drawing_max)),
+            extracting: Arc::new(Semaphore::new(options.extracting_max)),
+            embedding: Arc::new(Semaphore::new(options.extracting_max)),
             gazetteers: Gazetteers::default(),
+            pressure: Pressure::new(options),
+            vectors: Vectors::default(),
             activity: GraphCounts::default(),
         }
+    }
+
+    fn asking_places(&self, work: ModelWork) -> Arc<Semaphore> {
+        Arc::clone(match work {
+            ModelWork::Extract => &self.extracting,
+            ModelWork::Embed => &self.embedding,
+        })
     }
 }
 
@@ -89,6 +146,16 @@ pub(crate) struct GraphCounts {
     pub(crate) failed: AtomicU64,
     pub(crate) facts: AtomicU64,
     pub(crate) lag_micros: AtomicU64,
+    pub(crate) calls: AtomicU64,
+    pub(crate) repairs: AtomicU64,
+    pub(crate) extracted: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) left_to_rules: AtomicU64,
+    pub(crate) ask_failures: AtomicU64,
+    pub(crate) answers_given_up: AtomicU64,
+    pub(crate) embedding_calls: AtomicU64,
+    pub(crate) embedded: AtomicU64,
+    pub(crate) questions_without: AtomicU64,
 }
 
 /// What the graph did in this process so far.
@@ -102,6 +169,32 @@ pub struct GraphActivity {
     pub facts: u64,
     /// How long the newest batch had waited when it was done, in microseconds.
     pub lag_micros: u64,
+    /// Calls of the extraction model, repairs among them.
+    pub calls: u64,
+    /// Calls that asked it to answer again.
+    pub repairs: u64,
+    /// Episodes that it answered about.
+    pub extracted: u64,
+    /// Parts of its answers that were refused.
+    pub refused: u64,
+    /// Episodes that no model did its work for, after it was asked in vain.
+    pub left_to_rules: u64,
+    /// Calls of models that failed.
+    pub ask_failures: u64,
+    /// Answers that could not be stored.
+    pub answers_given_up: u64,
+    /// Calls of the embedding model about episodes.
+    pub embedding_calls: u64,
+    /// Episodes that were turned into vectors.
+    pub embedded: u64,
+    /// Searches that went on without a vector of what was asked.
+    pub questions_without: u64,
+    /// How often the breaker of the extraction model opened.
+    pub extraction_breaker_opened: u64,
+    /// How often that of the embedding model did.
+    pub embedding_breaker_opened: u64,
+    /// Bytes of vectors in memory.
+    pub vectors_bytes: u64,
 }
 
 /// An episode that a client sends.
@@ -306,11 +399,6 @@ impl Engine {
         Ok(self.episode_get(caller, group, id).await?.episode)
     }
 
-    /// How much waits in all groups.
-    pub async fn graph_backlog(&self) -> Result<GraphBacklog> {
-        Ok(self.0.store.graph_backlog().await?)
-    }
-
     /// What the graph did in this process so far.
     pub fn graph_activity(&self) -> GraphActivity {
         let counts = &self.0.graph.activity;
@@ -320,6 +408,19 @@ impl Engine {
             failed: read(&counts.failed),
             facts: read(&counts.facts),
             lag_micros: read(&counts.lag_micros),
+            calls: read(&counts.calls),
+            repairs: read(&counts.repairs),
+            extracted: read(&counts.extracted),
+            refused: read(&counts.refused),
+            left_to_rules: read(&counts.left_to_rules),
+            ask_failures: read(&counts.ask_failures),
+            answers_given_up: read(&counts.answers_given_up),
+            embedding_calls: read(&counts.embedding_calls),
+            embedded: read(&counts.embedded),
+            questions_without: read(&counts.questions_without),
+            extraction_breaker_opened: self.0.graph.pressure.opened(ModelWork::Extract),
+            embedding_breaker_opened: self.0.graph.pressure.opened(ModelWork::Embed),
+            vectors_bytes: self.0.graph.vectors.bytes() as u64,
         }
     }
 
@@ -350,7 +451,11 @@ impl Engine {
         };
         // Most of what is said names nothing and states nothing: that is done with
         // this write, and costs no job.
-        if message.content.len() <= READ_AT_ONCE_BYTES_MAX && says_nothing(&episode) {
+        // A model may find something in it all the same.
+        let options = &self.0.options.graph;
+        let has_model = options.extraction_model.is_some() || options.embedding_model.is_some();
+        let is_short = message.content.len() <= READ_AT_ONCE_BYTES_MAX;
+        if !has_model && is_short && says_nothing(&episode) {
             episode.state = EpisodeState::Done;
             episode.extractor = Some(extractor());
         }
@@ -368,8 +473,10 @@ impl Engine {
         org: OrgId,
         episode: &OldEpisode,
     ) -> Result<()> {
-        let alone = self.0.store.facts_resting_on(org, &episode.group, episode.id).await?;
+        let store = &self.0.store;
+        let (count, alone) = store.facts_resting_on(org, &episode.group, episode.id).await?;
         write.episode_delete(episode, self.now());
+        write.evidence_counted(&episode.group, episode.id, count);
         for fact in alone {
             write.fact_delete(&episode.group, fact);
         }
@@ -436,6 +543,9 @@ impl Engine {
                     written?;
                 }
             }
+        }
+        for episode in episodes {
+            self.0.graph.vectors.forget(org, &episode.group);
         }
         let caller = Caller { org, ..self.anyone() };
         for (group, node) in named {

@@ -42,6 +42,10 @@ const FACT_COVERAGE_MIN: f64 = 0.5;
 const FUSION_K: f64 = 60.0;
 /// What the rank of a fact counts beside that of an episode.
 const FACT_WEIGHT: f64 = 1.0;
+/// Episodes whose vectors are nearest to the question's that are looked at.
+const EPISODES_NEAR: usize = 64;
+/// What the rank by vectors counts beside that by all other signals.
+const VECTOR_WEIGHT: f64 = 0.7;
 /// Of how much of its words an episode repeats another one to be held back.
 const REPEATS: f64 = 0.8;
 /// What is left of the score of what is held back.
@@ -193,7 +197,13 @@ impl Engine {
         let store = &self.0.store;
         let question = Question::of(&ask.query, now);
         let sought = Sought::within(Scope::episodes(org, &ask.group));
-        let pool = store.text_pool(org, &sought, &question.terms, &question.kindred).await?;
+        let (pool, near) = tokio::try_join!(
+            async {
+                let kindred = &question.kindred;
+                Ok(store.text_pool(org, &sought, &question.terms, kindred).await?)
+            },
+            self.episodes_near(org, &ask.group, &ask.query, EPISODES_NEAR),
+        )?;
         let (found, statistics) = documents(pool);
         let weighed = Weighed::of(&question, &statistics, std::iter::empty());
         let mut best: Vec<(EpisodeId, f64)> = found
@@ -204,6 +214,7 @@ impl Engine {
         best.truncate(EPISODES_LOOKED_AT);
         let mut ids: Vec<EpisodeId> = best.into_iter().map(|(id, _)| id).collect();
         ids.extend(self.episodes_naming(org, &ask.group, &ask.query).await?);
+        ids.extend(near.iter().map(|(id, _)| *id));
         let mut seen = HashSet::new();
         ids.retain(|id| seen.insert(*id));
         let known_at = ask.known_at.unwrap_or(Timestamp::from_micros(i64::MAX));
@@ -243,6 +254,7 @@ impl Engine {
             let turns = turns(&all, &tokens, &links);
             rank(&question, &statistics, &turns)
         };
+        let ranked = with_vectors(ranked, &all, &near);
         let mut all: Vec<Option<Episode>> = all.into_iter().map(Some).collect();
         let hits = ranked.into_iter().filter(|ranked| ranked.score > 0.0).take(ask.limit);
         Ok(hits
@@ -340,7 +352,7 @@ fn turns<'a>(
         .collect()
 }
 
-fn documents(pool: TextPool) -> (Vec<([u8; 16], Document)>, Statistics) {
+pub(crate) fn documents(pool: TextPool) -> (Vec<([u8; 16], Document)>, Statistics) {
     let TextPool { documents, mean_length, counts, found } = pool;
     let found = found.into_iter().map(|it| (it.id, Document { tokens: it.tokens })).collect();
     (found, Statistics { documents, mean_length, counts })
@@ -390,6 +402,32 @@ fn holding(
         }
     }
     holding
+}
+
+/// Episodes in their order by all signals, and those that are near as vectors in theirs,
+/// as one list; as it is when none is near.
+#[expect(clippy::cast_precision_loss, reason = "ranks are small")]
+fn with_vectors(
+    mut ranked: Vec<Ranked>,
+    all: &[Episode],
+    near: &[(EpisodeId, f32)],
+) -> Vec<Ranked> {
+    if near.is_empty() {
+        return ranked;
+    }
+    let places: HashMap<EpisodeId, (usize, f32)> =
+        near.iter().enumerate().map(|(nth, (id, cosine))| (*id, (nth, *cosine))).collect();
+    for (nth, ranked) in ranked.iter_mut().enumerate() {
+        let by_words = if ranked.score > 0.0 { 1.0 / (FUSION_K + nth as f64 + 1.0) } else { 0.0 };
+        let by_vector = places.get(&all[ranked.turn].id).map_or(0.0, |(place, cosine)| {
+            ranked.signals.vector = f64::from(*cosine);
+            VECTOR_WEIGHT / (FUSION_K + *place as f64 + 1.0)
+        });
+        ranked.score = by_words + by_vector;
+    }
+    // It is stable: equal ones stay in their order by words.
+    ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
+    ranked
 }
 
 /// Two ranked lists as one, by the ranks in both.

@@ -64,7 +64,9 @@ pub use agentry_store::{
     SessionFilter, Table, TaskFilter, UserFilter, WebhookFilter,
 };
 pub use audit::Actor;
-pub use episodes::{EpisodeNew, EpisodeSeen, GraphActivity, GraphOptions};
+pub use episodes::{
+    EpisodeNew, EpisodeSeen, GraphActivity, GraphOptions, GraphPause, GraphStanding,
+};
 pub use files::FilePut;
 pub use goals::GoalTree;
 pub use graph::{
@@ -142,6 +144,9 @@ pub struct Parts {
     pub store: Arc<Store>,
     /// The model providers.
     pub models: Models,
+    /// The same for the graph: what fails or hangs there takes no connection from a run,
+    /// and opens no breaker of one.
+    pub graph_models: Models,
     /// Calls webhooks; a guarded one.
     pub webhook_client: agentry_outbound::Client,
     /// Connects MCP servers; through a guarded client.
@@ -168,6 +173,7 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     store: Arc<Store>,
     models: Models,
+    graph_models: Models,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     tasks: Tasks,
@@ -218,6 +224,7 @@ impl Engine {
             graph_stats: graph_stats::StatsSeen::new(parts.options.graph.stats_age_max),
             store: parts.store,
             models: parts.models,
+            graph_models: parts.graph_models,
             clock: parts.clock,
             entropy: parts.entropy,
             tasks: parts.tasks,

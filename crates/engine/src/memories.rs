@@ -1,33 +1,38 @@
 //! Memories: made one by one or many at once, found from the moment they are
 //! acknowledged, and recalled by runs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use agentry_domain::idempotency::{IDEMPOTENCY_ANSWER_BYTES_MAX, Remembered};
 use agentry_domain::log::EntityKind;
 use agentry_domain::memories::{Memory, MemoryBody};
-use agentry_domain::{
-    Caller, Code, Document, Done, Error, MemoryId, Once, Resource as _, Result, Timestamp,
-};
-use agentry_store::{Hit, MemorySought, Write};
+use agentry_domain::{Caller, Code, Done, Error, MemoryId, Once, Resource as _, Result, Timestamp};
+use agentry_graph::rank::{Document, Question, Ranked, Turn, Weighed, rank};
+use agentry_store::{MemorySought, Sought, Write};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::graph_recall::documents;
 use crate::users::{USER_TRIES_MAX, user_ensure};
 use crate::{Engine, entry, version_data};
 
 /// A search has found nothing when no hit holds this share of its query's weight.
 const COVERAGE_MIN: f64 = 0.5;
+/// Memories whose words match best that are looked at, for each hit and in any case.
+const LOOKED_AT_PER_HIT: usize = 3;
+const LOOKED_AT_MIN: usize = 30;
+
+type Stored = agentry_domain::Document<MemoryBody>;
 
 /// A memory that answers a search.
 #[derive(Clone, Debug)]
 pub struct MemoryHit {
-    /// BM25; comparable only within one search.
+    /// Comparable only within one search.
     pub score: f64,
     /// 0 to 1: the share of the query's term weight that the memory holds.
     pub coverage: f64,
     /// The memory.
-    pub memory: Document<MemoryBody>,
+    pub memory: Stored,
 }
 
 impl Engine {
@@ -38,7 +43,7 @@ impl Engine {
         caller: &Caller,
         once: Option<&Once>,
         body: MemoryBody,
-    ) -> Result<Done<Document<MemoryBody>>> {
+    ) -> Result<Done<Stored>> {
         self.limit_user(caller, body.user_id.as_deref())?;
         let also = |write: &mut Write, memory: &Memory| write.memory_index(memory.id, memory);
         let user = body.user_id.clone();
@@ -52,7 +57,7 @@ impl Engine {
         caller: &Caller,
         once: Option<&Once>,
         bodies: Vec<MemoryBody>,
-    ) -> Result<Done<Vec<Document<MemoryBody>>>> {
+    ) -> Result<Done<Vec<Stored>>> {
         if let Some(before) = self.remembered(caller, once).await? {
             return self.memory_batch_replayed(caller, before).await;
         }
@@ -76,7 +81,7 @@ impl Engine {
         caller: &Caller,
         once: Option<&Once>,
         bodies: &[MemoryBody],
-    ) -> Result<Done<Vec<Document<MemoryBody>>>> {
+    ) -> Result<Done<Vec<Stored>>> {
         let mut write = Write::new(caller.org);
         let users: BTreeSet<&str> = bodies.iter().filter_map(|it| it.user_id.as_deref()).collect();
         for user_id in users {
@@ -110,7 +115,7 @@ impl Engine {
         &self,
         caller: &Caller,
         before: Remembered,
-    ) -> Result<Done<Vec<Document<MemoryBody>>>> {
+    ) -> Result<Done<Vec<Stored>>> {
         let at = Timestamp::from_micros(before.at);
         let note = before.answer.ok_or_else(|| Error::internal("a batch without its note"))?;
         let noted: Vec<Box<RawValue>> = serde_json::from_str(&note).map_err(Error::internal)?;
@@ -125,7 +130,7 @@ impl Engine {
                     let id = document["id"].as_str().unwrap_or_default();
                     let id = id.parse().map_err(Error::internal)?;
                     let stored = (MemoryBody::SHAPE, json.to_owned());
-                    value.push(Document::stored(id, 1, at, at, stored)?);
+                    value.push(Stored::stored(id, 1, at, at, stored)?);
                 }
             }
         }
@@ -139,7 +144,7 @@ impl Engine {
         id: MemoryId,
         if_match: Option<i64>,
         change: impl Fn(&Memory) -> Result<MemoryBody> + Sync,
-    ) -> Result<Document<MemoryBody>> {
+    ) -> Result<Stored> {
         self.resource_update_with(caller, id, if_match, change, |write, was, will_be| {
             write.memory_index_again(id, was, will_be);
         })
@@ -169,21 +174,83 @@ impl Engine {
         limit: usize,
     ) -> Result<Vec<MemoryHit>> {
         let sought = sought.in_search(caller.org);
-        let hits = self.0.store.text_search(caller.org, &sought, query, limit).await?;
+        let hits = self.memories_ranked(caller, &sought, query, limit).await?;
         if hits.iter().all(|hit| hit.coverage < COVERAGE_MIN) {
             return Ok(Vec::new());
         }
-        let found = self.memories_of_hits(caller, &hits).await?;
-        Ok(found
+        Ok(hits)
+    }
+
+    /// The memories that answer a query best, best first, ranked as the graph's episodes
+    /// are: irregular forms and everyday synonyms count, words side by side, and what kind
+    /// of answer is asked for.
+    pub(crate) async fn memories_ranked(
+        &self,
+        caller: &Caller,
+        sought: &Sought,
+        query: &str,
+        limit: usize,
+    ) -> Result<Vec<MemoryHit>> {
+        let question = Question::of(query, self.now());
+        let (terms, kindred) = (&question.terms, &question.kindred);
+        let pool = self.0.store.text_pool(caller.org, sought, terms, kindred).await?;
+        if pool.found.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (found, statistics) = documents(pool);
+        let weighed = Weighed::of(&question, &statistics, std::iter::empty());
+        let mut best: Vec<(MemoryId, f64, Document)> = found
             .into_iter()
-            .map(|(Hit { score, coverage, .. }, memory)| MemoryHit { score, coverage, memory })
+            .map(|(id, document)| (MemoryId::from_bytes(id), weighed.score(&document), document))
+            .collect();
+        // Equal ones: the newer one.
+        best.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
+        best.truncate((limit * LOOKED_AT_PER_HIT).max(LOOKED_AT_MIN));
+        let ids: Vec<MemoryId> = best.iter().map(|(id, ..)| *id).collect();
+        let memories = self.0.store.memory_get_each(caller.org, &ids).await?;
+        let mut tokens: HashMap<MemoryId, Document> =
+            best.into_iter().map(|(id, _, document)| (id, document)).collect();
+        let texts: Vec<String> = memories.iter().map(memory_text).collect::<Result<_>>()?;
+        let mut turns: Vec<Turn<'_>> = Vec::with_capacity(memories.len());
+        for (memory, text) in memories.iter().zip(&texts) {
+            let document = tokens.remove(&memory.id);
+            turns.push(Turn {
+                text,
+                document: document.unwrap_or(Document { tokens: Vec::new() }),
+                speaker: None,
+                at: memory.updated_at,
+                // Each stands alone.
+                session: turns.len(),
+                before: [None; 3],
+                after: [None; 2],
+            });
+        }
+        let ranked = rank(&question, &statistics, &turns);
+        let mut memories: Vec<Option<Stored>> = memories.into_iter().map(Some).collect();
+        let hits = ranked.into_iter().filter(|it| it.score > 0.0).take(limit);
+        Ok(hits
+            .filter_map(|Ranked { turn, score, coverage, .. }| {
+                Some(MemoryHit { score, coverage, memory: memories[turn].take()? })
+            })
             .collect())
     }
 }
 
+/// A memory as people read it: what it is called and what it is about are often half of
+/// what it says.
+pub(crate) fn memory_text(memory: &Stored) -> Result<String> {
+    let body = memory.entity()?.body;
+    let about: Vec<&str> = [body.name.as_deref().unwrap_or_default(), &body.description]
+        .into_iter()
+        .filter(|text| !text.is_empty())
+        .chain([body.content.as_str()])
+        .collect();
+    Ok(about.join(": "))
+}
+
 /// What is remembered of a batch: its answer, a list of documents, or a list of
 /// ids when that is too long.
-fn batch_note(documents: &[Document<MemoryBody>]) -> String {
+fn batch_note(documents: &[Stored]) -> String {
     let listed = |items: Vec<String>| format!("[{}]", items.join(","));
     let whole = listed(documents.iter().map(|document| document.json.clone()).collect());
     if whole.len() <= IDEMPOTENCY_ANSWER_BYTES_MAX {

@@ -4,14 +4,14 @@
 use std::collections::HashSet;
 
 use agentry_domain::graph::GroupId;
-use agentry_domain::memories::MemoryBody;
 use agentry_domain::sessions::Message;
-use agentry_domain::{Caller, Document, MemoryId, MessageId, Result};
+use agentry_domain::{Caller, MessageId, Result};
 use agentry_llm::{Passage, Source};
 use agentry_store::{Hit, Scope, Sought};
 
 use crate::Engine;
 use crate::graph_recall::{GraphAsk, GraphItem};
+use crate::memories::{MemoryHit, memory_text};
 
 /// Hits that are looked at for each passage wanted: the best hits of a question
 /// that was asked before are those earlier questions.
@@ -40,14 +40,17 @@ impl Engine {
     /// The passages that answer best, best first.
     pub(crate) async fn recall(&self, caller: &Caller, recall: Recall<'_>) -> Result<Vec<Passage>> {
         let hits = (recall.limit * HITS_PER_PASSAGE).max(HITS_MIN);
-        let said = recall.said.map(Sought::within);
-        let places: Vec<&Sought> = [&recall.memories].into_iter().chain(&said).collect();
-        let store = &self.0.store;
-        let mut found =
-            store.text_search_each(caller.org, &places, recall.query, hits).await?.into_iter();
-        let (memories, said) = (found.next().unwrap_or_default(), found.next().unwrap_or_default());
+        let (said, memories) = tokio::try_join!(
+            async {
+                let Some(scope) = recall.said else { return Ok(Vec::new()) };
+                let store = &self.0.store;
+                let within = Sought::within(scope);
+                Ok(store.text_search(caller.org, &within, recall.query, hits).await?)
+            },
+            self.memories_ranked(caller, &recall.memories, recall.query, recall.limit),
+        )?;
         let said = self.recall_said(caller, &recall, said).await?;
-        let memories = self.recall_memories(caller, &recall, memories).await?;
+        let memories = memories.iter().map(memory_passage).collect::<Result<_>>()?;
         let facts = self.recall_facts(caller, &recall).await?;
         let mut passages = in_turn(said, memories, recall.limit);
         let best = passages.iter().map(|passage| passage.coverage).fold(0.0, f64::max);
@@ -129,36 +132,6 @@ impl Engine {
         }
         Ok(passages)
     }
-
-    async fn recall_memories(
-        &self,
-        caller: &Caller,
-        recall: &Recall<'_>,
-        mut hits: Vec<Hit>,
-    ) -> Result<Vec<Passage>> {
-        if hits.is_empty() {
-            return Ok(Vec::new());
-        }
-        hits.truncate(recall.limit);
-        let found = self.memories_of_hits(caller, &hits).await?;
-        found.into_iter().map(|(hit, memory)| memory_passage(&hit, &memory)).collect()
-    }
-
-    /// Hits with their memories, without those that are gone since the search.
-    pub(crate) async fn memories_of_hits(
-        &self,
-        caller: &Caller,
-        hits: &[Hit],
-    ) -> Result<Vec<(Hit, Document<MemoryBody>)>> {
-        let ids: Vec<MemoryId> = hits.iter().map(|hit| MemoryId::from_bytes(hit.id)).collect();
-        let found = self.0.store.memory_get_each(caller.org, &ids).await?;
-        let mut found = found.into_iter().peekable();
-        let with = |hit: &Hit| {
-            let memory = found.next_if(|memory| memory.id.to_bytes() == hit.id)?;
-            Some((hit.clone(), memory))
-        };
-        Ok(hits.iter().filter_map(with).collect())
-    }
 }
 
 /// Whether somebody asks about themselves.
@@ -167,18 +140,11 @@ fn asks_of_oneself(query: &str) -> bool {
     words.map(str::to_lowercase).any(|word| matches!(word.as_str(), "i" | "my" | "me" | "mine"))
 }
 
-fn memory_passage(hit: &Hit, memory: &Document<MemoryBody>) -> Result<Passage> {
-    let body = memory.entity()?.body;
-    // What it is called and what it is about are often half of what it says.
-    let about: Vec<&str> = [body.name.as_deref().unwrap_or_default(), &body.description]
-        .into_iter()
-        .filter(|text| !text.is_empty())
-        .chain([body.content.as_str()])
-        .collect();
+fn memory_passage(hit: &MemoryHit) -> Result<Passage> {
     Ok(Passage {
-        text: about.join(": "),
+        text: memory_text(&hit.memory)?,
         source: Source::Memory,
-        at: memory.updated_at,
+        at: hit.memory.updated_at,
         score: hit.score,
         coverage: hit.coverage,
     })

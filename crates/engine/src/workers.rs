@@ -48,6 +48,8 @@ impl Engine {
         self.0.tasks.spawn(async move { engine.keep_denials().await });
         let engine = self.clone();
         self.0.tasks.spawn(async move { engine.seal_log().await });
+        let engine = self.clone();
+        self.0.tasks.spawn(async move { engine.watch_graph().await });
         if let Some(changes) = self.0.store.runs_changed() {
             let (engine, stops) = (self.clone(), changes.resubscribe());
             self.0.tasks.spawn(async move { engine.hear_stops(stops).await });
@@ -123,6 +125,10 @@ impl Engine {
                         // A reply waits for no graph: that has places of its own.
                         drop(place);
                         return engine.graph_claimed(job).await;
+                    }
+                    JobKind::GraphModel => {
+                        drop(place);
+                        return engine.asking_claimed(job).await;
                     }
                 }
                 drop(place);

@@ -305,6 +305,9 @@ pub struct Signals {
     pub form: f64,
     /// See [`Signals::speaker`].
     pub recency: f64,
+    /// The cosine of the angle to the question, as vectors; 0 when that is not known.
+    /// It counts by its rank beside the rank by all others.
+    pub vector: f64,
 }
 
 /// A turn with its score.
@@ -363,6 +366,7 @@ pub fn rank(question: &Question, statistics: &Statistics, turns: &[Turn<'_>]) ->
                 session: SESSION * sessions.get(&turn.session).copied().unwrap_or(0.0),
                 form: form(question, turn, asks[nth]),
                 recency,
+                vector: 0.0,
             };
             let gains =
                 [signals.speaker, signals.time, signals.session, signals.form, signals.recency];

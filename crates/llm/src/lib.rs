@@ -5,6 +5,7 @@
 
 mod answer;
 mod anthropic;
+mod embeddings;
 mod failures;
 mod fallback;
 mod gemini;
@@ -26,6 +27,7 @@ pub use agentry_domain::chat::{
     ToolSpec,
 };
 pub use agentry_outbound::UpstreamCounts;
+pub use embeddings::{EMBEDDING_DIMENSIONS_MAX, EMBEDDING_TEXTS_MAX, Embedder};
 pub use model::{FinishReason, Model, ModelEvent, ModelRequest, Passage, Source};
 pub use models::{InvalidProvider, Models, Options, ProviderKind, ProviderOptions, RECALL};
 pub use prices::Price;

@@ -11,6 +11,7 @@ use agentry_domain::{Code, Error, Result};
 use agentry_outbound::{Upstream, UpstreamCounts, Url};
 
 use crate::anthropic::Anthropic;
+use crate::embeddings::Embedder;
 use crate::fallback::Fallback;
 use crate::gemini::Gemini;
 use crate::model::Model;
@@ -180,6 +181,19 @@ impl Models {
         if model == RECALL {
             return Ok(Arc::new(Recall));
         }
+        let (endpoint, name) = self.endpoint(model)?;
+        Ok(Arc::new(Provided::new(endpoint, name)))
+    }
+
+    /// The model of this name for turning texts into vectors. `model_rejected` says that
+    /// its provider's protocol has no such thing.
+    pub fn embedder(&self, model: &str) -> Result<Embedder> {
+        let (endpoint, name) = self.endpoint(model)?;
+        Embedder::new(endpoint, name)
+    }
+
+    /// The provider of a model, and the model's own name.
+    fn endpoint<'m>(&self, model: &'m str) -> Result<(Arc<Endpoint>, &'m str)> {
         let (provider, model_name) = match model.strip_prefix("compatible/") {
             Some(rest) => rest.split_once('/').unzip(),
             None => model.split_once('/').unzip(),
@@ -193,7 +207,7 @@ impl Models {
             format!("{}/{name}", found.endpoint.prefix) == model
         });
         match found {
-            Some(found) => Ok(Arc::new(Provided::new(found.endpoint.clone(), name))),
+            Some(found) => Ok((found.endpoint.clone(), name)),
             None => Err(self.unknown(&format!(
                 "no provider named {provider:?} is configured for the model {model:?}"
             ))),

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::answer::{Answer, CallPiece, delta, other_reason};
+use crate::embeddings::{EmbeddingDialect, numbers};
 use crate::failures;
 use crate::model::{FinishReason, ModelEvent, ModelRequest};
 use crate::openai;
@@ -31,6 +32,10 @@ impl Dialect for Ollama {
         let mut url = base.clone();
         url.path_segments_mut().ok()?.pop_if_empty().extend(["api", "chat"]);
         Some(url)
+    }
+
+    fn embeddings(&self) -> Option<&dyn EmbeddingDialect> {
+        Some(self)
     }
 
     fn framing(&self) -> Framing {
@@ -128,6 +133,22 @@ impl Dialect for Ollama {
             events.extend(answer.cut(|| failures::incomplete(endpoint))?);
         }
         Ok(events)
+    }
+}
+
+impl EmbeddingDialect for Ollama {
+    fn embedding_url(&self, base: &Url) -> Option<Url> {
+        let mut url = base.clone();
+        url.path_segments_mut().ok()?.pop_if_empty().extend(["api", "embed"]);
+        Some(url)
+    }
+
+    fn embedding_body(&self, model: &str, texts: &[&str]) -> Value {
+        json!({"model": model, "input": texts})
+    }
+
+    fn embedding_read(&self, answer: Value) -> Option<Vec<Vec<f64>>> {
+        answer["embeddings"].as_array()?.iter().map(numbers).collect()
     }
 }
 

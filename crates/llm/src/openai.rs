@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::answer::{Answer, CallPiece, delta};
+use crate::embeddings::{EmbeddingDialect, numbers};
 use crate::failures;
 use crate::model::{FinishReason, ModelEvent, ModelRequest};
 use crate::prompt;
@@ -60,6 +61,10 @@ impl Dialect for OpenAi {
         Ok(Value::Object(body))
     }
 
+    fn embeddings(&self) -> Option<&dyn EmbeddingDialect> {
+        Some(self)
+    }
+
     fn read(
         &self,
         endpoint: &Endpoint,
@@ -97,6 +102,25 @@ impl Dialect for OpenAi {
             answer.call(&piece).map_err(|error| failures::unreadable(endpoint, error))?;
         }
         Ok(delta(said.text()))
+    }
+}
+
+impl EmbeddingDialect for OpenAi {
+    fn embedding_url(&self, base: &Url) -> Option<Url> {
+        let mut url = base.clone();
+        url.path_segments_mut().ok()?.pop_if_empty().push("embeddings");
+        Some(url)
+    }
+
+    fn embedding_body(&self, model: &str, texts: &[&str]) -> Value {
+        json!({"model": model, "input": texts, "encoding_format": "float"})
+    }
+
+    fn embedding_read(&self, mut answer: Value) -> Option<Vec<Vec<f64>>> {
+        let data = answer["data"].as_array_mut()?;
+        // Some servers leave the index out, and keep the order.
+        data.sort_by_key(|item| item["index"].as_u64().unwrap_or(0));
+        data.iter().map(|item| numbers(&item["embedding"])).collect()
     }
 }
 

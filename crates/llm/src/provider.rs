@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde_json::Value;
 
 use crate::answer::Answer;
+use crate::embeddings::EmbeddingDialect;
 use crate::failures;
 use crate::lines::Lines;
 use crate::model::{Model, ModelEvent, ModelRequest};
@@ -42,6 +43,11 @@ pub(crate) trait Dialect: Send + Sync {
     /// How the documents of a stream are told apart.
     fn framing(&self) -> Framing {
         Framing::Events
+    }
+
+    /// How texts are turned into vectors, if the protocol has that.
+    fn embeddings(&self) -> Option<&dyn EmbeddingDialect> {
+        None
     }
 
     /// Takes one document of a stream, and gives what it says. What ends the answer

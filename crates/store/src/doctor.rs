@@ -136,6 +136,19 @@ const RULES: &[Rule] = &[
          (select 1 from graph_queue q where q.org = e.org and q.group_id = e.group_id))",
     ),
     rule(
+        "episodes that wait for a model have a job that asks it",
+        "select (select count(*) from graph_ask a where not exists (select 1 from graph_asking q \
+         where q.org = a.org and q.group_id = a.group_id and q.work = a.work) or not exists \
+         (select 1 from graph_episode e where e.org = a.org and e.group_id = a.group_id \
+         and e.id = a.episode)) + (select count(*) from graph_asking q where not exists \
+         (select 1 from job j where j.org = q.org and j.id = q.lane and j.kind = 'graph_model'))",
+    ),
+    rule(
+        "what a model said has a job that stores it",
+        "select count(*) from graph_answer a where not exists (select 1 from graph_queue q \
+         where q.org = a.org and q.group_id = a.group_id)",
+    ),
+    rule(
         "runs are counted",
         "select count(*) from org o where (select coalesce(sum(n), 0) from c \
          where c.org = o.id and c.kind = 'runs') \
@@ -276,8 +289,11 @@ const RULES: &[Rule] = &[
          else case when out_degree > 0 then 1 else 0 end end",
     ),
     deep(
-        "every mention has its episode, and every piece of evidence its episode and its fact",
-        "select (select count(*) from graph_mention m where not exists (select 1 \
+        "every mention and vector has its episode, and every piece of evidence its episode and its \
+         fact",
+        "select (select count(*) from graph_vector v where not exists (select 1 \
+         from graph_episode e where e.org = v.org and e.group_id = v.group_id \
+         and e.id = v.episode)) + (select count(*) from graph_mention m where not exists (select 1 \
          from graph_episode e where e.org = m.org and e.group_id = m.group_id \
          and e.id = m.episode)) + (select count(*) from graph_fact_evidence v where not exists \
          (select 1 from graph_episode e where e.org = v.org and e.group_id = v.group_id \

@@ -101,11 +101,18 @@ statements! {
     QUEUE_JOIN = "insert into graph_queue (org, lane, group_id, pending, since) \
         values ($1, $2, $3, 1, $4) on conflict (org, lane) do update \
         set pending = graph_queue.pending + 1 where graph_queue.pending < $5";
+    // The group has a job for what is to be stored, though no episode waits.
+    QUEUE_WAKE = "insert into graph_queue (org, lane, group_id, pending, since) \
+        values ($1, $2, $3, 0, $4) on conflict (org, lane) do update \
+        set pending = graph_queue.pending";
+    QUEUE_TOUCH = "update graph_queue set pending = pending where org = $1 and lane = $2";
     QUEUE_GET = "select pending from graph_queue where org = $1 and lane = $2";
     QUEUE_GROUP = "select group_id from graph_queue where org = $1 and lane = $2";
     QUEUE_LEAVE = "update graph_queue set pending = pending - $1, since = $2 \
         where org = $3 and lane = $4";
-    QUEUE_END = "delete from graph_queue where org = $1 and lane = $2 and pending <= 0";
+    QUEUE_END = "delete from graph_queue where org = $1 and lane = $2 and pending <= 0 \
+        and not exists (select 1 from graph_answer where graph_answer.org = graph_queue.org \
+        and graph_answer.group_id = graph_queue.group_id)";
     scan QUEUE_ALL = sqlite "select coalesce(sum(pending), 0), coalesce(min(since), 0), count(*) \
         from graph_queue"
         postgres "select coalesce(sum(pending), 0)::bigint, coalesce(min(since), 0), count(*) \
@@ -301,10 +308,28 @@ impl Write {
         });
         let name = group.as_str().to_owned();
         self.add(&QUEUE_JOIN, values![self.org, lane, name, now, most]).expect_one(probe);
+        self.group_job_add(lane, now);
+    }
+
+    fn group_job_add(&mut self, lane: [u8; 16], now: Timestamp) {
         self.add(&LANE_OPEN, values![self.org, lane]);
         let nobody = WorkerId::from_bytes([0; 16]);
         let kind = JobKind::Graph.as_str();
         self.add(&GROUP_JOB_ADD, values![self.org, lane, kind, nobody, now]);
+    }
+
+    /// Makes sure that a group has a job, which finds something to store.
+    pub(crate) fn graph_wake(&mut self, group: &GroupId, now: Timestamp) {
+        let lane = group_lane(self.org, group);
+        self.contend(lane);
+        self.add(&QUEUE_WAKE, values![self.org, lane, group.as_str().to_owned(), now]);
+        self.group_job_add(lane, now);
+    }
+
+    /// Changes the row of a group's queue, so that others who do wait.
+    pub(crate) fn graph_touch(&mut self, lane: [u8; 16]) {
+        self.contend(lane);
+        self.add(&QUEUE_TOUCH, values![self.org, lane]);
     }
 
     /// Guard and effect: these episodes, which waited, are done; the job is still this
@@ -343,9 +368,10 @@ impl Write {
         .expect_one(Probe::always(batch_changed));
     }
 
-    /// Ends the job of a group for which nothing waits; otherwise `conflict`.
+    /// Ends the job of a group for which nothing waits, no answer of a model either;
+    /// otherwise `conflict`.
     pub fn graph_job_end(&mut self, job: &ClaimedJob) {
-        self.contend(job.lane);
+        self.graph_touch(job.lane);
         self.add(&QUEUE_END, values![self.org, job.lane])
             .expect_one(Probe::always(|| Error::new(Code::Conflict, "an episode came meanwhile")));
         self.job_end(job);
@@ -378,10 +404,14 @@ impl Write {
             self.contend(lane);
             self.add(&QUEUE_LEAVE, values![1_i64, now, org, lane]);
         }
-        self.add(&MENTIONS_DELETE, values![org, name.clone(), episode.id]);
-        self.add(&EPISODE_DELETE, values![org, name, episode.id]).expect_one(Probe::always(|| {
-            Error::new(Code::Conflict, "an episode that was to be deleted is gone")
-        }));
+        // First the row, which whoever draws from the episode holds: what was drawn by
+        // then is seen by the statements behind this one.
+        let gone = || Error::new(Code::Conflict, "an episode that was to be deleted is gone");
+        self.add(&EPISODE_DELETE, values![org, name.clone(), episode.id])
+            .expect_one(Probe::always(gone));
+        self.add(&MENTIONS_DELETE, values![org, name, episode.id]);
+        self.asks_forget(&episode.group, episode.id);
+        self.vector_forget(&episode.group, episode.id);
         self.text_forget(episode.id.to_bytes());
         self.count(GRAPH_EPISODES, episode.group.as_str().as_bytes(), -1);
     }

@@ -4,7 +4,9 @@ use agentry_domain::facts::{
     Evidence, FACT_EVIDENCE_SHOWN_MAX, FACTS_COMPARED_MAX, Fact, FactObject,
 };
 use agentry_domain::graph::GroupId;
-use agentry_domain::{EpisodeId, FactId, JsonText, NodeId, OrgId, Page, PageRequest, Timestamp};
+use agentry_domain::{
+    Code, EpisodeId, Error, FactId, JsonText, NodeId, OrgId, Page, PageRequest, Timestamp,
+};
 use serde::Serialize;
 
 use crate::graph::{hex, hex_list, rows_json};
@@ -12,7 +14,7 @@ use crate::lists::{cursor, list_page};
 use crate::sql::{Sql, statements};
 use crate::text::Scope;
 use crate::value::{Columns, Value, values};
-use crate::write::Write;
+use crate::write::{Probe, Write};
 use crate::{Result, Store, StoreError};
 
 /// Facts of a group; the key is the group.
@@ -54,6 +56,8 @@ statements! {
         and fact = $3 and episode <> $4 limit 1";
     EVIDENCE_DELETE_EPISODE = "delete from graph_fact_evidence where org = $1 and group_id = $2 \
         and episode = $3";
+    EVIDENCE_COUNTED = "select 1 where (select count(*) from graph_fact_evidence where org = $1 \
+        and group_id = $2 and episode = $3) = $4";
     FACT_DELETE = "delete from graph_fact where org = $1 and group_id = $2 and id = $3";
     FACT_GET = "select id, subject, predicate, object_node, object_text, text, valid_at, \
         invalid_at, created_at, expired_at, confidence, extractor, extractor_version, metadata \
@@ -256,6 +260,15 @@ impl Write {
         self.add(&EVIDENCE_INSERT, values![self.org, group.as_str().to_owned(), rows_json(&rows)]);
     }
 
+    /// Guard, behind the deletion of an episode: so many facts rest on it, and no more
+    /// since they were looked for.
+    pub fn evidence_counted(&mut self, group: &GroupId, episode: EpisodeId, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let changed = || Error::new(Code::Conflict, "an episode was drawn from meanwhile");
+        self.add(&EVIDENCE_COUNTED, values![self.org, group.as_str().to_owned(), episode, count])
+            .expect_one(Probe::always(changed));
+    }
+
     /// Nothing rests on this episode any more.
     pub fn evidence_delete(&mut self, group: &GroupId, episode: EpisodeId) {
         let name = group.as_str().to_owned();
@@ -371,21 +384,22 @@ impl Store {
         .await
     }
 
-    /// The facts that rest on an episode and on nothing else.
+    /// How many facts rest on an episode, and those that rest on nothing else.
     pub async fn facts_resting_on(
         &self,
         org: OrgId,
         group: &GroupId,
         episode: EpisodeId,
-    ) -> Result<Vec<FactId>> {
+    ) -> Result<(usize, Vec<FactId>)> {
         let id = |row: &mut Columns<'_>| Ok(FactId::from_bytes(row.id()?));
         let name = group.as_str();
         let bound = values![org, name.to_owned(), episode];
         let all = self.scan(&EVIDENCE_BY_EPISODE, bound, id).await?;
         let lists = all.iter().map(|fact| values![org, name.to_owned(), *fact, episode]).collect();
         let others = self.scan_each(&EVIDENCE_OTHER, lists, id).await?;
+        let count = all.len();
         let alone = all.into_iter().zip(others).filter(|(_, others)| others.is_empty());
-        Ok(alone.map(|(fact, _)| fact).collect())
+        Ok((count, alone.map(|(fact, _)| fact).collect()))
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod admin_jobs;
 pub mod agents;
+pub mod asks;
 pub mod audit;
 pub mod backup;
 mod counters;
@@ -51,6 +52,7 @@ mod token_holders;
 mod turns;
 pub mod users;
 pub mod value;
+pub mod vectors;
 mod webhooks;
 mod write;
 
@@ -63,6 +65,7 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast, watch};
 use tracing::Instrument as _;
 
 pub use agents::AgentFilter;
+pub use asks::{Ask, Asking, StoredAnswer};
 pub use audit::{AUDIT_FOLLOWER, AuditFilter, AuditVerdict};
 pub use episodes::{GraphBacklog, Mention, NodeMerge, NodeNamed, OldEpisode};
 pub use error::StoreError;
@@ -87,6 +90,7 @@ pub use tasks::TaskFilter;
 pub use text::{Hit, Mark, PoolDocument, Scope, Sought, TextPool};
 pub use tickets::Ticket;
 pub use users::UserFilter;
+pub use vectors::EpisodeVector;
 pub use webhooks::{FeedMove, WEBHOOK_FOLLOWER, WebhookFilter};
 pub use write::{Urgency, Write, Written};
 

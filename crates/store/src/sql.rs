@@ -84,6 +84,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
     [
         crate::admin_jobs::STATEMENTS,
         crate::agents::STATEMENTS,
+        crate::asks::STATEMENTS,
         crate::audit::STATEMENTS,
         crate::counters::STATEMENTS,
         crate::episodes::STATEMENTS,
@@ -113,6 +114,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Sql> {
         crate::users::STATEMENTS,
         crate::tickets::STATEMENTS,
         crate::token_holders::STATEMENTS,
+        crate::vectors::STATEMENTS,
         crate::webhooks::STATEMENTS,
     ]
     .into_iter()

@@ -11,7 +11,9 @@ mod tcp_chaos;
 pub mod trace_sink;
 
 pub use fixtures::{ManualClock, TempDir};
-pub use model_server::{Answer, Behaviour, Call, Chunking, End, ModelServer, Protocol, Received};
+pub use model_server::{
+    Answer, Behaviour, Call, Chunking, Embedding, End, Maker, ModelServer, Protocol, Received,
+};
 pub use tcp_chaos::TcpChaos;
 
 use std::time::Duration;

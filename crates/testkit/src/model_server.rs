@@ -3,6 +3,7 @@
 //! it says what it was told to say.
 
 mod behaviour;
+mod embeddings;
 mod protocol;
 mod wire;
 
@@ -26,7 +27,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use self::behaviour::{Answer, Behaviour, Chunking, End};
+pub use self::behaviour::{Answer, Behaviour, Chunking, Embedding, End, Maker};
 use self::protocol::Said;
 pub use self::protocol::{Call, Protocol};
 use crate::WAIT_MAX;
@@ -67,6 +68,7 @@ struct Shared {
 struct Scripted {
     next: VecDeque<Behaviour>,
     default: Behaviour,
+    embedding: Embedding,
     key: Option<String>,
     received: Vec<Received>,
     said: Vec<String>,
@@ -104,6 +106,8 @@ impl ModelServer {
                 "/v1/projects/{project}/locations/{location}/publishers/google/models/{method}",
                 post(completion),
             )
+            .route("/v1/embeddings", post(embeddings::answer))
+            .route("/api/embed", post(embeddings::answer))
             .route("/token", post(token))
             .route("/v1/models", get(models))
             .fallback(async || {
@@ -151,6 +155,11 @@ impl ModelServer {
     /// Does this for every request that `next` does not cover.
     pub fn by_default(&self, behaviour: Behaviour) {
         self.shared.state.lock().default = behaviour;
+    }
+
+    /// Does this with texts that are to be turned into vectors.
+    pub fn embed(&self, embedding: Embedding) {
+        self.shared.state.lock().embedding = embedding;
     }
 
     /// Answers 401 from now on to whoever does not show this key.
@@ -309,6 +318,7 @@ async fn answer(
     let said = match &behaviour.answer {
         Answer::Text(said) => text(said.clone()),
         Answer::Calls(said, calls) => Said { text: said.clone(), calls: calls.clone() },
+        Answer::Made(make) => text((make.0)(&protocol.last_content(request))),
         Answer::Echo => text(protocol.last_content(request)),
         Answer::Obliging => match oblige(request) {
             Ok(said) => said,

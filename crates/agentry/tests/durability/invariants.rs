@@ -72,7 +72,7 @@ const CHECKS: &[(&str, &str)] = &[
     ),
     (
         "a job without its run",
-        "select count(*) from job j where j.kind <> 'graph' and not exists \
+        "select count(*) from job j where j.kind not in ('graph', 'graph_model') and not exists \
          (select 1 from run r where r.org = j.org and r.id = j.id)",
     ),
     (

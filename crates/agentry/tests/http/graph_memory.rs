@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use futures::StreamExt as _;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -18,7 +19,7 @@ on_both_engines! {
     what_was_put_aside_is_tried_again_or_dropped,
     a_merge_is_followed_and_undone,
     a_purge_and_a_deleted_session_leave_nothing,
-    a_kill_in_a_storm_loses_and_doubles_nothing,
+    soak_a_kill_in_a_storm_loses_and_doubles_nothing,
     without_the_graph_the_rest_goes_on,
     what_is_wrong_is_said,
 }
@@ -375,13 +376,18 @@ async fn a_purge_and_a_deleted_session_leave_nothing(engine: Engine) {
     );
 }
 
-async fn a_kill_in_a_storm_loses_and_doubles_nothing(engine: Engine) {
-    const ROUNDS: usize = 3;
-    const EACH: usize = 120;
+/// Episodes that are acknowledged in all, and before each kill; in short and in long.
+const STORM: [(usize, usize); 2] = [(180, 60), (20_000, 1_500)];
+const STORM_CLIENTS: usize = 50;
+
+async fn soak_a_kill_in_a_storm_loses_and_doubles_nothing(engine: Engine) {
+    let is_soak = std::env::var_os("AGENTRY_TEST_SOAK").is_some_and(|value| value == "1");
+    let (total, each) = STORM[usize::from(is_soak)];
     let home = Home::new(engine).await;
     let lease = [("AGENTRY_RUNS__LEASE_MS", "1000")];
     let mut kept: Vec<Value> = Vec::new();
-    for round in 0..ROUNDS {
+    let mut round = 0;
+    while kept.len() < total {
         let server = Process::start_with(&home, &lease);
         let enough = tokio::sync::Notify::new();
         let acknowledged = tokio::sync::Mutex::new(Vec::new());
@@ -397,28 +403,34 @@ async fn a_kill_in_a_storm_loses_and_doubles_nothing(engine: Engine) {
                 if taken {
                     let mut all = acknowledged.lock().await;
                     all.push(body);
-                    if all.len() == EACH / 2 {
+                    if all.len() == each {
                         enough.notify_one();
                     }
                 }
             }
         };
-        let storm = futures::future::join_all((0..EACH).map(post));
+        let storm = futures::stream::iter((0..2 * each).map(post));
+        let storm = storm.buffer_unordered(STORM_CLIENTS).collect::<Vec<()>>();
         tokio::select! {
             _ = storm => {}
             () = enough.notified() => {}
         }
         server.kill();
         kept.append(&mut *acknowledged.lock().await);
+        round += 1;
     }
     let server = Process::start_with(&home, &lease);
+    // What is left to be read after the last kill is read in the time that any wait has.
     settled(&server, "default").await;
-    for episode in &kept {
-        assert_eq!(seen(&server, episode).await["state"], "done");
-    }
     // Each is there once, and nothing of its facts and mentions is twice or missing.
     let ids: BTreeSet<&str> = kept.iter().map(|episode| episode["id"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), kept.len());
+    for chunk in kept.chunks(STORM_CLIENTS) {
+        let states = chunk.iter().map(|episode| seen(&server, episode));
+        for episode in futures::future::join_all(states).await {
+            assert_eq!(episode["state"], "done", "{episode}");
+        }
+    }
     let all = home.count("graph_episode").await;
     assert!(all >= i64::try_from(kept.len()).unwrap());
     let works = home.number("select count(*) from graph_fact where predicate = 'works_at'").await;
@@ -428,6 +440,13 @@ async fn a_kill_in_a_storm_loses_and_doubles_nothing(engine: Engine) {
     assert_eq!(home.number("select count(*) from graph_node where name = 'Tom Stone'").await, 1);
     wait_until(|| async { home.count("graph_queue").await == 0 }).await;
     assert_eq!(home.number("select count(*) from job where kind = 'graph'").await, 0);
+    server.kill();
+    let mut doctor = std::process::Command::new(env!("CARGO_BIN_EXE_agentry"));
+    doctor.args(home.arguments("doctor")).arg("--deep");
+    let output = doctor.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    println!("{} acknowledged, {all} stored, {round} kills", kept.len());
 }
 
 async fn without_the_graph_the_rest_goes_on(engine: Engine) {

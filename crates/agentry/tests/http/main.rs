@@ -19,6 +19,7 @@ mod graph;
 mod graph_groups;
 mod graph_import;
 mod graph_memory;
+mod graph_models;
 mod idempotency;
 mod keys;
 mod keys_command;

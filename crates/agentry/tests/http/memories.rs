@@ -14,6 +14,7 @@ on_both_engines! {
     a_batch_takes_effect_once,
     an_unknown_user_is_made,
     searches_keep_users_apart,
+    searches_know_other_forms_of_a_word,
     filters_select,
     runs_recall_memories,
     what_is_wrong_is_said,
@@ -215,6 +216,17 @@ async fn searches_keep_users_apart(engine: Engine) {
     for nothing in ["zebra", "the of and", "\u{a7} ' \" & | ( ) *"] {
         assert!(found(&server, json!({"query": nothing, "user_id": "a"})).await.is_empty());
     }
+}
+
+async fn searches_know_other_forms_of_a_word(engine: Engine) {
+    let server = Server::start(engine).await;
+    let bought = made(&server, json!({"content": "We bought the bicycle lock in spring"})).await;
+    let other = made(&server, json!({"content": "The bicycle lock is sold out"})).await;
+    for nth in 0..8 {
+        made(&server, json!({"content": format!("Nothing of note on day {nth}")})).await;
+    }
+    let hits = found(&server, json!({"query": "When did we buy the bicycle lock?"})).await;
+    assert_eq!(hits, [bought, other]);
 }
 
 async fn filters_select(engine: Engine) {

@@ -16,11 +16,12 @@ use agentry_domain::{Code, EdgeId, Error, FactId, JsonText, NodeId, OrgId, Resul
 use agentry_graph::extract::{
     EXTRACTOR, EXTRACTOR_VERSION, Effect, Kind, Named, Object, is_single,
 };
+use agentry_graph::structured::EXTRACTOR_MODEL_VERSION;
 use agentry_graph::timeline::{Held, place};
 use agentry_graph::wording::sentence;
 use agentry_store::{FactClose, Mention, NodeNamed, Write};
 
-use super::ingest::Read;
+use super::ingest::{ByModel, Read};
 use crate::Engine;
 
 /// Nodes of one episode that are said to be named together; in longer ones, the first.
@@ -83,8 +84,11 @@ impl Drawn {
         let mut together: BTreeMap<(NodeId, NodeId), f64> = BTreeMap::new();
         let mut related: BTreeSet<(NodeId, String, NodeId)> = BTreeSet::new();
         for ((episode, read), nodes) in batch.iter().zip(read).zip(&nodes) {
+            let by_model = read.by_model.as_ref();
+            // What was read before is known to be named here.
+            let is_known = |node: &NodeId| by_model.is_some_and(|by| by.named.contains(node));
             for (name, node) in read.found.names.iter().zip(nodes) {
-                let Some(node) = *node else { continue };
+                let Some(node) = node.filter(|node| !is_known(node)) else { continue };
                 let mention = |span: &std::ops::Range<usize>| Mention {
                     episode: episode.id,
                     node,
@@ -102,12 +106,25 @@ impl Drawn {
             }
             for (nth, one) in named.iter().enumerate() {
                 for other in &named[nth + 1..] {
+                    if is_known(one) && is_known(other) {
+                        continue;
+                    }
                     let pair = (*one.min(other), *one.max(other));
                     *together.entry(pair).or_default() += 1.0;
                 }
             }
-            for found in &read.found.facts {
+            for (nth, found) in read.found.facts.iter().enumerate() {
                 let Some(subject) = nodes[found.subject] else { continue };
+                let ties = by_model.and_then(|by| by.ties.get(nth));
+                let quote = episode.content.get(found.quote.clone()).unwrap_or_default();
+                let quote = quote.chars().take(FACT_QUOTE_CHARS_MAX).collect();
+                let evidence = Evidence { episode_id: episode.id, quote };
+                if let Some(same) = ties.and_then(|ties| ties.same) {
+                    drawn.evidence.push((same, evidence));
+                    let timeline = timelines.entry((subject, found.predicate.clone())).or_default();
+                    drawn.end(timeline, ties.map_or(&[], |it| &it.ends), found.valid_at, now);
+                    continue;
+                }
                 let (object, called) = match &found.object {
                     Object::Named(nth) => match nodes[*nth] {
                         Some(node) => (FactObject::Node(node), read.found.names[*nth].name.clone()),
@@ -136,15 +153,15 @@ impl Drawn {
                     expired_at: None,
                     #[expect(clippy::cast_precision_loss, reason = "thousandths")]
                     confidence: found.confidence as f64 / 1_000.0,
-                    extractor: EXTRACTOR.to_owned(),
-                    extractor_version: EXTRACTOR_VERSION.to_string(),
+                    extractor: by_model.map_or(EXTRACTOR, |by| &by.extractor).to_owned(),
+                    extractor_version: by_model
+                        .map_or(EXTRACTOR_VERSION, |_| EXTRACTOR_MODEL_VERSION)
+                        .to_string(),
                     metadata: JsonText::empty(),
                 };
-                let quote = episode.content.get(found.quote.clone()).unwrap_or_default();
-                let quote = quote.chars().take(FACT_QUOTE_CHARS_MAX).collect();
-                let evidence = Evidence { episode_id: episode.id, quote };
                 let timeline = timelines.entry((subject, found.predicate.clone())).or_default();
                 drawn.tell(timeline, fact, found.effect, (evidence, episode.occurred_at), now);
+                drawn.end(timeline, ties.map_or(&[], |it| &it.ends), found.valid_at, now);
             }
         }
         drawn.edges = edges(engine, org, group, &together, related, now).await?;
@@ -173,7 +190,8 @@ impl Drawn {
         wanted.remove("");
         let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
         let found = store.nodes_named(org, group, &wanted).await?;
-        let merged = merges(engine, org, group, &found).await?;
+        let nodes: Vec<NodeId> = found.iter().map(|named| named.node).collect();
+        let merged = merges(engine, org, group, nodes).await?;
         let mut by: HashMap<String, Vec<NodeNamed>> = HashMap::new();
         for mut named in found {
             named.node = *merged.get(&named.node).unwrap_or(&named.node);
@@ -182,7 +200,15 @@ impl Drawn {
         let mut all = Vec::with_capacity(read.len());
         for read in read {
             let mut nodes = Vec::with_capacity(read.found.names.len());
-            for (name, known_as) in read.found.names.iter().zip(&read.known_as) {
+            let said = |nth: usize| -> Option<NodeId> {
+                read.by_model.as_ref().and_then(|by: &ByModel| *by.nodes.get(nth)?)
+            };
+            for (nth, (name, known_as)) in read.found.names.iter().zip(&read.known_as).enumerate() {
+                if let Some(node) = said(nth) {
+                    self.used.insert(node);
+                    nodes.push(Some(node));
+                    continue;
+                }
                 let key = normal_name(&name.name);
                 if key.is_empty() {
                     nodes.push(None);
@@ -314,6 +340,20 @@ impl Drawn {
         self.facts.push(fact);
     }
 
+    /// Ends known facts that something contradicts, at the moment from which that holds.
+    /// What began after it is newer, and stays.
+    fn end(&mut self, timeline: &mut [Told], ended: &[Fact], at: Timestamp, now: Timestamp) {
+        for fact in ended {
+            let told = timeline.iter().find(|told| told.id == fact.id);
+            let closed = self.closes.get(&fact.id).map(|close| close.invalid_at);
+            let until = closed.or(told.map_or(fact.invalid_at, |told| told.invalid_at));
+            let is_newer = fact.valid_at.is_some_and(|from| from > at);
+            if !is_newer && until.is_none_or(|until| until > at) {
+                self.close(timeline, fact.id, at, now);
+            }
+        }
+    }
+
     fn close(&mut self, timeline: &mut [Told], id: FactId, end: Timestamp, now: Timestamp) {
         if let Some(told) = timeline.iter_mut().find(|told| told.id == id) {
             told.invalid_at = Some(end);
@@ -374,14 +414,13 @@ fn pick(all: Option<&Vec<NodeNamed>>, name: &Named) -> Option<NodeId> {
 }
 
 /// What each of these nodes is read as, of those that are another one.
-async fn merges(
+pub(super) async fn merges(
     engine: &Engine,
     org: OrgId,
     group: &GroupId,
-    found: &[NodeNamed],
+    mut look: Vec<NodeId>,
 ) -> Result<HashMap<NodeId, NodeId>> {
     let mut merged: HashMap<NodeId, NodeId> = HashMap::new();
-    let mut look: Vec<NodeId> = found.iter().map(|named| named.node).collect();
     for _ in 0..MERGES_FOLLOWED_MAX {
         if look.is_empty() {
             break;

@@ -3,13 +3,15 @@
 //! beside each other. What cannot be read is tried alone, and put aside when it was
 //! tried too often; nobody else waits for it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use agentry_domain::episodes::{EPISODE_ATTEMPTS_MAX, EPISODE_BATCH_MAX, Episode};
+use agentry_domain::facts::Fact;
 use agentry_domain::graph::{GroupId, normal_name};
-use agentry_domain::{Code, Error, OrgId, Result};
+use agentry_domain::{Code, Error, FactId, NodeId, OrgId, Result};
 use agentry_graph::extract::{Extraction, Turn, extract};
 use agentry_graph::gazetteer::{GAZETTEER_NAMES_MAX, Gazetteer};
 use agentry_store::{ClaimedJob, Write};
@@ -42,6 +44,29 @@ pub(super) struct Read {
     pub(super) found: Extraction,
     /// For each name, the normal form of the known name that it is a spelling of.
     pub(super) known_as: Vec<Option<String>>,
+    /// What is known besides when a model read it.
+    pub(super) by_model: Option<ByModel>,
+}
+
+/// What is known of an episode that a model read, after the rules had read it.
+pub(super) struct ByModel {
+    /// What its facts say of their origin.
+    pub(super) extractor: String,
+    /// For each name, the node that it is, when the model says so.
+    pub(super) nodes: Vec<Option<NodeId>>,
+    /// For each fact, the known ones that it repeats and ends.
+    pub(super) ties: Vec<Ties>,
+    /// The nodes that the episode is known to name.
+    pub(super) named: BTreeSet<NodeId>,
+}
+
+/// What a fact has to do with those that are known.
+#[derive(Default)]
+pub(super) struct Ties {
+    /// The one that says the same.
+    pub(super) same: Option<FactId>,
+    /// Those that end with it.
+    pub(super) ends: Vec<Fact>,
 }
 
 impl Engine {
@@ -51,6 +76,7 @@ impl Engine {
         let stopping = self.0.tasks.stopping().clone();
         let places = Arc::clone(&self.0.graph.places);
         let drawing = async {
+            self.0.graph.pressure.drawing_allowed().await;
             let _place = places.acquire_owned().await;
             self.graph_draw(&job).await
         };
@@ -84,6 +110,17 @@ impl Engine {
                 store.write(write).await?;
                 return Ok(true);
             };
+            if self.0.graph.pressure.is_drawing_paused() {
+                return Ok(false);
+            }
+            if let Some(answer) = store.answer_oldest(job.org, &group).await? {
+                match self.answer_store(job, &group, &answer).await {
+                    Ok(()) => changes = 0,
+                    Err(error) if changes < CHANGES_MAX && changed(&error) => changes += 1,
+                    Err(error) => return Err(error),
+                }
+                continue;
+            }
             let batch = store.episodes_pending(job.org, &group, at_once).await?;
             if batch.is_empty() {
                 let mut write = Write::new(job.org);
@@ -103,16 +140,7 @@ impl Engine {
             match self.graph_batch(job, &group, (&batch, ends)).await {
                 Ok(()) if ends => return Ok(true),
                 Ok(()) => (at_once, changes) = (EPISODE_BATCH_MAX, 0),
-                // An episode or a node was deleted or changed meanwhile.
-                Err(error)
-                    if changes < CHANGES_MAX
-                        && matches!(
-                            error.code,
-                            Code::Conflict | Code::NotFound | Code::PreconditionFailed
-                        ) =>
-                {
-                    changes += 1;
-                }
+                Err(error) if changes < CHANGES_MAX && changed(&error) => changes += 1,
                 Err(error) if error.code.retryable() || error.code == Code::Conflict => {
                     return Err(error);
                 }
@@ -167,6 +195,7 @@ impl Engine {
         let ids: Vec<_> = batch.iter().map(|episode| episode.id).collect();
         write.episodes_done(job, group, &ids, &extractor(), last.ingested_at);
         drawn.add_to(&mut write, group);
+        self.asks_of(&mut write, group, batch);
         if ends {
             write.graph_job_end(job);
         }
@@ -208,6 +237,11 @@ impl Engine {
     }
 }
 
+/// Whether an episode or a node was deleted or changed meanwhile.
+fn changed(error: &Error) -> bool {
+    matches!(error.code, Code::Conflict | Code::NotFound | Code::PreconditionFailed)
+}
+
 fn read(episode: &Episode, known: &Gazetteer) -> Read {
     let turn = Turn {
         text: &episode.content,
@@ -217,5 +251,5 @@ fn read(episode: &Episode, known: &Gazetteer) -> Read {
     let found = extract(&turn, known);
     let known_as =
         |name: &agentry_graph::extract::Named| known.alike(&name.normalised).map(normal_name);
-    Read { known_as: found.names.iter().map(known_as).collect(), found }
+    Read { known_as: found.names.iter().map(known_as).collect(), found, by_model: None }
 }

@@ -161,11 +161,10 @@ impl Engine {
         let agent = within.agent.id.to_string();
         let sought = MemorySought::in_run(user, &agent, caller.org);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let hits = self.0.store.text_search(caller.org, &sought, query, limit).await?;
-        let found = self.memories_of_hits(caller, &hits).await?;
-        let memories = found.iter().map(|(hit, memory)| {
-            let MemoryBody { name, content, .. } = memory.entity()?.body;
-            let (id, at) = (memory.id, memory.updated_at);
+        let found = self.memories_ranked(caller, &sought, query, limit).await?;
+        let memories = found.iter().map(|hit| {
+            let MemoryBody { name, content, .. } = hit.memory.entity()?.body;
+            let (id, at) = (hit.memory.id, hit.memory.updated_at);
             Ok(json!({"id": id, "name": name, "content": content, "at": at, "score": hit.score}))
         });
         Ok(json!({"memories": memories.collect::<Result<Vec<_>>>()?}))

@@ -1,12 +1,14 @@
 //! Episodes and facts: a group's queue has a bound and an end, what is taken from it is
 //! taken once, and facts are kept, closed and forgotten.
 
-use agentry_domain::episodes::{Episode, EpisodeKind, EpisodeState};
+use agentry_domain::episodes::{Episode, EpisodeKind, EpisodeState, ModelWork};
 use agentry_domain::facts::{Evidence, Fact, FactObject};
 use agentry_domain::graph::GroupId;
+use agentry_domain::jobs::JobKind;
 use agentry_domain::{Code, EpisodeId, FactId, JsonText, NodeId, OrgId, PageRequest, Timestamp};
 use agentry_store::{
-    FactClose, FactFilter, Mention, OldEpisode, Scope, Sought, Store, StoreError, Write,
+    Ask, ClaimedJob, EpisodeVector, FactClose, FactFilter, Mention, OldEpisode, Scope, Sought,
+    Store, StoreError, StoredAnswer, Write,
 };
 
 use super::lanes::claim;
@@ -220,12 +222,137 @@ pub(crate) async fn facts_are_kept_closed_and_forgotten(bed: Bed) {
     assert_eq!(listed(FactFilter { object: Some(place), ..all }).await, [porto]);
 
     let alone = store.facts_resting_on(org, &group, said[0].id).await.unwrap();
-    assert_eq!(alone, [facts[0].id]);
+    assert_eq!(alone, (2, vec![facts[0].id]));
     let mut write = Write::new(org);
+    write.evidence_counted(&group, said[0].id, 1);
+    assert_eq!(make::refused(store.write(write).await).code, Code::Conflict);
+    let mut write = Write::new(org);
+    write.evidence_counted(&group, said[0].id, 2);
     write.fact_delete(&group, facts[0].id);
     write.evidence_delete(&group, said[0].id);
     store.write(write).await.unwrap();
     let left = store.evidence_of(org, &group, &[facts[0].id, facts[1].id]).await.unwrap();
     assert_eq!((left[0].len(), left[1].len()), (0, 1));
     assert_eq!(store.text_search(org, &text, "Porto", 5).await.unwrap(), []);
+}
+
+/// Two episodes that were read and wait for a model, and the job that asks it.
+async fn waiting(store: &Store, org: OrgId) -> (Vec<Ask>, ClaimedJob) {
+    let said = [episode(None, "Rex guards Porto"), episode(None, "Rex guards Oslo")];
+    for one in &said {
+        take(store, org, one, None).await.unwrap();
+    }
+    let drawing = claim(store, make::worker(), 10).await[0];
+    let asks = said.each_ref().map(|it| Ask { episode: it.id, tokens: 4, at: it.ingested_at });
+    let ids = said.each_ref().map(|it| it.id);
+    let now = make::now();
+    let mut write = Write::new(org);
+    write.episodes_done(&drawing, &group(), &ids, "rules/1", now);
+    write.asks_insert(&group(), ModelWork::Extract, &asks, (now, now));
+    // The same again is no second one, and a job no second job.
+    write.asks_insert(&group(), ModelWork::Extract, &asks[..1], (now, now));
+    write.graph_job_end(&drawing);
+    store.write(write).await.unwrap();
+    let claimed = claim(store, make::worker(), 10).await;
+    assert_eq!(claimed.iter().map(|it| it.kind).collect::<Vec<_>>(), [JobKind::GraphModel]);
+    (asks.to_vec(), claimed[0])
+}
+
+pub(crate) async fn what_waits_for_a_model_has_a_job_and_what_it_said_another(bed: Bed) {
+    let store = bed.open().await;
+    let (org, group) = (make::org(), group());
+    let (asks, job) = waiting(&store, org).await;
+    let asking = store.asking_get(org, job.lane).await.unwrap().unwrap();
+    assert_eq!((&asking.group, asking.work, asking.attempts), (&group, ModelWork::Extract, 0));
+    assert_eq!(store.asks_oldest(org, &asking, 10).await.unwrap(), asks);
+    assert_eq!(store.asks_oldest(org, &asking, 1).await.unwrap(), asks[..1]);
+    assert_eq!(store.asks_oldest(make::org(), &asking, 10).await.unwrap(), []);
+    assert_eq!(store.asks_count().await.unwrap(), [(ModelWork::Extract, 2)]);
+
+    // In vain: it waits until a later time, and knows how often that was.
+    let mut write = Write::new(org);
+    write.asking_defer(&job, 3, make::now());
+    store.write(write).await.unwrap();
+    let job = claim(&store, make::worker(), 10).await[0];
+    assert_eq!(store.asking_get(org, job.lane).await.unwrap().unwrap().attempts, 3);
+
+    // What it said is kept in the write that takes the first one from the queue.
+    let answer = StoredAnswer { id: [7; 16], body: r#"{"n":1.50}"#.to_owned() };
+    let mut write = Write::new(org);
+    write.answer_insert(&group, &answer, make::now());
+    write.asks_end(&job, &asking, &[asks[0].episode]);
+    store.write(write).await.unwrap();
+    assert_eq!(store.asks_oldest(org, &asking, 10).await.unwrap(), asks[1..]);
+    let end = || {
+        let mut write = Write::new(org);
+        write.asking_end(&job);
+        store.write(write)
+    };
+    assert_eq!(make::refused(end().await).code, Code::Conflict, "one waits");
+
+    // The job of the group's own lane stores it, once, and does not end before.
+    let storing = claim(&store, make::worker(), 10).await[0];
+    assert_eq!(storing.kind, JobKind::Graph);
+    assert_eq!(store.answer_oldest(org, &group).await.unwrap(), Some(answer.clone()));
+    let mut write = Write::new(org);
+    write.graph_job_end(&storing);
+    let early = make::refused(store.write(write).await);
+    assert_eq!(early.code, Code::Conflict, "an answer waits");
+    let done = |episodes: &[EpisodeId]| {
+        let mut write = Write::new(org);
+        write.answer_done(&storing, &group, answer.id, episodes, "rules/1 model:m");
+        store.write(write)
+    };
+    let nobody = EpisodeId::from_uuid(make::uuid());
+    let gone = make::refused(done(&[asks[0].episode, nobody]).await);
+    assert_eq!(gone.code, Code::Conflict, "one of its episodes is not there");
+    done(&[asks[0].episode]).await.unwrap();
+    assert_eq!(make::refused(done(&[asks[0].episode]).await).code, Code::Conflict, "once");
+    let seen = store.episode_get(org, &group, asks[0].episode).await.unwrap().unwrap();
+    assert_eq!(seen.extractor.as_deref(), Some("rules/1 model:m"));
+    let mut write = Write::new(org);
+    write.graph_job_end(&storing);
+    store.write(write).await.unwrap();
+
+    // An episode that is deleted waits for nobody.
+    let old = OldEpisode { group: group.clone(), id: asks[1].episode, pending: false };
+    let mut write = Write::new(org);
+    write.episode_delete(&old, make::now());
+    store.write(write).await.unwrap();
+    assert_eq!(store.asks_count().await.unwrap(), []);
+    end().await.unwrap();
+    assert_eq!(store.asking_get(org, job.lane).await.unwrap(), None);
+    assert_eq!(claim(&store, make::worker(), 10).await, []);
+}
+
+pub(crate) async fn vectors_are_kept_in_the_order_they_were_made(bed: Bed) {
+    let store = bed.open().await;
+    let (org, group) = (make::org(), group());
+    let at = Timestamp::from_micros;
+    let made = |nth: u8, at_micros: i64| EpisodeVector {
+        episode: EpisodeId::from_bytes([nth; 16]),
+        model: "m".to_owned(),
+        made_at: at(at_micros),
+        vector: vec![0.6, -0.8, f32::from(nth)],
+    };
+    let all = [made(3, 10), made(1, 20), made(2, 20)];
+    let mut write = Write::new(org);
+    for one in &all {
+        write.vector_put(&group, one);
+    }
+    store.write(write).await.unwrap();
+    let newest = store.vectors_before(org, &group, None, 2).await.unwrap();
+    assert_eq!(newest, [all[2].clone(), all[1].clone()]);
+    let older = store.vectors_before(org, &group, newest.last().map(|it| it.place()), 9).await;
+    assert_eq!(older.unwrap(), all[..1]);
+    let since = store.vectors_since(org, &group, all[0].place(), 9).await.unwrap();
+    assert_eq!(since, all[1..]);
+    assert_eq!(store.vectors_before(make::org(), &group, None, 9).await.unwrap(), []);
+    // A later one takes the place of an earlier one.
+    let again = EpisodeVector { model: "n".to_owned(), ..made(3, 30) };
+    let mut write = Write::new(org);
+    write.vector_put(&group, &again);
+    store.write(write).await.unwrap();
+    let newest = store.vectors_before(org, &group, None, 9).await.unwrap();
+    assert_eq!((newest.len(), &newest[0]), (3, &again));
 }

@@ -54,6 +54,8 @@ on_both_engines! {
     episodes::a_groups_queue_has_a_bound_and_an_end,
     episodes::episodes_know_their_neighbours,
     episodes::facts_are_kept_closed_and_forgotten,
+    episodes::what_waits_for_a_model_has_a_job_and_what_it_said_another,
+    episodes::vectors_are_kept_in_the_order_they_were_made,
     graph::nodes_and_edges_keep_every_field,
     graph::nodes_are_listed_and_found_by_name,
     graph::guards_of_graphs_tell_what_is_wrong,

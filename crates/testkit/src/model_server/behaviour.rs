@@ -1,5 +1,7 @@
 //! What the server does with a request.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,6 +44,8 @@ pub enum Answer {
     Text(String),
     /// Calls of functions, behind a text that may be empty.
     Calls(String, Vec<Call>),
+    /// What this makes of the content of the request's last message.
+    Made(Maker),
     /// The content of the request's last message.
     Echo,
     /// What a client's test wants to see, by what it asks: `fail 500` fails with that
@@ -78,6 +82,36 @@ pub enum Answer {
     },
     /// Nothing, ever.
     Silence,
+}
+
+/// Makes an answer of what was asked.
+#[derive(Clone)]
+pub struct Maker(pub(super) Arc<dyn Fn(&str) -> String + Send + Sync>);
+
+impl fmt::Debug for Maker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Maker")
+    }
+}
+
+/// What to do with texts that are to be turned into vectors.
+#[derive(Clone, Debug)]
+pub enum Embedding {
+    /// Texts with the same words are near to each other. Of each pair the first word
+    /// counts as the second one.
+    Words(Vec<(String, String)>),
+    /// A status with an error in the protocol's words.
+    Refusal(u16),
+    /// Exactly this answer.
+    Raw(Value),
+    /// Nothing, ever.
+    Silence,
+}
+
+impl Default for Embedding {
+    fn default() -> Self {
+        Self::Words(Vec::new())
+    }
 }
 
 /// How a streamed text is cut.
@@ -150,6 +184,11 @@ impl Behaviour {
     /// Calls these functions, all at once.
     pub fn calls(calls: &[Call]) -> Self {
         Self::new(Answer::Calls(String::new(), calls.to_vec()))
+    }
+
+    /// Says what this makes of what it was told last.
+    pub fn made(make: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+        Self::new(Answer::Made(Maker(Arc::new(make))))
     }
 
     /// Says what it was told last.

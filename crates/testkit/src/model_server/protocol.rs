@@ -202,8 +202,34 @@ fn openai(request: &Value) -> Result<(), String> {
         return Err("tool_choice is only allowed with tools".to_owned());
     }
     let format = &request["response_format"];
-    if format["type"] == "json_schema" && !format["json_schema"]["schema"].is_object() {
-        return Err("response_format.json_schema.schema is missing".to_owned());
+    if format["type"] == "json_schema" {
+        let form = &format["json_schema"];
+        if !form["schema"].is_object() {
+            return Err("response_format.json_schema.schema is missing".to_owned());
+        }
+        if form["strict"] == true {
+            strict(&form["schema"])?;
+        }
+    }
+    Ok(())
+}
+
+/// What a schema has to be for a model to be held to it.
+fn strict(schema: &Value) -> Result<(), String> {
+    if let Some(properties) = schema["properties"].as_object() {
+        if schema["additionalProperties"] != false {
+            return Err("'additionalProperties' is required to be false".to_owned());
+        }
+        let required = schema["required"].as_array().map(Vec::as_slice).unwrap_or_default();
+        for (name, property) in properties {
+            if !required.iter().any(|required| required == name.as_str()) {
+                return Err(format!("'required' must hold every property: {name} is missing"));
+            }
+            strict(property)?;
+        }
+    }
+    if schema["items"].is_object() {
+        strict(&schema["items"])?;
     }
     Ok(())
 }

@@ -1,0 +1,13 @@
+-- Episodes as vectors, of length 1, each number four bytes, little end first. Those of
+-- one model alone can be compared. made_at is when it was stored, which is how other
+-- processes find what is new.
+create table graph_vector (
+    org blob not null,
+    group_id text not null,
+    episode blob not null,
+    model text not null,
+    made_at integer not null,
+    vector blob not null,
+    primary key (org, group_id, episode)
+) strict;
+create index graph_vector_by_made_at on graph_vector (org, group_id, made_at, episode);
