@@ -44,7 +44,8 @@ statements! {
         join graph_episode as e on e.org = $2 and e.group_id = $3 and e.id = decode(j.value, 'hex')";
     EPISODE_BY_HASH = "select id, kind, role, speaker, source, content, session_id, user_id, \
         message, occurred_at, ingested_at, state, extractor, attempts, error, metadata \
-        from graph_episode where org = $1 and group_id = $2 and hash = $3";
+        from graph_episode where org = $1 and group_id = $2 and hash = $3 \
+        and message is null";
     EPISODE_LIST_ASC = "select id, kind, role, speaker, source, content, session_id, user_id, \
         message, occurred_at, ingested_at, state, extractor, attempts, error, metadata \
         from graph_episode where org = $1 and group_id = $2 and id > $3 \
@@ -254,7 +255,8 @@ fn batch_changed() -> Error {
 impl Write {
     /// Stores a new episode, findable as text, and makes sure that its group has a job
     /// that draws from it. With `pending_max` the write fails with `graph_queue_full`
-    /// when so many wait; an episode with the same hash is `already_exists`.
+    /// when so many wait; an episode with the same hash is `already_exists`, unless it
+    /// repeats a message.
     ///
     /// One that repeats a message is found as that, and takes no words of its own.
     pub fn episode_insert(&mut self, episode: &Episode, hash: [u8; 16], pending_max: Option<u32>) {
