@@ -11,10 +11,12 @@ mod attendance;
 mod busy;
 mod carry_out;
 mod follow;
+mod forget;
 mod recorder;
 mod reuse;
 mod steps;
 mod stop;
+mod transcript;
 
 use std::time::Duration;
 
@@ -37,6 +39,7 @@ use agentry_store::{ClaimedJob, Flow, NewJob, RunFilter, Write};
 use tokio::sync::oneshot;
 
 pub use self::attendance::Attendance;
+pub use self::forget::Forgetting;
 pub(crate) use self::reuse::Answers;
 use crate::held::Held;
 use crate::places::Place as Seat;
