@@ -279,6 +279,7 @@ pub(crate) struct Tools {
     time_ms_max: u64,
     output_bytes_max: u64,
     call_output_bytes_max: u64,
+    history_output_bytes_max: u64,
     call_timeout_ms: u64,
 }
 
@@ -546,6 +547,7 @@ impl Settings {
             time_ms_max: self.tools.time_ms_max,
             output_bytes_max: self.tools.output_bytes_max,
             call_output_bytes_max: self.tools.call_output_bytes_max,
+            history_output_bytes_max: self.tools.history_output_bytes_max,
             call_timeout_ms: self.tools.call_timeout_ms,
         }
     }

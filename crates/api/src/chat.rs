@@ -201,7 +201,7 @@ fn read_message(fields: &mut Fields) -> Option<ChatMessage> {
     match role {
         ChatRole::System | ChatRole::Developer => Some(ChatMessage::System { text: text() }),
         ChatRole::User => Some(ChatMessage::User { parts }),
-        ChatRole::Assistant => Some(ChatMessage::Assistant { text: text(), calls }),
+        ChatRole::Assistant => Some(ChatMessage::called(text(), calls)),
         ChatRole::Tool => match call_id {
             Some(call_id) => Some(ChatMessage::Tool(ToolResult {
                 call_id,

@@ -38,6 +38,7 @@ pages! {
     MethodNotAllowed => "method_not_allowed",
     Conflict => "conflict",
     AlreadyDone => "already_done",
+    CallInterrupted => "call_interrupted",
     AlreadyExists => "already_exists",
     IdempotencyKeyReused => "idempotency_key_reused",
     AmbiguousName => "ambiguous_name",

@@ -10,7 +10,7 @@ use agentry_domain::mcp_servers::{
 };
 use agentry_domain::{JsonText, McpServerId, Order, PageRequest, Result};
 use agentry_engine::{McpHealth, McpServerFilter};
-use agentry_gateway::Authenticated;
+use agentry_gateway::{Authenticated, RequestContext};
 use axum::extract::State;
 use http::StatusCode;
 use serde::Serialize;
@@ -670,7 +670,9 @@ pub async fn mcp_tool_approve(
 /// Call a tool
 ///
 /// Within the server's `timeout_ms` and `result_bytes_max`. A tool that fails answers 200 with
-/// `isError`. With an `Idempotency-Key` it is called once, if what it gives has at most 64 KiB.
+/// `isError`. With an `Idempotency-Key` it is called once: a request with the same key waits for
+/// what came of it, and gets that, a failure too, unless it was too long to keep (64 KiB). When
+/// the server ended meanwhile that is `call_interrupted`.
 #[utoipa::path(
     post,
     path = "/api/v1/mcp/servers/{id}/tools/{tool}/call",
@@ -691,9 +693,12 @@ pub async fn mcp_tool_call(
     State(state): State<ApiState>,
     Authenticated(caller): Authenticated,
     PathIds(id, tool): PathIds<McpServerId, String>,
+    context: RequestContext,
     Posted { once, body: ToolArguments(arguments) }: Posted<ToolArguments>,
 ) -> Handled {
-    let result = state.engine.mcp_tool_call(&caller, once.as_ref(), id, &tool, arguments).await?;
+    let call = (tool.as_str(), arguments);
+    let called = state.engine.mcp_tool_call(&caller, once.as_ref(), id, call, context.deadline);
+    let result = called.await?;
     Ok(replay(json_text(StatusCode::OK, result.json), result.replayed))
 }
 

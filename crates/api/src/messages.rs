@@ -1,5 +1,7 @@
 //! The messages of a session over HTTP.
 
+use std::borrow::Cow;
+
 use agentry_domain::chat::ChatMessage;
 use agentry_domain::sessions::{Message, MessageRole};
 use agentry_domain::{MessageId, Order, PageRequest, Result, RunId, SessionId, Timestamp};
@@ -65,7 +67,7 @@ pub struct MessageAnswer<'a> {
     /// All of it, when it is more than text: `parts` with images, `calls` of tools, the
     /// `call_id` that a result belongs to.
     #[schema(value_type = Option<Object>)]
-    chat: Option<&'a ChatMessage>,
+    chat: Option<Cow<'a, ChatMessage>>,
     /// The client's own.
     #[schema(value_type = Object)]
     metadata: &'a RawValue,
@@ -82,7 +84,7 @@ impl<'a> MessageAnswer<'a> {
             run_id: message.run,
             role: message.role.as_str(),
             content: &message.content,
-            chat: message.chat.as_ref(),
+            chat: message.chat.as_ref().map(ChatMessage::shown),
             metadata: raw(&message.metadata)?,
             created_at: message.created_at,
         })

@@ -374,6 +374,7 @@ impl Kind for Calls {
                         id: id.to_owned(),
                         name: name.to_owned(),
                         arguments: arguments.to_owned(),
+                        signature: None,
                     });
                 }
                 _ => {

@@ -149,6 +149,7 @@ pub const fn status(code: Code) -> StatusCode {
         Code::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
         Code::Conflict
         | Code::AlreadyDone
+        | Code::CallInterrupted
         | Code::AlreadyExists
         | Code::AmbiguousName
         | Code::QuotaExceeded

@@ -60,7 +60,7 @@ pub(crate) fn item(id: [u8; 16], said: &ChatMessage) -> Value {
             json!({"type": "message", "id": format!("msg_{id}"), "status": "completed",
                 "role": "user", "content": content})
         }
-        ChatMessage::Assistant { text, calls } => match calls.first() {
+        ChatMessage::Assistant { text, calls, .. } => match calls.first() {
             Some(call) => call_item(&format!("fc_{id}"), call, "completed"),
             None => text_item(&format!("msg_{id}"), text, "completed"),
         },
@@ -72,7 +72,13 @@ pub(crate) fn item(id: [u8; 16], said: &ChatMessage) -> Value {
 
 /// A message as an item.
 pub(crate) fn message_item(message: &Message) -> Value {
-    let said = message.clone().into_chat();
+    let said = match message.clone().into_chat() {
+        // All that was said, and not only what a model is shown of it.
+        ChatMessage::Assistant { calls, .. } if calls.is_empty() => {
+            ChatMessage::said(MessageRole::Assistant, message.content.clone())
+        }
+        said => said,
+    };
     let id = match (message.run, &said) {
         (Some(run), ChatMessage::Assistant { calls, .. }) if calls.is_empty() => run.to_bytes(),
         _ => message.id.to_bytes(),
@@ -175,7 +181,10 @@ impl Kind for Items {
         if items.len() > self.max {
             return site.fault("too_long", format!("must have {} items at most", self.max));
         }
-        items.iter().enumerate().map(|(at, item)| read_item(at, item, site)).collect()
+        // What a model thought came with the rest of an earlier answer, and goes back with it:
+        // what of it this server needs it has itself.
+        let said = items.iter().enumerate().filter(|(_, item)| item["type"] != "reasoning");
+        said.map(|(at, item)| read_item(at, item, site)).collect()
     }
 
     fn placeholder(&self) -> Vec<ChatMessage> {
@@ -190,8 +199,9 @@ fn read_item(at: usize, item: &Value, site: &mut Site<'_>) -> Option<ChatMessage
         Some("function_call") => match (text("call_id"), text("name"), text("arguments")) {
             (Some(id), Some(name), Some(arguments)) if is_call_id(id) => {
                 let (id, name) = (id.to_owned(), name.to_owned());
-                let call = ToolCall { id, name, arguments: arguments.to_owned() };
-                Some(ChatMessage::Assistant { text: String::new(), calls: vec![call] })
+                let arguments = arguments.to_owned();
+                let call = ToolCall { id, name, arguments, signature: None };
+                Some(ChatMessage::called("", vec![call]))
             }
             _ => site.fault(
                 "wrong_type",

@@ -8,7 +8,7 @@
 
 use agentry_domain::runs::Run;
 use agentry_domain::{Caller, Code, Error, Result};
-use agentry_engine::{RunCursor, RunEvent, RunEvents, RunNews, Told};
+use agentry_engine::{Forgetting, RunCursor, RunEvent, RunEvents, RunNews, Told};
 use agentry_gateway::RequestContext;
 use axum::response::Response;
 use axum::response::sse::Event;
@@ -66,13 +66,14 @@ fn base(attempt: i64) -> i64 {
     attempt.saturating_sub(1) << ATTEMPT_SHIFT
 }
 
-/// Answers with the events behind a place.
+/// Answers with the events behind a place. The run is forgotten behind them, if it is to be.
 pub(crate) fn answer(
     events: RunEvents,
     run: Run,
     model: String,
     place: Place,
     (state, caller, context): (&ApiState, &Caller, &RequestContext),
+    forgetting: Option<Forgetting>,
 ) -> Response {
     let cursor = place.cursor(&run);
     let mut writer = Writer {
@@ -83,6 +84,7 @@ pub(crate) fn answer(
         said: cursor.map_or(0, |cursor| cursor.offset),
         request_id: context.request_id.as_str().to_owned(),
         failed: false,
+        _forgetting: forgetting,
     };
     let first = writer.created();
     let events = Watched::new(events, state, caller);
@@ -110,6 +112,8 @@ struct Writer {
     said: u64,
     request_id: String,
     failed: bool,
+    /// Until the client has it.
+    _forgetting: Option<Forgetting>,
 }
 
 impl Writer {

@@ -60,6 +60,7 @@ pub struct ResponseCreate {
     metadata: String,
     background: bool,
     stream: bool,
+    store: bool,
 }
 
 body_schema!(ResponseCreate, "ResponseCreate");
@@ -135,7 +136,24 @@ impl FromFields for ResponseCreate {
                 .about("Answer as soon as it is accepted; read or stream it later.")
                 .or(false),
             stream: fields.boolean("stream").about("Answer with events as they come.").or(false),
+            store: fields
+                .boolean("store")
+                .about(
+                    "Whether it can be read and followed later; otherwise what was said in it \
+                    is deleted once it is answered.",
+                )
+                .or(true),
         };
+        if !response.store {
+            for (name, is_sent) in [
+                ("background", response.background),
+                ("conversation", response.conversation.is_some()),
+            ] {
+                if is_sent {
+                    fields.fault(name, "exclusive", "is of no use with store: false");
+                }
+            }
+        }
         if response.previous.is_some() && response.conversation.is_some() {
             let detail = "send previous_response_id or conversation, not both";
             fields.fault("conversation", "exclusive", detail);
@@ -163,10 +181,11 @@ fn check_turn(fields: &mut Fields, turn: &[ChatMessage]) {
 }
 
 fn read_not_supported_yet(fields: &mut Fields) {
-    let is_off = |value: &Value| value == &Value::Bool(false);
-    fields.not_supported_yet("store", is_off, "every response is kept as a run");
-    let is_filled = |value: &Value| value != &Value::Array(Vec::new());
-    fields.not_supported_yet("include", is_filled, "there is nothing more to include");
+    let asks_for_more = |value: &Value| {
+        let names = value.as_array().map(Vec::as_slice);
+        !names.is_some_and(|names| names.iter().all(is_included))
+    };
+    fields.not_supported_yet("include", asks_for_more, "there is no more to include");
     fields.not_supported_yet("prompt", |_| true, "prompts are agents here: name one as model");
     fields.not_supported_yet("max_tool_calls", |_| true, "no tools are carried out by number");
     let some = |value: &Value| value != &json!(0);
@@ -178,6 +197,20 @@ fn read_not_supported_yet(fields: &mut Fields) {
     );
     fields.not_supported_yet("context_management", |_| true, "conversations are not compacted");
     fields.not_supported_yet("moderation", |_| true, "there is no moderation");
+}
+
+/// What an item has in any case, or would have if there were such items.
+const INCLUDED: [&str; 6] = [
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+];
+
+fn is_included(name: &Value) -> bool {
+    name.as_str().is_some_and(|name| INCLUDED.contains(&name))
 }
 
 /// What goes to the model's provider, under the names of chat completions.
@@ -258,7 +291,7 @@ async fn response_run(state: &ApiState, caller: &Caller, id: &str) -> Result<Run
     let missing = || Error::not_found("response", id);
     let run = id_behind(id, &["resp_"]).map(RunId::from_bytes).ok_or_else(missing)?;
     match state.engine.run_get(caller, run).await {
-        Ok(run) if run.request.response.is_some() => Ok(run),
+        Ok(run) if run.request.response.is_some() && !run.is_unstored() => Ok(run),
         Ok(_) => Err(missing()),
         Err(error) if error.code == Code::NotFound => Err(missing()),
         Err(error) => Err(error),
@@ -327,7 +360,11 @@ pub async fn response_create(
         background: create.background,
         ..Handling::default()
     };
-    let mut asked = ResponseAsked::default();
+    if once.is_some() && !create.store {
+        let detail = "what is not kept cannot be answered again";
+        return Err(Error::not_supported("Idempotency-Key", detail).into());
+    }
+    let mut asked = ResponseAsked { unstored: !create.store, ..ResponseAsked::default() };
     let session = match (&create.previous, &create.conversation) {
         (Some(previous), _) => {
             let previous = response_run(&state, &caller, previous).await?;
@@ -353,12 +390,13 @@ pub async fn response_create(
     };
     let Done { value: handle, replayed } = state.engine.run_start(&caller, once, new).await?;
     let run = handle.run.id.to_string();
+    let forgetting = asked.unstored.then(|| state.engine.run_forgetting(&caller, handle.run.id));
     let mut response = if create.stream {
         let place = Place::beginning();
         let accepted = handle.run.clone();
         let events = handle.followed().that_catch_up();
         let of = (&state, &caller, &context);
-        response_stream::answer(events, accepted, create.model, place, of)
+        response_stream::answer(events, accepted, create.model, place, of, forgetting)
     } else if create.background {
         answer_json(StatusCode::OK, &response(&handle.run, &create.model))?
     } else {
@@ -428,7 +466,7 @@ pub(crate) fn response(run: &Run, model: &str) -> Value {
         "previous_response_id": asked.previous.map(response_id),
         "conversation": conversation,
         "reasoning": {"effort": parameters.get("reasoning_effort"), "summary": null},
-        "store": true,
+        "store": !run.is_unstored(),
         "temperature": parameters.get("temperature"),
         "text": {"format": format_json(&request.response_format),
             "verbosity": parameters.get("verbosity").cloned().unwrap_or_else(|| "medium".into())},
@@ -513,7 +551,7 @@ pub async fn response_get(
         Some(events) => {
             let events = events.that_catch_up();
             let of = (&state, &caller, &context);
-            Ok(response_stream::answer(events, run, model, place, of))
+            Ok(response_stream::answer(events, run, model, place, of, None))
         }
         None => answer_json(StatusCode::OK, &response(&run, &model)),
     }

@@ -36,6 +36,9 @@ pub enum ChatMessage {
         /// The tools that it called, all at once.
         #[serde(default)]
         calls: Vec<ToolCall>,
+        /// What it thought before it called them, for its own provider alone.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        reasoning: Vec<Reasoning>,
     },
     /// The outcome of a tool call.
     Tool(ToolResult),
@@ -51,7 +54,25 @@ impl ChatMessage {
             MessageRole::User | MessageRole::Tool => {
                 Self::User { parts: vec![Part::Text { text }] }
             }
-            MessageRole::Assistant => Self::Assistant { text, calls: Vec::new() },
+            MessageRole::Assistant => Self::called(text, Vec::new()),
+        }
+    }
+
+    /// What a model said, and the tools that it called.
+    pub fn called(text: impl Into<String>, calls: Vec<ToolCall>) -> Self {
+        Self::Assistant { text: text.into(), calls, reasoning: Vec::new() }
+    }
+
+    /// The same as clients see it: what a model thought is between it and its provider.
+    pub fn shown(&self) -> Cow<'_, Self> {
+        match self {
+            Self::Assistant { text, calls, reasoning }
+                if !reasoning.is_empty() || calls.iter().any(|call| call.signature.is_some()) =>
+            {
+                let bare = |call: &ToolCall| ToolCall { signature: None, ..call.clone() };
+                Cow::Owned(Self::called(text.clone(), calls.iter().map(bare).collect()))
+            }
+            shown => Cow::Borrowed(shown),
         }
     }
 
@@ -82,7 +103,7 @@ impl ChatMessage {
         match self {
             Self::System { .. } => true,
             Self::User { parts } => matches!(parts.as_slice(), [Part::Text { .. }]),
-            Self::Assistant { calls, .. } => calls.is_empty(),
+            Self::Assistant { calls, reasoning, .. } => calls.is_empty() && reasoning.is_empty(),
             Self::Tool(_) => false,
         }
     }
@@ -147,6 +168,19 @@ pub struct ToolCall {
     /// JSON as the model wrote it: an object as a rule, and whether it is one is
     /// for whoever carries the call out to check.
     pub arguments: String,
+    /// What Google's protocol wants back with the call, of a model that reasons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+}
+
+/// A piece of what a model thought, as its provider gave it. A provider that wants it back
+/// with the results of the calls behind it gets it unchanged; nobody else reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reasoning {
+    /// The protocol that it is of, such as `anthropic`.
+    pub protocol: String,
+    /// The piece, in that protocol's words.
+    pub block: Value,
 }
 
 /// What became of a tool call.
@@ -243,19 +277,23 @@ pub fn sound(messages: Vec<ChatMessage>) -> Vec<ChatMessage> {
                 result.name = open.remove(at).name;
                 sound.push(ChatMessage::Tool(result));
             }
-            ChatMessage::Assistant { text, calls } => {
+            ChatMessage::Assistant { text, calls, reasoning } => {
                 // Calls of one turn may be stored one by one.
-                if let Some(ChatMessage::Assistant { text: before, calls: earlier }) =
-                    sound.last_mut()
+                if let Some(ChatMessage::Assistant {
+                    text: before,
+                    calls: earlier,
+                    reasoning: thought,
+                }) = sound.last_mut()
                     && !(calls.is_empty() && earlier.is_empty())
                 {
                     before.push_str(&text);
                     open.extend(calls.iter().cloned());
                     earlier.extend(calls);
+                    thought.extend(reasoning);
                 } else {
                     close(&mut sound, &mut open);
                     open.extend(calls.iter().cloned());
-                    sound.push(ChatMessage::Assistant { text, calls });
+                    sound.push(ChatMessage::Assistant { text, calls, reasoning });
                 }
             }
             other => {
@@ -286,7 +324,8 @@ mod tests {
     use super::*;
 
     fn call(id: &str) -> ToolCall {
-        ToolCall { id: id.to_owned(), name: format!("tool_{id}"), arguments: "{}".to_owned() }
+        let (id, name, arguments) = (id.to_owned(), format!("tool_{id}"), "{}".to_owned());
+        ToolCall { id, name, arguments, signature: None }
     }
 
     fn result(id: &str, content: &str) -> ChatMessage {
@@ -300,7 +339,7 @@ mod tests {
 
     fn assistant(text: &str, calls: &[&str]) -> ChatMessage {
         let calls = calls.iter().map(|id| call(id)).collect();
-        ChatMessage::Assistant { text: text.to_owned(), calls }
+        ChatMessage::called(text, calls)
     }
 
     fn user(text: &str) -> ChatMessage {
@@ -310,7 +349,7 @@ mod tests {
     /// Who speaks, and of which call.
     fn shape(messages: &[ChatMessage]) -> Vec<String> {
         let one = |message: &ChatMessage| match message {
-            ChatMessage::Assistant { text, calls } => {
+            ChatMessage::Assistant { text, calls, .. } => {
                 let ids: Vec<&str> = calls.iter().map(|call| call.id.as_str()).collect();
                 format!("assistant {text}[{}]", ids.join(","))
             }

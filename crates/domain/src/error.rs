@@ -59,6 +59,8 @@ codes! {
     /// A request with this `Idempotency-Key` took effect already. Never leaves
     /// the server: the answer is that request's.
     AlreadyDone = "already_done", "The request took effect already";
+    /// The process ended that called a tool for a request with an `Idempotency-Key`.
+    CallInterrupted = "call_interrupted", "The call was interrupted";
     /// An `Idempotency-Key` came again with another body.
     IdempotencyKeyReused = "idempotency_key_reused", "The Idempotency-Key belongs to another request";
     /// A unique value is taken.
@@ -185,6 +187,7 @@ impl Code {
             | Code::UpgradeRequired
             | Code::Conflict
             | Code::AlreadyDone
+            | Code::CallInterrupted
             | Code::IdempotencyKeyReused
             | Code::AlreadyExists
             | Code::AmbiguousName

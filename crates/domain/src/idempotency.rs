@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::ids::KeyId;
+use crate::error::Code;
+use crate::ids::{KeyId, WorkerId};
 
 /// How long an `Idempotency-Key` is remembered.
 pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -36,6 +37,20 @@ pub struct Remembered {
     pub id: [u8; 16],
     /// The answer, unless it was too long.
     pub answer: Option<String>,
+    /// How far it is.
+    pub progress: Progress,
+}
+
+/// How far a request is. What happens here is noted with its effect, and is over then; an
+/// effect that is somebody else's is claimed before it is caused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It took effect; the answer is known.
+    Over,
+    /// This process causes the effect, or ended while it did.
+    UnderWay(WorkerId),
+    /// It failed, and may have had an effect.
+    Failed(Code, String),
 }
 
 /// The outcome of a request that may have been sent before.

@@ -235,6 +235,9 @@ pub struct ResponseAsked {
     pub previous: Option<RunId>,
     /// Whether its session is a conversation that outlives it.
     pub in_conversation: bool,
+    /// Whether nothing that was said in it is kept once it was answered.
+    #[serde(default)]
+    pub unstored: bool,
 }
 
 /// Why a run did not succeed.
@@ -341,6 +344,11 @@ impl Run {
         }
         self.status = next;
         Ok(())
+    }
+
+    /// Whether nothing that was said in it is kept once it was answered.
+    pub fn is_unstored(&self) -> bool {
+        self.request.response.is_some_and(|asked| asked.unstored)
     }
 
     /// The ids of the messages that its turn becomes, when it has been begun: the first

@@ -217,6 +217,8 @@ pub struct RunLimits {
     pub output_bytes_max: u64,
     /// Bytes of what one call gives; the rest is cut off.
     pub call_output_bytes_max: u64,
+    /// Bytes of what one call gave that its session keeps, for the models of later runs.
+    pub history_output_bytes_max: u64,
     /// How long one call may take, in milliseconds.
     pub call_timeout_ms: u64,
 }
@@ -232,6 +234,7 @@ impl Default for RunLimits {
             time_ms_max: 3_600_000,
             output_bytes_max: 16 * 1_024 * 1_024,
             call_output_bytes_max: 64 * 1_024,
+            history_output_bytes_max: 8 * 1_024,
             call_timeout_ms: 60_000,
         }
     }
@@ -301,6 +304,9 @@ pub struct RunCall {
     pub server: Option<String>,
     /// A JSON object; what the model wrote, as text, when that is none.
     pub arguments: JsonText,
+    /// What the model's provider wants back with it ([`crate::chat::ToolCall::signature`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
     /// Whether it may change something.
     pub effects: bool,
     /// How far it is.
@@ -495,6 +501,7 @@ mod tests {
             name: "memory_search".into(),
             server: None,
             arguments: JsonText::empty(),
+            signature: None,
             effects: false,
             status: RunCallStatus::Succeeded,
             output: Some("out".into()),

@@ -81,7 +81,7 @@ pub use mcp_servers::{McpHealth, McpLimits, McpResult};
 pub use memories::MemoryHit;
 pub use retention::Retention;
 pub use run_events::{RunCursor, RunEvent, RunEvents, RunHandle, RunNews, Told};
-pub use runs::{AgentRef, Attendance, RunNew, SessionRef};
+pub use runs::{AgentRef, Attendance, Forgetting, RunNew, SessionRef};
 pub use sealing::SealingKey;
 pub use sessions::MessageNew;
 pub use tickets::{TICKET_LIFETIME_MAX, TicketMade};

@@ -30,7 +30,7 @@ use crate::{Engine, entry, version_data};
 
 pub use calls::McpResult;
 pub(crate) use catalogue::Catalogue;
-pub(crate) use connections::Connections;
+pub(crate) use connections::{Connections, Known};
 
 /// Headers that an API key cannot be in.
 const HEADERS_RESERVED: [&str; 8] = [

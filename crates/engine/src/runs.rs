@@ -11,11 +11,13 @@ mod attendance;
 mod busy;
 mod carry_out;
 mod follow;
+mod forget;
 mod left_behind;
 mod recorder;
 mod reuse;
 mod steps;
 mod stop;
+mod transcript;
 
 use std::time::Duration;
 
@@ -38,6 +40,7 @@ use agentry_store::{ClaimedJob, Flow, NewJob, RunFilter, Write};
 use tokio::sync::oneshot;
 
 pub use self::attendance::Attendance;
+pub use self::forget::Forgetting;
 pub(crate) use self::reuse::Answers;
 use crate::held::Held;
 use crate::places::Place as Seat;

@@ -227,8 +227,8 @@ impl Engine {
         until: Instant,
     ) -> Result<ToolOutcome> {
         // It may have been stopped or changed since the run began.
-        let server = self.mcp_server(caller, server.id).await?;
-        let outcome = self.mcp_call(caller, &server, tool, arguments, Some(until)).await?;
+        let known = self.mcp_known(caller.org, server.id).await?;
+        let outcome = self.mcp_call(caller, &known, tool, arguments, Some(until)).await?;
         let text = told(&outcome.result).replace('\0', "\u{fffd}");
         if outcome.is_error {
             return Ok(ToolOutcome::failed(None, text));

@@ -1,9 +1,10 @@
 //! An answer as it builds up, whatever protocol it comes in: calls of tools come in
 //! pieces, and why it ended may be said before what it cost.
 
-use agentry_domain::chat::ToolCall;
+use agentry_domain::chat::{Reasoning, ToolCall};
 use agentry_domain::runs::Usage;
 use agentry_domain::{Error, Result};
+use serde_json::Value;
 
 use crate::model::{FinishReason, ModelEvent};
 
@@ -11,6 +12,8 @@ use crate::model::{FinishReason, ModelEvent};
 const FINISH_REASON_CHARS_MAX: usize = 64;
 /// Calls of tools that are taken from one answer.
 const CALLS_MAX: usize = 128;
+/// Bytes of what a model thought for one answer.
+const REASONING_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of the arguments of all calls of one answer.
 const ARGUMENTS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -24,6 +27,8 @@ pub(crate) struct Answer {
     /// What it cost, as far as that was said.
     pub(crate) usage: Option<Usage>,
     calls: Vec<Building>,
+    reasoning: Vec<(u64, Reasoning)>,
+    reasoning_bytes: usize,
     over: bool,
 }
 
@@ -42,11 +47,13 @@ pub(crate) struct CallPiece<'a> {
     pub(crate) id: &'a str,
     pub(crate) name: &'a str,
     pub(crate) arguments: &'a str,
+    /// Of a model that reasons, in Google's protocol.
+    pub(crate) signature: Option<&'a str>,
 }
 
 /// There is more of something than any answer has.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the calls of tools in one answer are too many or too large")]
+#[error("the calls of tools in one answer, or what was thought for it, are too many or too large")]
 pub(crate) struct TooMuch;
 
 impl Answer {
@@ -77,12 +84,12 @@ impl Answer {
                 }
                 let (id, name, arguments) = (String::new(), String::new(), String::new());
                 // Before those of the same key, so that what follows finds the newest.
-                let call = ToolCall { id, name, arguments };
+                let call = ToolCall { id, name, arguments, signature: None };
                 self.calls.insert(0, Building { key: piece.key, call });
                 0
             }
         };
-        let ToolCall { id, name, arguments } = &mut self.calls[at].call;
+        let ToolCall { id, name, arguments, signature } = &mut self.calls[at].call;
         if id.is_empty() {
             piece.id.clone_into(id);
         }
@@ -90,8 +97,54 @@ impl Answer {
             piece.name.clone_into(name);
         }
         arguments.push_str(piece.arguments);
+        if let Some(given) = piece.signature {
+            self.reasoning_bytes += given.len();
+            *signature = Some(given.to_owned());
+        }
         let bytes: usize = self.calls.iter().map(|building| building.call.arguments.len()).sum();
-        if bytes > ARGUMENTS_BYTES_MAX { Err(TooMuch) } else { Ok(()) }
+        let is_too_much = bytes > ARGUMENTS_BYTES_MAX || self.reasoning_bytes > REASONING_BYTES_MAX;
+        if is_too_much { Err(TooMuch) } else { Ok(()) }
+    }
+
+    /// Takes a piece of what the model thought: the beginning of the block with this key.
+    pub(crate) fn thought(
+        &mut self,
+        key: u64,
+        protocol: &str,
+        block: Value,
+    ) -> Result<(), TooMuch> {
+        self.grown(block.to_string().len())?;
+        let protocol = protocol.to_owned();
+        self.reasoning.push((key, Reasoning { protocol, block }));
+        Ok(())
+    }
+
+    /// Takes more of a field of the block with this key, if there is one.
+    pub(crate) fn thought_more(
+        &mut self,
+        key: u64,
+        field: &str,
+        more: &str,
+    ) -> Result<(), TooMuch> {
+        self.grown(more.len())?;
+        let found = self.reasoning.iter_mut().rev().find(|(at, _)| *at == key);
+        if let Some((_, Reasoning { block: Value::Object(block), .. })) = found {
+            match block.get_mut(field) {
+                Some(Value::String(text)) => text.push_str(more),
+                _ => drop(block.insert(field.to_owned(), more.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is a block with this key.
+    pub(crate) fn has_thought(&self, key: u64) -> bool {
+        self.reasoning.iter().any(|(at, _)| *at == key)
+    }
+
+    fn grown(&mut self, bytes: usize) -> Result<(), TooMuch> {
+        self.reasoning_bytes += bytes;
+        if self.reasoning_bytes > REASONING_BYTES_MAX { Err(TooMuch) } else { Ok(()) }
     }
 
     /// The stream is over. That is the answer's end when its finish was seen,
@@ -114,9 +167,17 @@ impl Answer {
         if !calls.is_empty() && finish == FinishReason::Stop {
             finish = FinishReason::ToolCalls;
         }
+        // Wanted back with the results of calls, and of no use without.
+        let thought = self.reasoning.drain(..).filter(|_| !calls.is_empty());
+        let thought: Vec<_> = thought.map(|(_, piece)| ModelEvent::Reasoning(piece)).collect();
         let calls = calls.into_iter().map(ModelEvent::ToolCall);
         let usage = self.usage.take().map(ModelEvent::Usage);
-        Ok(calls.chain(usage).chain([ModelEvent::Finished(finish)]).collect())
+        Ok(thought
+            .into_iter()
+            .chain(calls)
+            .chain(usage)
+            .chain([ModelEvent::Finished(finish)])
+            .collect())
     }
 }
 
@@ -141,7 +202,7 @@ mod tests {
 
     fn call(id: &str, name: &str, arguments: &str) -> ModelEvent {
         let (id, name, arguments) = (id.to_owned(), name.to_owned(), arguments.to_owned());
-        ModelEvent::ToolCall(ToolCall { id, name, arguments })
+        ModelEvent::ToolCall(ToolCall { id, name, arguments, signature: None })
     }
 
     #[test]
@@ -154,7 +215,7 @@ mod tests {
             (0, "", "", ":1}"),
             (1, "", "", "{}"),
         ] {
-            answer.call(&CallPiece { key, id, name, arguments }).unwrap();
+            answer.call(&CallPiece { key, id, name, arguments, signature: None }).unwrap();
         }
         let finished = ModelEvent::Finished(FinishReason::ToolCalls);
         let expected = [call("a", "f", "{\"x\":1}"), call("b", "g", "{}"), finished];
@@ -165,7 +226,8 @@ mod tests {
     fn calls_that_share_a_number_are_told_apart_by_their_ids() {
         let mut answer = Answer::default();
         for (id, name, arguments) in [("a", "f", "{}"), ("b", "g", "{\"y\""), ("", "", ":2}")] {
-            answer.call(&CallPiece { key: 0, id, name, arguments }).unwrap();
+            let piece = CallPiece { key: 0, id, name, arguments, signature: None };
+            answer.call(&piece).unwrap();
         }
         let events = ended(&mut answer);
         assert_eq!(events[..2], [call("a", "f", "{}"), call("b", "g", "{\"y\":2}")]);

@@ -1,13 +1,15 @@
 //! Anthropic's Messages protocol. Turns alternate there, so that what stands side by
 //! side is one message of several blocks; results of tools are blocks of the user's.
 
-use agentry_domain::chat::{ChatMessage, ImageSource, Part, ResponseFormat, ToolChoice};
+use std::collections::{HashMap, HashSet};
+
+use agentry_domain::chat::{ChatMessage, ImageSource, Part, Reasoning, ResponseFormat, ToolChoice};
 use agentry_domain::runs::Usage;
 use agentry_domain::{Code, Error, Result};
 use agentry_outbound::Url;
 use async_trait::async_trait;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::answer::{Answer, CallPiece, delta, other_reason};
@@ -21,6 +23,10 @@ const VERSION_NAME: HeaderName = HeaderName::from_static("anthropic-version");
 const VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 /// The protocol wants a bound on the answer; this is one that every model takes.
 const TOKENS_MAX_DEFAULT: u32 = 4_096;
+/// What this is called where it is told apart from other protocols.
+const PROTOCOL: &str = "anthropic";
+/// Characters that the id of a call may have beside letters and digits.
+const CALL_ID_MARKS: [char; 2] = ['_', '-'];
 /// What is not a setting.
 const OURS: &[&str] =
     &["model", "messages", "system", "stream", "tools", "tool_choice", "output_config"];
@@ -96,11 +102,16 @@ impl Dialect for Anthropic {
             Event::MessageStart { message } => {
                 count(answer, &message.usage.unwrap_or_default());
             }
-            Event::ContentBlockStart { index, content_block } => match content_block {
-                Block::Text { text } => return Ok(delta(text)),
+            Event::ContentBlockStart { index, content_block } => match &content_block {
+                Block::Text { text } => return Ok(delta(text.clone())),
                 Block::ToolUse { id, name } => {
-                    let piece = CallPiece { key: index, id: &id, name: &name, arguments: "" };
+                    let piece = CallPiece { key: index, id, name, ..CallPiece::default() };
                     answer.call(&piece).map_err(|error| failures::unreadable(endpoint, error))?;
+                }
+                Block::Thinking { .. } | Block::RedactedThinking { .. } => {
+                    let block = serde_json::to_value(&content_block).map_err(Error::internal)?;
+                    let taken = answer.thought(index, PROTOCOL, block);
+                    taken.map_err(|error| failures::unreadable(endpoint, error))?;
                 }
                 Block::Other => {}
             },
@@ -110,6 +121,14 @@ impl Dialect for Anthropic {
                     let piece =
                         CallPiece { key: index, arguments: &partial_json, ..CallPiece::default() };
                     answer.call(&piece).map_err(|error| failures::unreadable(endpoint, error))?;
+                }
+                Piece::ThinkingDelta { thinking } => {
+                    let taken = answer.thought_more(index, "thinking", &thinking);
+                    taken.map_err(|error| failures::unreadable(endpoint, error))?;
+                }
+                Piece::SignatureDelta { signature } => {
+                    let taken = answer.thought_more(index, "signature", &signature);
+                    taken.map_err(|error| failures::unreadable(endpoint, error))?;
                 }
                 Piece::Other => {}
             },
@@ -131,6 +150,9 @@ impl Dialect for Anthropic {
 fn conversation(request: &ModelRequest) -> Result<(Vec<String>, Vec<Value>)> {
     let mut system: Vec<String> = prompt::system(request).into_iter().collect();
     let mut turns: Vec<(&'static str, Vec<Value>)> = Vec::new();
+    let mut ids = CallIds::default();
+    // Who switched it off has no use for what was thought before.
+    let thinks = request.parameters.get("thinking").is_none_or(|it| it["type"] != "disabled");
     for message in &request.messages {
         let (role, blocks) = match message {
             ChatMessage::System { text } => {
@@ -138,19 +160,25 @@ fn conversation(request: &ModelRequest) -> Result<(Vec<String>, Vec<Value>)> {
                 continue;
             }
             ChatMessage::User { parts } => ("user", parts.iter().map(block).collect()),
-            ChatMessage::Assistant { text, calls } => {
+            ChatMessage::Assistant { text, calls, reasoning } => {
+                let ours = |it: &&Reasoning| thinks && it.protocol == PROTOCOL;
+                let thought = reasoning.iter().filter(ours).map(|it| it.block.clone());
+                let mut blocks: Vec<Value> = thought.collect();
                 // An empty block of text is refused.
-                let said = (!text.is_empty()).then(|| json!({"type": "text", "text": text}));
-                let mut blocks: Vec<Value> = said.into_iter().collect();
+                if !text.is_empty() {
+                    blocks.push(json!({"type": "text", "text": text}));
+                }
                 for call in calls {
                     let input = arguments(&call.arguments)?;
-                    blocks.push(json!({"type": "tool_use", "id": call.id, "name": call.name,
+                    let id = ids.of_call(&call.id);
+                    blocks.push(json!({"type": "tool_use", "id": id, "name": call.name,
                         "input": input}));
                 }
                 ("assistant", blocks)
             }
             ChatMessage::Tool(result) => {
-                let mut block = json!({"type": "tool_result", "tool_use_id": result.call_id,
+                let id = ids.of_result(&result.call_id);
+                let mut block = json!({"type": "tool_result", "tool_use_id": id,
                     "content": result.content});
                 if result.is_error {
                     block["is_error"] = true.into();
@@ -166,6 +194,33 @@ fn conversation(request: &ModelRequest) -> Result<(Vec<String>, Vec<Value>)> {
     turns.retain(|(_, blocks)| !blocks.is_empty());
     let turn = |(role, blocks)| json!({"role": role, "content": Value::Array(blocks)});
     Ok((system, turns.into_iter().map(turn).collect()))
+}
+
+/// The ids of calls as this protocol takes them: of few characters, and each once. Those of
+/// earlier runs may be another provider's, which counts from 0 in each answer.
+#[derive(Default)]
+struct CallIds {
+    taken: HashSet<String>,
+    open: HashMap<String, String>,
+}
+
+impl CallIds {
+    fn of_call(&mut self, id: &str) -> String {
+        let fits = |c: char| c.is_ascii_alphanumeric() || CALL_ID_MARKS.contains(&c);
+        let plain: String = id.chars().map(|c| if fits(c) { c } else { '_' }).collect();
+        let mut own = plain.clone();
+        let mut n = 1;
+        while !self.taken.insert(own.clone()) {
+            n += 1;
+            own = format!("{plain}-{n}");
+        }
+        self.open.insert(id.to_owned(), own.clone());
+        own
+    }
+
+    fn of_result(&mut self, id: &str) -> String {
+        self.open.remove(id).unwrap_or_else(|| id.to_owned())
+    }
 }
 
 fn block(part: &Part) -> Value {
@@ -185,6 +240,7 @@ fn block(part: &Part) -> Value {
 
 fn insert_tools(body: &mut Map<String, Value>, request: &ModelRequest) {
     if request.tools.is_empty() {
+        insert_tools_called(body, request);
         return;
     }
     let tools = request.tools.iter().map(|tool| {
@@ -211,6 +267,26 @@ fn insert_tools(body: &mut Map<String, Value>, request: &ModelRequest) {
         _ => {}
     }
     body.insert("tool_choice".to_owned(), choice);
+}
+
+/// Tools that were called earlier in the conversation have to be known, also where none may
+/// be called any more.
+fn insert_tools_called(body: &mut Map<String, Value>, request: &ModelRequest) {
+    let mut names: Vec<&str> = Vec::new();
+    for message in &request.messages {
+        let ChatMessage::Assistant { calls, .. } = message else { continue };
+        for call in calls {
+            if !names.contains(&call.name.as_str()) {
+                names.push(&call.name);
+            }
+        }
+    }
+    if names.is_empty() {
+        return;
+    }
+    let tool = |name: &str| json!({"name": name, "input_schema": {"type": "object"}});
+    body.insert("tools".to_owned(), names.into_iter().map(tool).collect());
+    body.insert("tool_choice".to_owned(), json!({"type": "none"}));
 }
 
 fn finish_reason(word: &str) -> FinishReason {
@@ -268,7 +344,7 @@ struct Started {
     usage: Option<Counted>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Block {
     Text {
@@ -278,6 +354,15 @@ enum Block {
     ToolUse {
         id: String,
         name: String,
+    },
+    Thinking {
+        #[serde(default)]
+        thinking: String,
+        #[serde(default)]
+        signature: String,
+    },
+    RedactedThinking {
+        data: String,
     },
     #[serde(other)]
     Other,
@@ -291,6 +376,12 @@ enum Piece {
     },
     InputJsonDelta {
         partial_json: String,
+    },
+    ThinkingDelta {
+        thinking: String,
+    },
+    SignatureDelta {
+        signature: String,
     },
     #[serde(other)]
     Other,

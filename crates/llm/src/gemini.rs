@@ -19,8 +19,8 @@ use crate::prompt;
 use crate::provider::{Dialect, Endpoint};
 
 pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
-/// Models that reason want back the signature of each call of theirs, which no other
-/// protocol has a place for; this is the provider's own word for having none.
+/// Models that reason want back the signature of each call of theirs. A call that came by
+/// another protocol has none; this is the provider's own word for that.
 const NO_SIGNATURE: &str = "skip_thought_signature_validator";
 /// What is not a setting.
 const OURS: &[&str] =
@@ -86,13 +86,19 @@ pub(crate) fn body(request: &ModelRequest) -> Result<Value> {
                 continue;
             }
             ChatMessage::User { parts } => ("user", parts.iter().map(part).collect::<Result<_>>()?),
-            ChatMessage::Assistant { text, calls } => {
+            ChatMessage::Assistant { text, calls, .. } => {
                 let said = (!text.is_empty()).then(|| json!({"text": text}));
                 let mut parts: Vec<Value> = said.into_iter().collect();
+                // Of calls that are made at once, the first one has the signature of all.
+                let is_signed = calls.iter().any(|call| call.signature.is_some());
                 for call in calls {
                     let args = arguments(&call.arguments)?;
-                    parts.push(json!({"functionCall": {"name": call.name, "args": args},
-                        "thoughtSignature": NO_SIGNATURE}));
+                    let mut part = json!({"functionCall": {"name": call.name, "args": args}});
+                    let signature = call.signature.as_deref();
+                    if let Some(signature) = signature.or((!is_signed).then_some(NO_SIGNATURE)) {
+                        part["thoughtSignature"] = signature.into();
+                    }
+                    parts.push(part);
                 }
                 ("model", parts)
             }
@@ -255,7 +261,13 @@ pub(crate) fn read(
             let id = call.id.filter(|id| !id.is_empty()).unwrap_or_else(|| {
                 format!("call_{}_{number}", chunk.response_id.as_deref().unwrap_or("0"))
             });
-            let piece = CallPiece { key: number, id: &id, name: &call.name, arguments: &arguments };
+            let piece = CallPiece {
+                key: number,
+                id: &id,
+                name: &call.name,
+                arguments: &arguments,
+                signature: part.thought_signature.as_deref(),
+            };
             answer.call(&piece).map_err(|error| failures::unreadable(endpoint, error))?;
         }
         if !part.thought.unwrap_or(false) {
@@ -301,6 +313,7 @@ struct Content {
 struct Said {
     text: Option<String>,
     thought: Option<bool>,
+    thought_signature: Option<String>,
     function_call: Option<Called>,
 }
 

@@ -1,7 +1,9 @@
 //! What is asked of a model and what comes back.
 
 use agentry_domain::Result;
-use agentry_domain::chat::{ChatMessage, ResponseFormat, ToolCall, ToolChoice, ToolSpec};
+use agentry_domain::chat::{
+    ChatMessage, Reasoning, ResponseFormat, ToolCall, ToolChoice, ToolSpec,
+};
 use agentry_domain::ids::SessionId;
 use agentry_domain::runs::Usage;
 use agentry_domain::sessions::MessageRole;
@@ -93,6 +95,9 @@ pub enum ModelEvent {
     Answering(String),
     /// Text to append; never empty.
     Delta(String),
+    /// A piece of what the model thought, of a reply that calls tools: its provider wants it
+    /// back with their results.
+    Reasoning(Reasoning),
     /// A call of a tool, whole. Text may come before and between calls.
     ToolCall(ToolCall),
     /// What the reply cost, as the provider counted; at most once.

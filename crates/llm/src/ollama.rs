@@ -117,7 +117,8 @@ impl Dialect for Ollama {
             let id = format!("call_{at}_{number}");
             let arguments = call.function.arguments.unwrap_or_else(|| json!({})).to_string();
             let name = &call.function.name;
-            let piece = CallPiece { key: number, id: &id, name, arguments: &arguments };
+            let piece =
+                CallPiece { key: number, id: &id, name, arguments: &arguments, signature: None };
             answer.call(&piece).map_err(|error| failures::unreadable(endpoint, error))?;
         }
         let mut events = delta(said.content.unwrap_or_default());
@@ -177,7 +178,7 @@ fn message(message: &ChatMessage) -> Result<Value> {
             }
             said
         }
-        ChatMessage::Assistant { text, calls } => {
+        ChatMessage::Assistant { text, calls, .. } => {
             let mut said = json!({"role": "assistant", "content": text});
             if !calls.is_empty() {
                 let call = |call: &agentry_domain::chat::ToolCall| -> Result<Value> {

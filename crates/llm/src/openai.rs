@@ -3,7 +3,7 @@
 
 use agentry_domain::Result;
 use agentry_domain::chat::{
-    ChatMessage, Image, ImageSource, Part, ResponseFormat, ToolChoice, ToolSpec,
+    ChatMessage, Image, ImageSource, Part, Reasoning, ResponseFormat, ToolChoice, ToolSpec,
 };
 use agentry_domain::runs::Usage;
 use agentry_outbound::Url;
@@ -21,6 +21,10 @@ use crate::provider::{Dialect, Endpoint};
 
 /// What ends a stream.
 const DONE: &str = "[DONE]";
+/// What this is called where it is told apart from other protocols.
+const PROTOCOL: &str = "openai";
+/// Where servers say what their model thought, who want it back while it calls tools.
+const REASONING_CONTENT: &str = "reasoning_content";
 /// Characters kept of a finish reason that we do not know.
 const FINISH_REASON_CHARS_MAX: usize = 64;
 
@@ -43,8 +47,11 @@ impl Dialect for OpenAi {
     fn body(&self, model: &str, request: &ModelRequest) -> Result<Value> {
         let system = prompt::system(request);
         let system = system.map(|text| json!({"role": "system", "content": text}));
-        let messages: Vec<Value> =
-            system.into_iter().chain(request.messages.iter().map(message)).collect();
+        // What was thought before the user spoke last is not wanted any more.
+        let asked = |message: &ChatMessage| matches!(message, ChatMessage::User { .. });
+        let turn = request.messages.iter().rposition(asked).unwrap_or(0);
+        let said = request.messages.iter().enumerate().map(|(at, said)| message(said, at > turn));
+        let messages: Vec<Value> = system.into_iter().chain(said).collect();
         // `parameters` go to the top level but cannot replace what we set ourselves.
         let mut body = request.parameters.clone();
         body.insert("model".to_owned(), model.into());
@@ -98,8 +105,16 @@ impl Dialect for OpenAi {
                 id: call.id.as_deref().unwrap_or_default(),
                 name: function.name.as_deref().unwrap_or_default(),
                 arguments: function.arguments.as_deref().unwrap_or_default(),
+                signature: None,
             };
             answer.call(&piece).map_err(|error| failures::unreadable(endpoint, error))?;
+        }
+        if let Some(thought) = said.reasoning_content.take().filter(|text| !text.is_empty()) {
+            let taken = match answer.has_thought(0) {
+                true => answer.thought_more(0, REASONING_CONTENT, &thought),
+                false => answer.thought(0, PROTOCOL, json!({REASONING_CONTENT: thought})),
+            };
+            taken.map_err(|error| failures::unreadable(endpoint, error))?;
         }
         Ok(delta(said.text()))
     }
@@ -124,8 +139,8 @@ impl EmbeddingDialect for OpenAi {
     }
 }
 
-/// A message of the conversation.
-pub(crate) fn message(message: &ChatMessage) -> Value {
+/// A message of the conversation, with what was thought for it or without.
+fn message(message: &ChatMessage, with_reasoning: bool) -> Value {
     match message {
         ChatMessage::System { text } => json!({"role": "system", "content": text}),
         ChatMessage::User { parts } => match parts.as_slice() {
@@ -135,17 +150,22 @@ pub(crate) fn message(message: &ChatMessage) -> Value {
                 json!({"role": "user", "content": parts})
             }
         },
-        ChatMessage::Assistant { text, calls } if calls.is_empty() => {
+        ChatMessage::Assistant { text, calls, .. } if calls.is_empty() => {
             json!({"role": "assistant", "content": text})
         }
-        ChatMessage::Assistant { text, calls } => {
+        ChatMessage::Assistant { text, calls, reasoning } => {
             let call = |call: &agentry_domain::chat::ToolCall| {
                 let function = json!({"name": call.name, "arguments": call.arguments});
                 json!({"id": call.id, "type": "function", "function": function})
             };
             let calls: Vec<Value> = calls.iter().map(call).collect();
             let content = if text.is_empty() { Value::Null } else { text.as_str().into() };
-            json!({"role": "assistant", "content": content, "tool_calls": calls})
+            let mut said = json!({"role": "assistant", "content": content, "tool_calls": calls});
+            let ours = |it: &&Reasoning| with_reasoning && it.protocol == PROTOCOL;
+            for thought in reasoning.iter().filter(ours) {
+                said[REASONING_CONTENT] = thought.block[REASONING_CONTENT].clone();
+            }
+            said
         }
         ChatMessage::Tool(result) => {
             json!({"role": "tool", "tool_call_id": result.call_id, "content": result.content})
@@ -267,6 +287,7 @@ struct Said {
     content: Option<Content>,
     refusal: Option<String>,
     tool_calls: Option<Vec<Called>>,
+    reasoning_content: Option<String>,
 }
 
 impl Said {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentry_domain::chat::{
-    Image, ImageSource, Part, ResponseFormat, ToolChoice, ToolResult, ToolSpec,
+    Image, ImageSource, Part, Reasoning, ResponseFormat, ToolChoice, ToolResult, ToolSpec,
 };
 use agentry_domain::runs::Usage;
 use agentry_domain::sessions::MessageRole;
@@ -88,6 +88,7 @@ fn weather() -> ToolSpec {
 struct Whole {
     answering: String,
     text: String,
+    reasoning: Vec<Reasoning>,
     calls: Vec<ToolCall>,
     usage: Option<Usage>,
     finish: Option<FinishReason>,
@@ -104,6 +105,7 @@ async fn read(model: &dyn Model, request: ModelRequest) -> (Whole, Option<Error>
         match event {
             Ok(ModelEvent::Answering(model)) => whole.answering = model,
             Ok(ModelEvent::Delta(text)) => whole.text.push_str(&text),
+            Ok(ModelEvent::Reasoning(piece)) => whole.reasoning.push(piece),
             Ok(ModelEvent::ToolCall(call)) => whole.calls.push(call),
             Ok(ModelEvent::Usage(usage)) => assert_eq!(whole.usage.replace(usage), None),
             Ok(ModelEvent::Finished(reason)) => whole.finish = Some(reason),
@@ -171,7 +173,7 @@ async fn round_trip(kind: ProviderKind) -> (Whole, Value) {
         })
     };
     let calls = first.calls.clone();
-    asked.messages.push(ChatMessage::Assistant { text: "Let me see.".to_owned(), calls });
+    asked.messages.push(ChatMessage::called("Let me see.", calls));
     asked.messages.push(result(&first.calls[0], "Fog."));
     asked.messages.push(result(&first.calls[1], r#"{"sky":"clear"}"#));
     server.next(Behaviour::text("Fog in Bonn, clear in Köln."));
@@ -189,6 +191,135 @@ async fn tools_are_called_and_answered() {
         for part in ["Be brief.", "get_weather", "The weather somewhere.", "Let me see.", "Fog."] {
             assert!(sent.contains(part), "{kind:?}: {part} is not in {sent}");
         }
+    }
+}
+
+/// What a model that thinks is sent with the results of its calls: what it thought, as its
+/// provider gave it, and nothing of another provider's.
+#[tokio::test]
+async fn what_was_thought_goes_back_with_the_results() {
+    let foreign = Reasoning { protocol: "elsewhere".to_owned(), block: json!({"x": "foreign"}) };
+    for kind in KINDS {
+        let server = ModelServer::start().await;
+        let model = model_of(options(kind, &server));
+        let calls =
+            [Call::new("get_weather", json!({"city": "Bonn"})), Call::new("now", json!({}))];
+        server.next(Behaviour { thinks: true, ..Behaviour::calls(&calls) });
+        let mut asked = request(vec![user("How is the weather?")]);
+        asked.tools = vec![weather()];
+        let first = read_ok(&*model, asked.clone()).await;
+        assert_eq!(first.text, "", "{kind:?}: a thought is not said");
+        let results: Vec<ChatMessage> = first
+            .calls
+            .iter()
+            .map(|call| {
+                ChatMessage::Tool(ToolResult {
+                    call_id: call.id.clone(),
+                    name: call.name.clone(),
+                    content: "Fog.".to_owned(),
+                    is_error: false,
+                })
+            })
+            .collect();
+        let mut reasoning = first.reasoning.clone();
+        reasoning.push(foreign.clone());
+        let calls = first.calls.clone();
+        asked.messages.push(ChatMessage::Assistant { text: "So.".to_owned(), calls, reasoning });
+        asked.messages.extend(results);
+        let second = read_ok(&*model, asked.clone()).await;
+        assert_eq!(second.finish, Some(FinishReason::Stop), "{kind:?}");
+        let sent = server.received()[1].body.clone();
+        assert!(!sent.to_string().contains("foreign"), "{kind:?}: {sent}");
+        let signature = "signature of chatcmpl-1";
+        match kind {
+            ProviderKind::OpenAi | ProviderKind::Compatible => {
+                let said = &sent["messages"][1];
+                assert_eq!(said["reasoning_content"], "I need get_weather and now.", "{sent}");
+            }
+            ProviderKind::Anthropic => {
+                let blocks = &sent["messages"][1]["content"];
+                let thought = json!({"type": "thinking", "thinking": "I need get_weather and now.",
+                    "signature": signature});
+                assert_eq!(blocks[0], thought);
+                assert_eq!(blocks[1], json!({"type": "redacted_thinking", "data": signature}));
+                assert_eq!(
+                    (&blocks[2]["type"], &blocks[3]["type"]),
+                    (&json!("text"), &json!("tool_use"))
+                );
+            }
+            ProviderKind::Gemini | ProviderKind::Vertex => {
+                let parts = &sent["contents"][1]["parts"];
+                assert_eq!(parts[1]["thoughtSignature"], signature, "{parts}");
+                assert_eq!(parts[2]["functionCall"]["name"], "now");
+                assert_eq!(parts[2]["thoughtSignature"], Value::Null, "one has it for both");
+            }
+            ProviderKind::Ollama => {}
+        }
+        // When the user has spoken again it is of no use to those that say so.
+        asked.messages.push(user("And now?"));
+        asked.parameters = match kind {
+            ProviderKind::Anthropic => {
+                json!({"thinking": {"type": "disabled"}}).as_object().unwrap().clone()
+            }
+            _ => serde_json::Map::new(),
+        };
+        read_ok(&*model, asked).await;
+        let sent = server.received()[2].body.to_string();
+        let is_there = sent.contains("I need") || sent.contains(signature);
+        let wanted = matches!(kind, ProviderKind::Gemini | ProviderKind::Vertex);
+        assert_eq!(is_there, wanted, "{kind:?}: {sent}");
+    }
+}
+
+/// A conversation that began with another provider: its calls have other ids, some of
+/// them twice, and its tools are not offered any more.
+#[tokio::test]
+async fn calls_of_another_provider_are_taken() {
+    let call = |id: &str| ToolCall {
+        id: id.to_owned(),
+        name: "look_up".to_owned(),
+        arguments: "{}".to_owned(),
+        signature: None,
+    };
+    let result = |id: &str| {
+        ChatMessage::Tool(ToolResult {
+            call_id: id.to_owned(),
+            name: "look_up".to_owned(),
+            content: format!("found {id}"),
+            is_error: false,
+        })
+    };
+    for kind in KINDS {
+        let server = ModelServer::start().await;
+        let model = model_of(options(kind, &server));
+        let messages = vec![
+            user("one"),
+            ChatMessage::called("", vec![call("call_0")]),
+            result("call_0"),
+            user("two"),
+            ChatMessage::called("", vec![call("call_0"), call("call_0#1")]),
+            result("call_0#1"),
+            result("call_0"),
+            user("three"),
+        ];
+        read_ok(&*model, request(messages)).await;
+        let body = server.received()[0].body.clone();
+        if kind != ProviderKind::Anthropic {
+            continue;
+        }
+        let blocks: Vec<&Value> = body["messages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|message| message["content"].as_array().unwrap())
+            .collect();
+        let ids = |name: &str| -> Vec<&str> {
+            blocks.iter().filter_map(|block| block[name].as_str()).collect()
+        };
+        assert_eq!(ids("id"), ["call_0", "call_0-2", "call_0_1"]);
+        assert_eq!(ids("tool_use_id"), ["call_0", "call_0_1", "call_0-2"]);
+        assert_eq!(body["tools"][0]["name"], "look_up", "what was called is known");
+        assert_eq!(body["tool_choice"]["type"], "none");
     }
 }
 

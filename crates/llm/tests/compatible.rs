@@ -98,6 +98,7 @@ async fn read(model: &dyn Model, request: ModelRequest) -> (Whole, Option<Error>
                     ("compatible/test/org/small", "")
                 );
             }
+            Ok(ModelEvent::Reasoning(piece)) => panic!("nothing was thought: {piece:?}"),
             Ok(ModelEvent::ToolCall(call)) => panic!("nothing was to be called: {call:?}"),
             Ok(ModelEvent::Usage(usage)) => assert_eq!(whole.usage.replace(usage), None),
             Ok(ModelEvent::Finished(reason)) => whole.finish = Some(reason),

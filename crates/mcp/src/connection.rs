@@ -2,15 +2,15 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use agentry_domain::mcp_servers::MCP_TOOLS_MAX;
 use agentry_domain::{Code, Error, Result};
 use parking_lot::Mutex;
 use rmcp::model::{
     CallToolRequest, CallToolRequestParams, ClientCapabilities, ClientConfig, ClientRequest,
-    Implementation, ListResourcesRequest, ListToolsRequest, PaginatedRequestParams, PingRequest,
-    ProtocolVersion,
+    ErrorData, Implementation, ListResourcesRequest, ListToolsRequest, PaginatedRequestParams,
+    PingRequest, ProtocolVersion,
 };
 use rmcp::service::{
     ClientInitializeError, NotificationContext, Peer, PeerRequestOptions, RunningService,
@@ -19,6 +19,7 @@ use rmcp::service::{
 use rmcp::transport::{DynamicTransportError, Transport};
 use rmcp::{ClientHandler, RoleClient};
 use serde_json::{Map, Value};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,8 @@ use crate::process::Complaint;
 
 /// Pages of a catalogue at most.
 const PAGES_MAX: usize = 100;
+/// Characters of a version that is not known.
+const VERSION_CHARS_MAX: usize = 40;
 /// Resources that are listed at most.
 const RESOURCES_MAX: usize = 1_000;
 
@@ -52,6 +55,8 @@ pub struct Found {
 pub struct Outcome {
     /// `content`, `structuredContent`, `isError` as the protocol has them.
     pub result: Value,
+    /// The same as text.
+    pub json: String,
     /// Whether the tool failed.
     pub is_error: bool,
 }
@@ -120,21 +125,35 @@ impl Link {
 
 /// What a server may ask of us, which is nothing, and may tell.
 struct Handler {
-    changed: Arc<AtomicBool>,
+    changed: Arc<Changed>,
+    version: ProtocolVersion,
+}
+
+/// How often a server said that its tools changed.
+#[derive(Default)]
+struct Changed {
+    times: AtomicU64,
+    news: Notify,
+}
+
+/// The versions that are spoken, oldest first; the newest is asked for.
+pub(crate) fn versions() -> &'static [ProtocolVersion] {
+    ProtocolVersion::known_up_to(&ProtocolVersion::LATEST_WITH_INITIALIZE)
 }
 
 impl ClientHandler for Handler {
     fn get_info(&self) -> ClientConfig {
         let us = Implementation::new("agentry", env!("CARGO_PKG_VERSION"));
         ClientConfig::new(ClientCapabilities::default(), us)
-            .with_protocol_version(ProtocolVersion::V_2025_11_25)
+            .with_protocol_version(self.version.clone())
     }
 
     fn on_tool_list_changed(
         &self,
         _context: NotificationContext<RoleClient>,
     ) -> impl Future<Output = ()> + Send + '_ {
-        self.changed.store(true, Ordering::Release);
+        self.changed.times.fetch_add(1, Ordering::AcqRel);
+        self.changed.news.notify_waiters();
         std::future::ready(())
     }
 }
@@ -146,7 +165,7 @@ pub struct Connection(Arc<Inner>);
 struct Inner {
     service: RunningService<RoleClient, Handler>,
     link: Arc<Link>,
-    changed: Arc<AtomicBool>,
+    changed: Arc<Changed>,
 }
 
 impl Drop for Inner {
@@ -167,14 +186,19 @@ impl Drop for Unless {
 }
 
 impl Connection {
-    /// Agrees on a protocol.
-    pub(crate) async fn begin<T>(transport: T, link: Arc<Link>, deadline: Instant) -> Result<Self>
+    /// Agrees on a protocol: on this version, or on an older one that is spoken here. When
+    /// the server refuses it and says which ones it speaks, the error says which to ask for.
+    pub(crate) async fn begin<T>(
+        (transport, link): (T, Arc<Link>),
+        version: ProtocolVersion,
+        deadline: Instant,
+    ) -> Result<Self>
     where
         T: Transport<RoleClient, Error = Error> + 'static,
     {
         let mut unless = Unless(Some(Arc::clone(&link)));
-        let changed = Arc::new(AtomicBool::new(false));
-        let handler = Handler { changed: Arc::clone(&changed) };
+        let changed = Arc::new(Changed::default());
+        let handler = Handler { changed: Arc::clone(&changed), version: version.clone() };
         let begun = tokio::time::timeout_at(deadline, serve_client(handler, transport)).await;
         let service = match begun {
             Ok(Ok(service)) => service,
@@ -185,6 +209,14 @@ impl Connection {
                 }
                 let known = match &error {
                     ClientInitializeError::TransportError { error, .. } => known_in(error),
+                    ClientInitializeError::JsonRpcError(refusal) => {
+                        if let Some(other) = spoken_of(refusal).filter(|other| *other < version) {
+                            let detail = "the MCP server speaks an older version";
+                            let error = Error::new(Code::McpBadResponse, detail);
+                            return Err(error.caused_by(Speaks(other)));
+                        }
+                        None
+                    }
                     _ => None,
                 };
                 let known = known.unwrap_or_else(|| {
@@ -198,6 +230,14 @@ impl Connection {
                 return Err(Error::new(Code::McpTimeout, detail));
             }
         };
+        let agreed = service.peer_info().map(|it| it.protocol_version.clone());
+        if !agreed.as_ref().is_some_and(|agreed| versions().contains(agreed)) {
+            let agreed = agreed.map(|it| it.to_string()).unwrap_or_default();
+            let agreed: String = agreed.chars().take(VERSION_CHARS_MAX).collect();
+            let detail =
+                format!("the MCP server speaks version {agreed:?}, which is not known here");
+            return Err(Error::new(Code::McpBadResponse, detail));
+        }
         unless.0 = None;
         Ok(Self(Arc::new(Inner { service, link, changed })))
     }
@@ -207,9 +247,17 @@ impl Connection {
         !self.0.link.is_closing() && !self.0.service.is_closed()
     }
 
-    /// Whether the server said that its tools changed, since this was asked last.
-    pub fn take_changed(&self) -> bool {
-        self.0.changed.swap(false, Ordering::AcqRel)
+    /// How often the server said so far that its tools changed.
+    pub fn changes(&self) -> u64 {
+        self.0.changed.times.load(Ordering::Acquire)
+    }
+
+    /// Waits until it has said so another time.
+    pub async fn changed_since(&self, changes: u64) {
+        let news = self.0.changed.news.notified();
+        if self.changes() == changes {
+            news.await;
+        }
     }
 
     /// Ends it; calls under way fail.
@@ -269,7 +317,8 @@ impl Connection {
         let params = CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments);
         let request = ClientRequest::CallToolRequest(CallToolRequest::new(params));
         let result = self.ask(request, deadline).await?;
-        let bytes = serde_json::to_string(&result).map_err(Error::internal)?.len();
+        let json = serde_json::to_string(&result).map_err(Error::internal)?;
+        let bytes = json.len();
         if bytes > bytes_max {
             let detail = format!("the tool gave {bytes} bytes, and may give {bytes_max}");
             return Err(Error::new(Code::McpBadResponse, detail));
@@ -279,7 +328,7 @@ impl Connection {
             return Err(Error::new(Code::McpBadResponse, detail));
         }
         let is_error = result.get("isError").and_then(Value::as_bool).unwrap_or(false);
-        Ok(Outcome { result, is_error })
+        Ok(Outcome { result, json, is_error })
     }
 
     async fn pages(
@@ -357,6 +406,19 @@ impl Connection {
         }
     }
 }
+
+/// The newest version that a server speaks which refused another one, if it says so and it
+/// is spoken here (MCP 2025-11-25, "Lifecycle, Error Handling").
+fn spoken_of(refusal: &ErrorData) -> Option<ProtocolVersion> {
+    let theirs = refusal.data.as_ref()?.get("supported")?.as_array()?;
+    let is_theirs = |known: &&ProtocolVersion| theirs.iter().any(|it| *it == known.as_str());
+    versions().iter().rev().find(is_theirs).cloned()
+}
+
+/// The version that a server speaks which refused another one.
+#[derive(Debug, thiserror::Error)]
+#[error("it speaks {0}")]
+pub(crate) struct Speaks(pub(crate) ProtocolVersion);
 
 /// An error of a transport of ours, if that is what it is.
 fn known_in(error: &DynamicTransportError) -> Option<Error> {

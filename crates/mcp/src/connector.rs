@@ -6,9 +6,10 @@ use std::sync::Arc;
 use agentry_domain::Result;
 use agentry_domain::background::Tasks;
 use agentry_outbound::{Client, Refused, Url};
+use rmcp::model::ProtocolVersion;
 use tokio::time::Instant;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Speaks};
 use crate::http::Http;
 use crate::oauth::Tokens;
 use crate::process::Program;
@@ -102,12 +103,29 @@ impl Connector {
     /// Connects to a server and agrees with it on a protocol. What was begun ends when
     /// that fails, or is given up.
     pub async fn connect(&self, target: Target, deadline: Instant) -> Result<Connection> {
+        let mut version = ProtocolVersion::LATEST_WITH_INITIALIZE;
+        loop {
+            let begun = self.begin(&target, version, deadline).await;
+            let Err(error) = &begun else { return begun };
+            // Each time an older one, so that this ends.
+            let speaks = error.cause.as_ref().and_then(|cause| cause.downcast_ref::<Speaks>());
+            let Some(Speaks(other)) = speaks else { return begun };
+            version = other.clone();
+        }
+    }
+
+    async fn begin(
+        &self,
+        target: &Target,
+        version: ProtocolVersion,
+        deadline: Instant,
+    ) -> Result<Connection> {
         let bytes_max = self.options.message_bytes_max;
-        match target {
+        match target.clone() {
             Target::Process { command, args, env } => {
                 let program = Program { command, args, env };
-                let (transport, link) = stdio::start(&program, bytes_max, &self.tasks)?;
-                Connection::begin(transport, link, deadline).await
+                let started = stdio::start(&program, bytes_max, &self.tasks)?;
+                Connection::begin(started, version, deadline).await
             }
             Target::Http { url, auth } => {
                 let tokens = match &auth {
@@ -116,9 +134,9 @@ impl Connector {
                     }
                     _ => None,
                 };
-                let (transport, link) =
+                let opened =
                     Http::open(self.client.clone(), url, auth, tokens, bytes_max, &self.tasks);
-                Connection::begin(transport, link, deadline).await
+                Connection::begin(opened, version, deadline).await
             }
         }
     }

@@ -1,7 +1,9 @@
 //! A server over streamable HTTP (MCP 2025-11-25, "Transports"): a POST for each
 //! message, answered with JSON or with a stream of events that ends with the
-//! answer. What a server says unasked on a stream of its own (GET) is not listened
-//! to: its catalogue is read anew when it is old.
+//! answer. A stream that breaks before that is gone on with, where the server says
+//! how. What a server says unasked comes on a stream of its own ([`listening`]).
+
+mod listening;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -36,11 +38,21 @@ use crate::stdio::UNASKED_MAX;
 const UNTAKEN_MAX: usize = 64;
 /// The longest a POST and its answer take; each call has its own time-out before.
 const POST_WITHIN: Duration = Duration::from_millis(MCP_TIMEOUT_MS_MAX as u64);
+/// How often in a row a broken answer is gone on with that brings nothing new.
+const RESUMES_MAX: u32 = 5;
+/// How long until then when the server does not say.
+const RESUME_AFTER: Duration = Duration::from_millis(200);
+/// The longest that is waited for a stream because a server says so.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// How long a stream may take to end behind its answer, so that its connection serves the
+/// next call as well.
+const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// How long a notification or the end of a session may take.
 const TELL_WITHIN: Duration = Duration::from_secs(5);
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The transport.
 pub(crate) struct Http {
@@ -59,6 +71,15 @@ struct Shared {
     agreed: Mutex<Agreed>,
     /// Requests under way, which end when they are cancelled.
     asked: Mutex<HashMap<RequestId, CancellationToken>>,
+    tasks: Tasks,
+}
+
+/// What is sent.
+enum Sent {
+    /// A message.
+    Message(bytes::Bytes),
+    /// That one listens, from behind an event or from now on.
+    Listen(Option<HeaderValue>),
 }
 
 /// What the server said in its first answer.
@@ -103,6 +124,7 @@ impl Http {
             read,
             agreed: Mutex::default(),
             asked: Mutex::default(),
+            tasks: tasks.clone(),
         });
         let (owned, stopping) = (Arc::clone(&shared), tasks.stopping().clone());
         tasks.spawn(async move {
@@ -141,10 +163,17 @@ impl Transport<RoleClient> for Http {
         {
             token.cancel();
         }
+        let is_ready = matches!(&item, ClientJsonRpcMessage::Notification(notification)
+            if matches!(notification.notification, ClientNotification::InitializedNotification(_)));
         async move {
             let Some(asked) = asked else {
                 let deadline = Instant::now() + TELL_WITHIN;
-                return shared.post(&item, deadline).await.map(drop);
+                shared.post(&item, deadline).await?;
+                if is_ready {
+                    let listening = Arc::clone(&shared).listen();
+                    shared.tasks.spawn(listening);
+                }
+                return Ok(());
             };
             tokio::select! {
                 () = asked.cancelled.cancelled() => Ok(()),
@@ -193,35 +222,81 @@ impl Shared {
             }
             return self.take(message, is_first, session).await;
         }
+        let mut answer = Answer { id, is_first, session, unasked: 0 };
         let mut events = EventData::default();
+        let mut reply = reply;
+        let (mut resumes, mut place) = (0, None);
+        loop {
+            let broken = match self.read(reply, &mut events, &mut answer).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => broken_off(),
+                Err(error) if error.code == Code::McpBadResponse => return Err(error),
+                Err(error) => error,
+            };
+            // Of the first answer nobody knows yet in which session it is.
+            let known = events.last_id().filter(|_| !is_first).map(str::to_owned);
+            let Some(last) = known else { return Err(broken) };
+            resumes = if place.as_ref() == Some(&last) { resumes + 1 } else { 0 };
+            if resumes == RESUMES_MAX {
+                return Err(broken);
+            }
+            tokio::time::sleep(events.retry().unwrap_or(RESUME_AFTER).min(RETRY_MAX)).await;
+            reply = self.resume(&last).await?;
+            events.begin_again();
+            place = Some(last);
+        }
+    }
+
+    /// Goes on with an answer behind an event.
+    async fn resume(&self, last: &str) -> Result<Reply> {
+        let last = HeaderValue::from_str(last).map_err(|_| broken_off())?;
+        let deadline = Instant::now() + POST_WITHIN;
+        let reply = self.send_one(&Sent::Listen(Some(last)), deadline).await?;
+        // The call was begun: that its session is over, or that nothing can be gone on with,
+        // does not undo it.
+        if reply.status().is_success() { Ok(reply) } else { Err(broken_off()) }
+    }
+
+    /// Reads a stream until its end, or until the answer came: whether it did.
+    async fn read(
+        &self,
+        reply: Reply,
+        events: &mut EventData,
+        answer: &mut Answer<'_>,
+    ) -> Result<bool> {
         let mut chunks = reply.chunks();
-        let mut unasked = 0;
         while let Some(piece) = chunks.next().await {
             let piece = piece.map_err(failure::of_outbound)?;
-            let too_large = |_| {
-                let detail = format!("the MCP server sent more than {} bytes", self.bytes_max);
-                Error::new(Code::McpBadResponse, detail)
-            };
-            for data in events.push(&piece, self.bytes_max).map_err(too_large)? {
-                if data.trim().is_empty() {
-                    continue;
-                }
-                let message: ServerJsonRpcMessage =
-                    serde_json::from_str(&data).map_err(|_| unreadable())?;
-                let is_last = answers(&message, id);
-                self.take(message, is_first && is_last, session.clone()).await?;
+            for message in self.messages(&piece, events)? {
+                let is_last = answers(&message, answer.id);
+                let is_first = answer.is_first && is_last;
+                self.take(message, is_first, answer.session.clone()).await?;
                 if is_last {
-                    return Ok(());
+                    // What is read to its end leaves a connection behind, for the next call.
+                    self.tasks.spawn(async move {
+                        let drained = async { while let Some(Ok(_)) = chunks.next().await {} };
+                        let _ = tokio::time::timeout(DRAIN_WITHIN, drained).await;
+                    });
+                    return Ok(true);
                 }
-                unasked += 1;
-                if unasked > UNASKED_MAX {
-                    let detail = "the MCP server sends without end what nobody asked for";
-                    return Err(Error::new(Code::McpBadResponse, detail));
+                answer.unasked += 1;
+                if answer.unasked > UNASKED_MAX {
+                    return Err(endless());
                 }
             }
         }
-        let detail = "the MCP server ended its answer before it was there";
-        Err(Error::new(Code::McpUnreachable, detail))
+        Ok(false)
+    }
+
+    /// The messages that a piece of a stream completes.
+    fn messages(&self, piece: &[u8], events: &mut EventData) -> Result<Vec<ServerJsonRpcMessage>> {
+        let too_large = |_| {
+            let detail = format!("the MCP server sent more than {} bytes", self.bytes_max);
+            Error::new(Code::McpBadResponse, detail)
+        };
+        let data = events.push(piece, self.bytes_max).map_err(too_large)?;
+        let said = data.iter().filter(|data| !data.trim().is_empty());
+        said.map(|data| serde_json::from_str(data).map_err(|_| unreadable())).collect()
     }
 
     /// Gives a message to whoever waits for it; the first answer says what was agreed.
@@ -244,40 +319,59 @@ impl Shared {
         self.read.send(message).await.map_err(gone)
     }
 
-    /// Sends a message; once more with another token when the first one was refused,
-    /// which says that nothing was done.
+    /// Sends a message, and refuses what is no success.
     async fn post(&self, item: &ClientJsonRpcMessage, deadline: Instant) -> Result<Reply> {
         let body: bytes::Bytes = serde_json::to_vec(item).map_err(Error::internal)?.into();
+        let reply = self.send_one(&Sent::Message(body), deadline).await?;
+        let status = reply.status();
+        if status.is_success() {
+            return Ok(reply);
+        }
+        if status == StatusCode::NOT_FOUND && self.agreed.lock().session.is_some() {
+            // Whoever asked ends the connection, and may ask again over another one.
+            return Err(failure::of_ended_session());
+        }
+        Err(failure::of_status(status))
+    }
+
+    /// Sends something; once more with another token when the first one was refused,
+    /// which says that nothing was done.
+    async fn send_one(&self, sent: &Sent, deadline: Instant) -> Result<Reply> {
         let mut refused = None;
         loop {
             let mut headers = self.headers(refused.as_ref(), deadline).await?;
-            let both = HeaderValue::from_static("application/json, text/event-stream");
-            headers.insert(header::ACCEPT, both);
             let shown = headers.get(header::AUTHORIZATION).cloned();
-            let call = PostJson {
-                url: self.url.clone(),
-                headers,
-                body: body.clone(),
-                deadline,
-                first_byte_timeout: None,
-                idle_timeout: None,
-            };
-            let reply = self.client.post_json(call).await.map_err(failure::of_outbound)?;
-            let status = reply.status();
-            if status.is_success() {
-                return Ok(reply);
-            }
-            if status == StatusCode::UNAUTHORIZED && self.tokens.is_some() && refused.is_none() {
-                refused = shown;
-                if refused.is_some() {
-                    continue;
+            let url = self.url.clone();
+            let reply = match sent {
+                Sent::Message(body) => {
+                    let both = HeaderValue::from_static("application/json, text/event-stream");
+                    headers.insert(header::ACCEPT, both);
+                    let call = PostJson {
+                        url,
+                        headers,
+                        body: body.clone(),
+                        deadline,
+                        first_byte_timeout: None,
+                        idle_timeout: None,
+                    };
+                    self.client.post_json(call).await
                 }
+                Sent::Listen(last) => {
+                    let events = HeaderValue::from_static("text/event-stream");
+                    headers.insert(header::ACCEPT, events);
+                    if let Some(last) = last {
+                        headers.insert(LAST_EVENT_ID, last.clone());
+                    }
+                    self.client.ask(Ask { method: Method::GET, url, headers, deadline }).await
+                }
+            };
+            let reply = reply.map_err(failure::of_outbound)?;
+            let is_refused = reply.status() == StatusCode::UNAUTHORIZED;
+            if is_refused && self.tokens.is_some() && refused.is_none() && shown.is_some() {
+                refused = shown;
+                continue;
             }
-            if status == StatusCode::NOT_FOUND && self.agreed.lock().session.is_some() {
-                // Whoever asked ends the connection, and may ask again over another one.
-                return Err(failure::of_ended_session());
-            }
-            return Err(failure::of_status(status));
+            return Ok(reply);
         }
     }
 
@@ -329,6 +423,25 @@ fn answers(message: &ServerJsonRpcMessage, id: &RequestId) -> bool {
         ServerJsonRpcMessage::Error(error) => error.id.as_ref() == Some(id),
         _ => false,
     }
+}
+
+/// The answer that is waited for.
+struct Answer<'a> {
+    id: &'a RequestId,
+    is_first: bool,
+    session: Option<HeaderValue>,
+    /// Messages that came before it.
+    unasked: u32,
+}
+
+fn broken_off() -> Error {
+    let detail = "the MCP server ended its answer before it was there";
+    Error::new(Code::McpUnreachable, detail)
+}
+
+fn endless() -> Error {
+    let detail = "the MCP server sends without end what nobody asked for";
+    Error::new(Code::McpBadResponse, detail)
 }
 
 fn unreadable() -> Error {

@@ -12,7 +12,7 @@ use agentry_domain::jobs::JobKind;
 use agentry_domain::{Code, Error, JobId, KeyId, OrgId, Timestamp, WorkerId};
 
 use crate::sql::{Sql, statements};
-use crate::value::{Columns, Value, values};
+use crate::value::{self, Columns, Value, values};
 use crate::write::{Probe, Write, Written};
 use crate::{Result, Store, StoreError};
 
@@ -106,6 +106,9 @@ statements! {
         postgres "insert into worker (id, until) values ($1, \
         (extract(epoch from clock_timestamp()) * 1000000)::bigint + $2) \
         on conflict (id) do update set until = excluded.until";
+    WORKER_LIVES = sqlite ""
+        postgres "select until from worker where id = $1 and until >= \
+        (extract(epoch from clock_timestamp()) * 1000000)::bigint";
     WORKER_GONE = "delete from worker where id = $1";
     // One process holds an SQLite store, so whatever another worker claimed is
     // an earlier process's.
@@ -501,6 +504,15 @@ impl Store {
         // fences, the row is only for people who look.
         write.add(&WORKER_EXPIRED_DELETE, values![lease.saturating_mul(10), worker]);
         Ok(self.write(write).await?.rows(1).len())
+    }
+
+    /// Whether another process still has its lease. One process holds an SQLite store, so
+    /// that another one there is an earlier one.
+    pub async fn worker_lives(&self, other: WorkerId) -> Result<bool> {
+        if self.is_sqlite() {
+            return Ok(false);
+        }
+        Ok(self.point(&WORKER_LIVES, values![other], value::int).await?.is_some())
     }
 
     /// Says that this process has stopped, so that its claims need not wait for

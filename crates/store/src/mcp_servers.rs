@@ -16,6 +16,10 @@ statements! {
     MCP_ROOM = "select 1 where (select count(*) from mcp_server where org = $1) <= $2";
     MCP_BY_NAME = "select id, version, created_at, updated_at, shape, document from mcp_server \
         where org = $1 and name = $2";
+    MCP_GET_MARKED = "select mcp_server.id, mcp_server.version, mcp_server.created_at, \
+        mcp_server.updated_at, mcp_server.shape, mcp_server.document, mcp_state.revision, \
+        mcp_state.epoch from mcp_server join mcp_state on mcp_state.org = mcp_server.org \
+        and mcp_state.id = mcp_server.id where mcp_server.org = $1 and mcp_server.id = $2";
     STATE_INSERT = "insert into mcp_state (org, id, secrets, catalogue, revision, epoch) \
         values ($1, $2, $3, null, 0, 0)";
     STATE_SECRETS = "update mcp_state set secrets = $1 where org = $2 and id = $3";
@@ -117,6 +121,19 @@ impl Store {
         name: &str,
     ) -> Result<Option<Document<McpServerBody>>> {
         self.point(&MCP_BY_NAME, values![org, name.to_owned()], document).await
+    }
+
+    /// A server, and what tells whether what one has of it is current: one read for a call.
+    pub async fn mcp_server_marked(
+        &self,
+        org: OrgId,
+        id: McpServerId,
+    ) -> Result<Option<(Document<McpServerBody>, McpMarks)>> {
+        self.point(&MCP_GET_MARKED, values![org, id], |row| {
+            let found = document(row)?;
+            Ok((found, McpMarks { revision: row.int()?, epoch: row.int()? }))
+        })
+        .await
     }
 
     /// What a server has beside its document.

@@ -27,7 +27,7 @@ statements! {
         and user_id = $2 and id > $3 and id < $4 order by id limit $5";
     MESSAGE_IDS = "select id from message where org = $1 and session = $2 order by id limit $3";
     MESSAGE_IDS_RUN = "select id from message where org = $1 and session = $2 and id >= $3 \
-        and run = $4 order by id limit 1200";
+        and run = $4 order by id limit 2400";
     RUN_IDS = sqlite "select id from run indexed by run_by_session where org = $1 \
         and session = $2 order by id limit $3"
         postgres "select id from run where org = $1 and session = $2 order by id limit $3";

@@ -39,6 +39,9 @@ statements! {
     RUN_MERGE = "update run set input = input || $1, metadata = $2, merged = merged + 1 \
         where org = $3 and id = $4 and status = 'queued' and stop = 0 and metadata = $5 \
         and length(input) <= $6";
+    RUN_FORGET = "update run set input = '', given = null, system_prompt = null, context = null, \
+        parameters = null, metadata = '{}', user_given = null, reply = null, message = null, \
+        asked = $1, said = $2 where org = $3 and id = $4 and finished_at is not null";
     RUNS_STOPPING = "select org, id, stop from run where stop > 0 and finished_at is null";
     RUN_OF_FINGERPRINT = "select id from run where org = $1 and fingerprint = $2 \
         and finished_at > $3 and id < $4 order by id desc limit 1";
@@ -259,6 +262,18 @@ impl Write {
             self.run_tools_delete(run.id);
         }
         self.run_changed(run.id);
+    }
+
+    /// Forgets what was said in a run that has ended; that it was, and what it cost, stays.
+    pub fn run_forget(&mut self, run: &Run) {
+        let asked = Asked { response: run.request.response, ..Asked::default() };
+        let said = Said {
+            calls: Vec::new(),
+            tools: Vec::new(),
+            reply_message: None,
+            ..Said::of(run).unwrap_or_default()
+        };
+        self.add(&RUN_FORGET, values![to_json(&asked), to_json(&said), self.org, run.id]);
     }
 
     pub(crate) fn run_delete_session(&mut self, session: SessionId) {

@@ -1,14 +1,17 @@
 """An MCP server for tests, over its standard input and output or over HTTP, that does
 what is asked of it, also what no good server does. Nothing but Python's own library.
 
-    mcp_server.py [--dir DIR] [--silent | --exit | --deaf]
-    mcp_server.py --http [--sse] [--bearer TOKEN] [--header NAME VALUE] [--token ID SECRET]
+    mcp_server.py [--dir DIR] [--silent | --exit | --deaf] [--version V | --only V]
+    mcp_server.py --http [--sse] [--listen] [--bearer TOKEN] [--header NAME VALUE]
+                  [--token ID SECRET] [--version V | --only V]
 
-Over HTTP its first line says where it listens. In DIR it keeps what a call left behind.
+It answers with the version V of the protocol, or refuses all others. Over HTTP its first line says where it listens. In DIR it keeps what a call left behind.
 """
 
 import json
 import os
+import queue
+import socket
 import subprocess
 import sys
 import threading
@@ -53,6 +56,9 @@ def tools():
         {"name": "mark", "description": "Leaves a mark.", "inputSchema": anything},
         {"name": "describe", "description": "Changes what echo says of itself.", "inputSchema": text},
         {"name": "expire", "description": "Ends the session.", "inputSchema": anything},
+        {"name": "broken", "description": "Answers over a stream that breaks.", "inputSchema": anything},
+        {"name": "deafen", "description": "Ends what is listened to, and changes unheard.", "inputSchema": text},
+        {"name": "revoke", "description": "Takes the token back.", "inputSchema": anything},
         {"name": "cancelled", "description": "Says how often it was told to cancel.", "inputSchema": anything},
     ]
     if STATE["more"]:
@@ -114,6 +120,10 @@ def call(name, arguments, tell):
             marks.write("x")
         if arguments.get("hang"):
             raise Silence()
+        while arguments.get("gate") and not os.path.exists(os.path.join(DIR, arguments["gate"])):
+            time.sleep(0.01)
+        if arguments.get("fail"):
+            raise Rejected("not with me")
         return text_result("marked")
     if name == "describe":
         STATE["description"] = arguments["text"]
@@ -123,6 +133,18 @@ def call(name, arguments, tell):
     if name == "expire":
         SESSIONS.clear()
         return text_result("expired")
+    if name == "broken":
+        with open(os.path.join(DIR, "marks"), "a") as marks:
+            marks.write("x")
+        return text_result("mended")
+    if name == "deafen":
+        STATE["description"] = arguments["text"]
+        for listener in list(LISTENERS):
+            listener.put(None)
+        return text_result("deaf")
+    if name == "revoke":
+        STATE["token"] = uuid.uuid4().hex
+        return text_result("revoked")
     if name == "cancelled":
         return text_result(str(STATE.get("cancelled", 0)))
     raise Rejected("unknown tool")
@@ -138,8 +160,14 @@ def answer(message, tell):
     try:
         if method == "initialize":
             STATE["initialized"] += 1
+            asked, only = message["params"]["protocolVersion"], option("--only")
+            if only not in (None, asked):
+                error = {"code": -32602, "message": "Unsupported protocol version",
+                         "data": {"supported": [only], "requested": asked}}
+                return {"jsonrpc": "2.0", "id": at, "error": error}
+            STATE["version"] = option("--version") or asked
             result = {
-                "protocolVersion": message["params"]["protocolVersion"],
+                "protocolVersion": STATE["version"],
                 "capabilities": {"tools": {"listChanged": True}, "resources": {}},
                 "serverInfo": {"name": "testkit", "version": "1"},
             }
@@ -192,6 +220,14 @@ def stdio():
 
 
 SESSIONS = set()
+# What is listened to, and what is left of answers that broke off, by event.
+LISTENERS = []
+BROKEN = {}
+
+
+def tell_listeners(told):
+    for listener in list(LISTENERS):
+        listener.put(told)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -221,8 +257,40 @@ class Handler(BaseHTTPRequestHandler):
             return self.headers.get("Authorization") == "Bearer " + STATE.get("token", "")
         return True
 
+    def begin_stream(self, headers=()):
+        self.send_response(200)
+        for name, value in [*headers, ("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]:
+            self.send_header(name, value)
+        self.end_headers()
+
+    def event(self, told, before=""):
+        data = ("%sevent: message\ndata: %s\n\n" % (before, json.dumps(told) if told else "")).encode()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.wfile.flush()
+
+    def end_stream(self):
+        self.wfile.write(b"0\r\n\r\n")
+        self.wfile.flush()
+
     def do_GET(self):
-        self.reply(405)
+        if not self.is_allowed():
+            return self.reply(401)
+        if self.headers.get("Mcp-Session-Id") not in SESSIONS:
+            return self.reply(404)
+        rest = BROKEN.pop(self.headers.get("Last-Event-ID"), None)
+        if rest is not None:
+            self.begin_stream()
+            self.event(rest)
+            return self.end_stream()
+        if "--listen" not in ARGS:
+            return self.reply(405)
+        self.begin_stream()
+        told = queue.Queue()
+        LISTENERS.append(told)
+        while (message := told.get()) is not None:
+            self.event(message)
+        LISTENERS.remove(told)
+        self.end_stream()
 
     def do_DELETE(self):
         SESSIONS.discard(self.headers.get("Mcp-Session-Id"))
@@ -250,30 +318,29 @@ class Handler(BaseHTTPRequestHandler):
             headers = [("Mcp-Session-Id", session)]
         elif session not in SESSIONS:
             return self.reply(404)
+        elif self.headers.get("Mcp-Protocol-Version") != STATE["version"]:
+            return self.reply(400)
         if message.get("id") is None:
             answer(message, lambda told: None)
             return self.reply(202)
         if "--sse" not in ARGS:
-            done = answer(message, lambda told: None)
+            done = answer(message, tell_listeners)
             if done is None:
                 time.sleep(3600)
             return self.reply(200, json.dumps(done).encode(), headers + [("Content-Type", "application/json")])
-        self.send_response(200)
-        for name, value in headers + [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]:
-            self.send_header(name, value)
-        self.end_headers()
-
-        def tell(told):
-            data = ("event: message\ndata: %s\n\n" % json.dumps(told)).encode()
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-            self.wfile.flush()
-
-        done = answer(message, tell)
+        self.begin_stream(headers)
+        done = answer(message, self.event)
         if done is None:
             time.sleep(3600)
-        tell(done)
-        self.wfile.write(b"0\r\n\r\n")
-        self.wfile.flush()
+        if (message.get("params") or {}).get("name") == "broken":
+            # Where it goes on is said, and then the connection is gone.
+            place = uuid.uuid4().hex
+            BROKEN[place] = done
+            self.event(None, "id: %s\nretry: 10\n" % place)
+            self.close_connection = True
+            return self.connection.shutdown(socket.SHUT_RDWR)
+        self.event(done)
+        self.end_stream()
 
 
 def http():

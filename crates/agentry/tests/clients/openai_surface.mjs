@@ -112,6 +112,24 @@ await step('response_tools', async () => {
   assert.equal(second.output_text, 'Fog.');
 });
 
+await step('response_unstored', async () => {
+  const tools = [{ type: 'function', strict: false, ...weather }];
+  const first = await client.responses.create({
+    model, tools, store: false, input: 'How is the weather in Bonn?',
+  });
+  assert.equal(first.store, false);
+  await fails(OpenAI.NotFoundError, 'not_found', () => client.responses.retrieve(first.id));
+  const call = first.output[0];
+  const input = [
+    ...user('How is the weather in Bonn?'),
+    { type: 'reasoning', id: 'rs_1', summary: [], encrypted_content: 'gAAA' },
+    ...first.output,
+    { type: 'function_call_output', call_id: call.call_id, output: 'Fog.' },
+  ];
+  const second = await client.responses.create({ model, tools, store: false, input });
+  assert.equal(second.output_text, 'Fog.');
+});
+
 await step('response_stream', async () => {
   const stream = client.responses.stream({ model, input: 'So early, so white' });
   let text = '';

@@ -198,6 +198,45 @@ def check_events(events):
     assert numbers == sorted(set(numbers)), numbers
 
 
+def gone(call):
+    try:
+        call()
+    except openai.NotFoundError:
+        return
+    raise AssertionError("it was not to be kept")
+
+
+@step
+def response_unstored():
+    answer = client.responses.create(
+        model=model, input="Good morning", store=False, include=["message.input_image.image_url"])
+    assert answer.status == "completed" and answer.output_text == "Good morning", answer
+    assert answer.store is False and answer.usage.total_tokens > 0, answer
+    gone(lambda: client.responses.retrieve(answer.id))
+    gone(lambda: client.responses.input_items.list(answer.id))
+    gone(lambda: client.responses.create(model=model, input="x", previous_response_id=answer.id))
+    events = list(client.responses.create(model=model, input="So early", store=False, stream=True))
+    check_events(events)
+    final = events[-1].response
+    assert events[-1].type == "response.completed" and final.output_text == "So early", events
+    gone(lambda: client.responses.retrieve(final.id))
+    # The conversation is the client's own then: all that came goes back, thoughts included.
+    first = client.responses.create(
+        model=model, input="How is the weather in Bonn?", tools=TOOLS, store=False)
+    call = first.output[0]
+    items = user("How is the weather in Bonn?")
+    items.append({"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"})
+    items += [item.model_dump() for item in first.output]
+    items.append({"type": "function_call_output", "call_id": call.call_id, "output": "Fog."})
+    second = client.responses.create(model=model, input=items, tools=TOOLS, store=False)
+    assert second.output_text == "Fog.", second
+    items += [item.model_dump() for item in second.output]
+    items += user("list")
+    third = client.responses.create(model=model, input=items, store=False)
+    said = json.loads(third.output_text)
+    assert said == ["How is the weather in Bonn?", None, "Fog.", "Fog.", "list"], said
+
+
 @step
 def response_stream():
     events = list(client.responses.create(model=model, input="So early, so white", stream=True))
@@ -314,7 +353,9 @@ def errors():
     fails(openai.UnprocessableEntityError, "not_supported_yet",
           lambda: create(model=model, messages=user("x"), n=2))
     fails(openai.UnprocessableEntityError, "not_supported_yet",
-          lambda: respond(model=model, input="x", store=False))
+          lambda: respond(model=model, input="x", include=["reasoning.encrypted_content"]))
+    fails(openai.UnprocessableEntityError, "validation_failed",
+          lambda: respond(model=model, input="x", store=False, background=True))
     for text, kind, code in [
         ("fail 500", openai.InternalServerError, "model_failed"),
         ("fail 429", openai.RateLimitError, "model_rate_limited"),

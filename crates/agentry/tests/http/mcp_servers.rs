@@ -18,9 +18,16 @@ on_both_engines!(
     secrets_are_sealed_and_in_no_answer,
     a_process_is_started_called_and_stopped,
     a_server_over_http_is_called_with_what_it_wants_to_see,
+    what_a_server_says_unasked_is_heard,
+    a_broken_answer_is_gone_on_with,
+    a_token_that_is_taken_back_is_replaced,
+    an_older_version_is_agreed_on_and_an_unknown_one_is_not,
     what_a_server_does_badly_hurts_nobody_else,
     a_changed_description_needs_approval,
     a_call_with_a_key_is_made_once,
+    calls_with_one_key_at_once_are_one,
+    what_went_wrong_with_a_key_is_remembered,
+    a_claimed_call_outlives_its_client_and_not_its_process,
     another_organisation_sees_nothing,
 );
 
@@ -160,7 +167,7 @@ async fn a_process_is_started_called_and_stopped(engine: Engine) {
 
     let (status, tools) = server.get(&format!("{path}/tools")).await;
     assert_eq!(status, StatusCode::OK, "{tools}");
-    assert_eq!(tools["total"], 16, "all pages");
+    assert_eq!(tools["total"], 19, "all pages");
     let echo = tools["items"].as_array().unwrap().iter().find(|it| it["name"] == "echo").unwrap();
     assert_eq!(echo["approved"], true);
     assert_eq!(echo["input_schema"]["properties"]["text"]["type"], "string");
@@ -203,7 +210,7 @@ async fn a_process_is_started_called_and_stopped(engine: Engine) {
     let (status, refused) = call(&server, &path, "echo", json!({"text": "x"})).await;
     assert_eq!((status, &refused["code"]), (StatusCode::CONFLICT, &json!("mcp_server_stopped")));
     let (_, tools) = server.get(&format!("{path}/tools")).await;
-    assert_eq!(tools["total"], 16, "as they were last");
+    assert_eq!(tools["total"], 19, "as they were last");
     let (status, again) = act(&server, &format!("{path}/restart")).await;
     assert_eq!((status, &again["status"]), (StatusCode::OK, &json!("running")), "{again}");
     assert_eq!(text(&server, &path, "echo", json!({"text": "b"})).await, "b");
@@ -262,6 +269,85 @@ async fn a_server_over_http_is_called_with_what_it_wants_to_see(engine: Engine) 
     body["secret"] = json!("hush");
     let path = started(&server, body).await;
     assert_eq!(text(&server, &path, "echo", json!({"text": "e"})).await, "e");
+}
+
+/// How many catalogues in the store hold a text.
+async fn catalogued(server: &Server, text: &str) -> i64 {
+    let sql = format!("select count(*) from mcp_state where catalogue like '%{text}%'");
+    server.home.number(&sql).await
+}
+
+async fn what_a_server_says_unasked_is_heard(engine: Engine) {
+    let (server, script) = (server(engine).await, Script::new());
+    let theirs = script.http(&["--listen"]);
+    let path = started(&server, theirs.body("talks")).await;
+    assert_eq!(text(&server, &path, "describe", json!({"text": "second"})).await, "changed");
+    // Nobody asks for its tools, and they are known.
+    wait_until(|| async { catalogued(&server, "second").await == 1 }).await;
+    let (status, refused) = call(&server, &path, "echo", json!({"text": "x"})).await;
+    assert_eq!((status, &refused["code"]), (StatusCode::CONFLICT, &json!("tool_not_approved")));
+    // What changed while nobody listened is found out when somebody does again.
+    assert_eq!(text(&server, &path, "deafen", json!({"text": "third"})).await, "deaf");
+    wait_until(|| async { catalogued(&server, "third").await == 1 }).await;
+    assert_eq!(text(&server, &path, "describe", json!({"text": "fourth"})).await, "changed");
+    wait_until(|| async { catalogued(&server, "fourth").await == 1 }).await;
+    // Its session ends, and with the next one it is listened to again.
+    assert_eq!(text(&server, &path, "expire", json!({})).await, "expired");
+    assert_eq!(text(&server, &path, "add", json!({"a": 1, "b": 2})).await, "3");
+    assert_eq!(text(&server, &path, "describe", json!({"text": "fifth"})).await, "changed");
+    wait_until(|| async { catalogued(&server, "fifth").await == 1 }).await;
+    // A server that stops listens to nobody any more.
+    assert_eq!(act(&server, &format!("{path}/stop")).await.0, StatusCode::OK);
+}
+
+async fn a_broken_answer_is_gone_on_with(engine: Engine) {
+    let (server, script) = (server(engine).await, Script::new());
+    let dir = script.dir().to_string_lossy().into_owned();
+    let theirs = script.http(&["--sse", "--dir", &dir]);
+    let path = started(&server, theirs.body("breaks")).await;
+    for marks in ["x", "xx", "xxx"] {
+        assert_eq!(text(&server, &path, "broken", json!({})).await, "mended");
+        assert_eq!(script.read("marks"), marks, "it is called once");
+    }
+    assert_eq!(text(&server, &path, "echo", json!({"text": "a"})).await, "a");
+}
+
+async fn a_token_that_is_taken_back_is_replaced(engine: Engine) {
+    let (server, script) = (server(engine).await, Script::new());
+    let theirs = script.http(&["--token", "us", "hush", "--listen"]);
+    let mut body = theirs.body("oauth");
+    body["auth"] = json!({
+        "type": "oauth", "token_url": format!("{}/token", theirs.url), "client_id": "us",
+    });
+    body["secret"] = json!("hush");
+    let path = started(&server, body).await;
+    for round in ["a", "b"] {
+        assert_eq!(text(&server, &path, "revoke", json!({})).await, "revoked");
+        assert_eq!(text(&server, &path, "echo", json!({"text": round})).await, round);
+    }
+}
+
+async fn an_older_version_is_agreed_on_and_an_unknown_one_is_not(engine: Engine) {
+    let (server, script) = (server(engine).await, Script::new());
+    let mut bodies = Vec::new();
+    let mut over_http = Vec::new();
+    for version in ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"] {
+        for way in ["--version", "--only"] {
+            bodies.push(script.stdio(&format!("{way} {version}"), &[way, version]));
+            let theirs = script.http(&[way, version]);
+            bodies.push(theirs.body(&format!("http {way} {version}")));
+            over_http.push(theirs);
+        }
+    }
+    for body in bodies {
+        let path = started(&server, body).await;
+        assert_eq!(text(&server, &path, "echo", json!({"text": "a"})).await, "a");
+    }
+    for way in ["--version", "--only"] {
+        let unknown = made(&server, SERVERS, script.stdio(way, &[way, "1999-01-01"])).await;
+        let (status, error) = act(&server, &format!("{SERVERS}/{}/start", id(&unknown))).await;
+        assert_eq!((status, &error["code"]), (StatusCode::BAD_GATEWAY, &json!("mcp_bad_response")));
+    }
 }
 
 async fn what_a_server_does_badly_hurts_nobody_else(engine: Engine) {
@@ -377,6 +463,110 @@ async fn a_call_with_a_key_is_made_once(engine: Engine) {
     assert_eq!(again.headers()["idempotency-replayed"], "true");
     assert_eq!(again.json::<Value>().await.unwrap(), first.1);
     assert_eq!(script.read("marks"), "x");
+}
+
+/// A call of `mark` with an `Idempotency-Key`: its status, whether it was replayed, its body.
+async fn keyed(
+    process: &Process,
+    server: &str,
+    key: &str,
+    arguments: &Value,
+) -> (StatusCode, bool, Value) {
+    let request = process.request(Method::POST, &format!("{server}/tools/mark/call"));
+    let request = request.header("idempotency-key", key).json(&json!({"arguments": arguments}));
+    let response = request.send().await.unwrap();
+    let replayed = response.headers().contains_key("idempotency-replayed");
+    (response.status(), replayed, response.json().await.unwrap())
+}
+
+async fn calls_with_one_key_at_once_are_one(engine: Engine) {
+    let (server, script) = (server(engine).await, Script::new());
+    let path = started(&server, script.stdio("own", &[])).await;
+    // Another process of ours, where several may share a store.
+    let other = match engine {
+        Engine::Sqlite => None,
+        Engine::Postgres => Some(Process::start_with(&server.home, &SETTINGS)),
+    };
+    let arguments = json!({"gate": "gate"});
+    let asked = (0..12).map(|n| {
+        let process = other.as_ref().filter(|_| n % 2 == 1).unwrap_or(&server.process);
+        keyed(process, &path, "k", &arguments)
+    });
+    let opened = async {
+        wait_until(|| async { !script.read("marks").is_empty() }).await;
+        // Whose body is another one need not wait to hear so.
+        let (status, _, reused) = keyed(&server, &path, "k", &json!({})).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{reused}");
+        assert_eq!(reused["code"], "idempotency_key_reused");
+        std::fs::write(script.dir().join("gate"), "").unwrap();
+    };
+    let (answers, ()) = tokio::join!(futures::future::join_all(asked), opened);
+    for (status, _, result) in &answers {
+        assert_eq!(*status, StatusCode::OK, "{result}");
+        assert_eq!(result["content"][0]["text"], "marked");
+    }
+    assert_eq!(answers.iter().filter(|(_, replayed, _)| !replayed).count(), 1);
+    assert_eq!(script.read("marks"), "x", "it was called once");
+    let logged = "select count(*) from log where kind = 'mcp_server.tool_called'";
+    wait_until(|| async { server.home.number(logged).await == 1 }).await;
+}
+
+async fn what_went_wrong_with_a_key_is_remembered(engine: Engine) {
+    let (server, script) = (server(engine).await, Script::new());
+    let mut body = script.stdio("own", &[]);
+    body["timeout_ms"] = json!(1500);
+    let path = started(&server, body).await;
+    for (key, arguments, status, code, marks) in [
+        ("refused", json!({"fail": true}), StatusCode::BAD_GATEWAY, "mcp_rejected", "x"),
+        ("late", json!({"hang": true}), StatusCode::GATEWAY_TIMEOUT, "mcp_timeout", "xx"),
+    ] {
+        for time in ["first", "again"] {
+            let (got, _, error) = keyed(&server, &path, key, &arguments).await;
+            assert_eq!((got, &error["code"]), (status, &json!(code)), "{key} {time}: {error}");
+            assert_eq!(script.read("marks"), marks, "{key} {time}");
+        }
+    }
+    // What was never begun may be made later.
+    assert_eq!(act(&server, &format!("{path}/stop")).await.0, StatusCode::OK);
+    let (status, _, error) = keyed(&server, &path, "later", &json!({})).await;
+    assert_eq!((status, &error["code"]), (StatusCode::CONFLICT, &json!("mcp_server_stopped")));
+    assert_eq!(act(&server, &format!("{path}/start")).await.0, StatusCode::OK);
+    let (status, replayed, result) = keyed(&server, &path, "later", &json!({})).await;
+    assert_eq!((status, replayed), (StatusCode::OK, false), "{result}");
+    assert_eq!(script.read("marks"), "xxx");
+}
+
+async fn a_claimed_call_outlives_its_client_and_not_its_process(engine: Engine) {
+    let quick = [SETTINGS[0], SETTINGS[1], SETTINGS[2], ("AGENTRY_RUNS__LEASE_MS", "1000")];
+    let (server, script) = (Server::start_with(engine, &quick).await, Script::new());
+    let path = started(&server, script.stdio("own", &[])).await;
+    // Its client goes away, and asks again what came of it.
+    let gated = json!({"gate": "gate"});
+    tokio::select! {
+        _ = keyed(&server, &path, "left", &gated) => panic!("the gate was shut"),
+        () = wait_until(|| async { script.read("marks") == "x" }) => {}
+    }
+    std::fs::write(script.dir().join("gate"), "").unwrap();
+    let (status, replayed, result) = keyed(&server, &path, "left", &gated).await;
+    assert_eq!((status, replayed), (StatusCode::OK, true), "{result}");
+    assert_eq!(script.read("marks"), "x");
+    // Its process is killed, between the call and its answer.
+    let never = json!({"gate": "never"});
+    tokio::select! {
+        _ = keyed(&server, &path, "cut", &never) => panic!("the gate was shut"),
+        () = wait_until(|| async { script.read("marks") == "xx" }) => {}
+    }
+    let Server { process, home } = server;
+    process.kill();
+    let process = Process::start_with(&home, &quick);
+    for _ in 0..2 {
+        let (status, _, error) = keyed(&process, &path, "cut", &never).await;
+        assert_eq!(status, StatusCode::CONFLICT, "{error}");
+        assert_eq!(error["code"], "call_interrupted", "{error}");
+    }
+    assert_eq!(script.read("marks"), "xx", "it was called once");
+    let (status, _, _) = keyed(&process, &path, "left", &gated).await;
+    assert_eq!(status, StatusCode::OK, "what was answered before still is");
 }
 
 async fn another_organisation_sees_nothing(engine: Engine) {

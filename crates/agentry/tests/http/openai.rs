@@ -3,18 +3,20 @@
 
 use std::process::Command;
 
-use agentry_testkit::{Behaviour, Chunking, ModelServer};
+use agentry_testkit::{Answer, Behaviour, Call, Chunking, ModelServer};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::on_both_engines;
 use crate::run_reader::{Reader, RunStream};
-use crate::server::{Engine, Server};
+use crate::runs_bed::{Bed, Events, start};
+use crate::server::{Engine, Server, answer, wait_until};
 
 on_both_engines! {
     the_python_client_has_a_conversation,
     a_completion_is_streamed_as_it_comes,
     errors_have_openai_s_shape,
+    a_response_that_is_not_stored_leaves_nothing,
 }
 
 /// The Python of the environment that `make test` makes.
@@ -129,4 +131,70 @@ async fn errors_have_openai_s_shape(engine: Engine) {
         (StatusCode::BAD_GATEWAY, &json!("model_failed")),
         "{body}"
     );
+}
+
+/// Nothing of what was said is left; how many runs it was.
+async fn forgotten(bed: &Bed) -> i64 {
+    let said = "select (select count(*) from message) + (select count(*) from text_doc) \
+        + (select count(*) from run_chunk) + (select count(*) from run_tool) \
+        + (select count(*) from run where input <> '' or reply is not null or said like '%secret%' \
+        or asked like '%secret%' or finished_at is null)";
+    let left = bed.home.number(said).await;
+    if left == 0 { bed.home.count("run").await } else { -left }
+}
+
+async fn a_response_that_is_not_stored_leaves_nothing(engine: Engine) {
+    let lease = [("AGENTRY_RUNS__LEASE_MS", "1000")];
+    let bed = Bed::with_agent(engine, &lease, json!({})).await;
+    let ask = |more: Value| {
+        let mut body = json!({
+            "model": "llm", "input": [
+                {"role": "user", "content": "my secret"}, {"role": "user", "content": "secret again"},
+            ], "store": false, "user": "ann",
+            "instructions": "Keep the secret.", "metadata": {"k": "secret"},
+        });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        bed.process.request(Method::POST, "/v1/responses").json(&body)
+    };
+    let (status, response) = answer(ask(json!({}))).await;
+    assert_eq!((status, &response["store"]), (StatusCode::OK, &json!(false)), "{response}");
+    assert_eq!(response["output"][0]["content"][0]["text"], "secret again");
+    wait_until(|| async { forgotten(&bed).await == 1 }).await;
+    let (_, runs) = bed.process.get("/api/v1/runs").await;
+    let run = &runs["items"][0];
+    assert_eq!((&run["status"], &run["input"]), (&json!("succeeded"), &json!("")), "{run}");
+    assert!(run["usage"]["output_tokens"].as_u64() > Some(0), "what it cost stays: {run}");
+
+    // One that calls tools here, as a stream.
+    let tools = json!({"tools": ["memory_search"]});
+    let agent = format!("/api/v1/agents/{}", bed.agent);
+    assert_eq!(bed.process.patch(&agent, tools).await.0, StatusCode::OK);
+    let call = Call::new("memory_search", json!({"query": "secret"}));
+    bed.model.next(Behaviour::new(Answer::Calls("The secret is".to_owned(), vec![call])));
+    let mut stream = Events::of(ask(json!({"stream": true}))).await;
+    let mut last = Value::Null;
+    while let Some((_, data)) = stream.next().await {
+        last = serde_json::from_str(&data).unwrap();
+    }
+    assert_eq!(last["type"], "response.completed", "{last}");
+    wait_until(|| async { forgotten(&bed).await == 2 }).await;
+
+    // One whose client goes away.
+    bed.model.hold();
+    let leaving = tokio::spawn(ask(json!({})).send());
+    bed.model.wait_held(1).await;
+    leaving.abort();
+    wait_until(|| async { forgotten(&bed).await == 3 }).await;
+    bed.model.release();
+
+    // One whose process is killed, which another one carries out again.
+    bed.model.hold();
+    let cut = tokio::spawn(ask(json!({})).send());
+    bed.model.wait_held(1).await;
+    let Bed { model, process, home, agent } = bed;
+    process.kill();
+    assert!(cut.await.unwrap().is_err());
+    let bed = Bed { process: start(&home, &model, &lease), model, home, agent };
+    bed.model.release();
+    wait_until(|| async { forgotten(&bed).await == 4 }).await;
 }

@@ -53,11 +53,11 @@ async fn run(engine: Engine, program: String, script: &str, more: &[String]) -> 
 async fn the_python_client_does_what_it_can(engine: Engine) {
     let python = of_environment("AGENTRY_TEST_PYTHON");
     let done = run(engine, python, "openai_surface.py", &[]).await;
-    assert_eq!(done.len(), 17, "{done:?}");
+    assert_eq!(done.len(), 18, "{done:?}");
 }
 
 async fn the_node_client_does_what_it_can(engine: Engine) {
     let sdk = [of_environment("AGENTRY_TEST_OPENAI_NODE")];
     let done = run(engine, "node".to_owned(), "openai_surface.mjs", &sdk).await;
-    assert_eq!(done.len(), 11, "{done:?}");
+    assert_eq!(done.len(), 12, "{done:?}");
 }

@@ -2,13 +2,13 @@
 //! MCP server, streamed and kept, within what the agent lists, the caller may and the
 //! bounds allow.
 
-use agentry_testkit::Behaviour;
+use agentry_testkit::{Answer, Behaviour, Call, ModelServer};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use crate::crud::made;
+use crate::crud::{id, made};
 use crate::mcp_bed::{SETTINGS, Script, act, started};
 use crate::on_both_engines;
 use crate::runs_bed::{Bed, Events, start};
@@ -22,6 +22,9 @@ on_both_engines!(
     files_and_tasks_are_the_run_s_own,
     a_run_that_had_an_effect_is_not_begun_again,
     a_run_without_an_effect_is_begun_again,
+    what_was_called_is_in_the_session_and_the_next_model_sees_it,
+    a_session_keeps_what_it_may_of_each_result,
+    what_a_model_thought_goes_back_to_it_and_to_nobody_else,
 );
 
 /// An answer of the model: a text, and calls of tools behind it.
@@ -334,6 +337,244 @@ async fn files_and_tasks_are_the_run_s_own(engine: Engine) {
         first["tool_calls"].as_array().unwrap().iter().map(|it| &it["id"]).collect();
     let unique: std::collections::BTreeSet<String> = ids.iter().map(ToString::to_string).collect();
     assert_eq!(unique.len(), ids.len(), "{ids:?}");
+}
+
+/// The providers that a conversation is carried on with, and where each is asked.
+const PROVIDERS: [(&str, &str); 4] =
+    [("openai", "/v1"), ("anthropic", ""), ("gemini", "/v1beta"), ("ollama", "")];
+
+/// An agent of each provider in turn, all of them at one model server.
+async fn bed_of_every_provider(engine: Engine, more: &[(&str, &str)]) -> Bed {
+    let model = ModelServer::start().await;
+    let settings: Vec<(String, String)> = PROVIDERS
+        .iter()
+        .flat_map(|(name, path)| {
+            let name = name.to_uppercase();
+            [
+                (
+                    format!("AGENTRY_PROVIDERS__{name}__BASE_URL"),
+                    format!("{}{path}", model.root_url()),
+                ),
+                (format!("AGENTRY_PROVIDERS__{name}__KEY"), "sk".to_owned()),
+            ]
+        })
+        .collect();
+    let mut all: Vec<(&str, &str)> =
+        settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    all.extend(more);
+    let home = Home::new(engine).await;
+    let process = start(&home, &model, &all);
+    Bed { model, process, home, agent: String::new() }
+}
+
+fn calls(text: &str, calls: &[(&str, Value)]) -> Behaviour {
+    let calls = calls.iter().map(|(name, arguments)| Call::new(name, arguments.clone())).collect();
+    Behaviour::new(Answer::Calls(text.to_owned(), calls))
+}
+
+async fn what_was_called_is_in_the_session_and_the_next_model_sees_it(engine: Engine) {
+    let mut bed = bed_of_every_provider(engine, &[]).await;
+    let mut asked = 0;
+    for (provider, _) in PROVIDERS {
+        let body = json!({
+            "name": provider, "model": format!("{provider}/m"), "tools": ["task_list", "file_read"],
+        });
+        bed.agent = id(&made(&bed.process, "/api/v1/agents", body).await).to_owned();
+        let session = bed.session().await;
+        bed.model.next(calls(
+            "First I look.",
+            &[
+                ("task_list", json!({"status": "pending"})),
+                ("file_read", json!({"path": "nothing"})),
+            ],
+        ));
+        bed.model.next(calls("", &[("task_list", json!({}))]));
+        bed.model.next(Behaviour::text("There is none."));
+        let first = run(&bed, &json!({"message": "What is to do?", "session_id": session})).await;
+        assert_eq!(first["message"], "First I look.\n\nThere is none.", "{first}");
+        bed.model.next(Behaviour::text("Sure."));
+        run(&bed, &json!({"message": "Really?", "session_id": session})).await;
+        let listed = first["tool_outputs"][0]["output"].as_str().unwrap();
+        let missing = first["tool_outputs"][1]["output"].as_str().unwrap();
+
+        // Anybody may read it: each call, and what came of it.
+        let messages = bed.messages(&session).await;
+        let roles: Vec<&str> = messages.iter().map(|it| it["role"].as_str().unwrap()).collect();
+        let expected = [
+            "user",
+            "assistant",
+            "assistant",
+            "tool",
+            "tool",
+            "assistant",
+            "tool",
+            "assistant",
+            "user",
+            "assistant",
+        ];
+        assert_eq!(roles, expected, "{provider}");
+        for message in &messages[..8] {
+            assert_eq!(message["run_id"], first["id"], "{message}");
+        }
+        let call = &messages[1]["chat"];
+        assert_eq!((&call["text"], &messages[1]["content"]), (&json!("First I look."), &json!("")));
+        assert_eq!(call["calls"][0]["name"], "task_list");
+        assert_eq!(call["calls"][0]["id"], messages[3]["chat"]["call_id"]);
+        assert_eq!(messages[3]["content"], listed);
+        assert_eq!(messages[4]["chat"]["is_error"], true, "{}", messages[4]);
+        assert_eq!(messages[7]["content"], first["message"]);
+        assert_eq!(messages[7]["chat"]["text"], "There is none.");
+
+        // And the model of the next run is told it in its own protocol's words.
+        let received = bed.model.wait_received(asked + 4).await;
+        let (sent, path) = (&received[asked + 3].body, &received[asked + 3].path);
+        asked += 4;
+        let at = |pointer: &str| sent.pointer(pointer).cloned().unwrap_or(Value::Null);
+        let shapes = |list: &str| -> Vec<String> {
+            let messages = sent[list].as_array().unwrap();
+            messages.iter().map(|it| it["role"].as_str().unwrap().to_owned()).collect()
+        };
+        match provider {
+            "openai" => {
+                let expected =
+                    ["user", "assistant", "tool", "tool", "assistant", "tool", "assistant", "user"];
+                assert_eq!(shapes("messages"), expected, "{path}");
+                assert_eq!(at("/messages/1/content"), "First I look.");
+                assert_eq!(at("/messages/1/tool_calls/0/function/name"), "task_list");
+                let arguments = at("/messages/1/tool_calls/0/function/arguments");
+                assert_eq!(arguments, r#"{"status":"pending"}"#);
+                assert_eq!(at("/messages/1/tool_calls/1/id"), at("/messages/3/tool_call_id"));
+                assert_eq!(at("/messages/2/content"), listed);
+                assert_eq!(at("/messages/3/content"), missing);
+                assert_eq!(at("/messages/6/content"), "There is none.");
+            }
+            "anthropic" => {
+                let expected =
+                    ["user", "assistant", "user", "assistant", "user", "assistant", "user"];
+                assert_eq!(shapes("messages"), expected);
+                assert_eq!(at("/messages/1/content/0/text"), "First I look.");
+                assert_eq!(at("/messages/1/content/1/name"), "task_list");
+                assert_eq!(at("/messages/1/content/1/input"), json!({"status": "pending"}));
+                assert_eq!(at("/messages/1/content/1/id"), at("/messages/2/content/0/tool_use_id"));
+                assert_eq!(at("/messages/2/content/0/content"), listed);
+                assert_eq!(at("/messages/2/content/1/is_error"), true);
+                assert_eq!(at("/messages/5/content/0/text"), "There is none.");
+            }
+            "gemini" => {
+                let expected = ["user", "model", "user", "model", "user", "model", "user"];
+                assert_eq!(shapes("contents"), expected);
+                assert_eq!(at("/contents/1/parts/0/text"), "First I look.");
+                let call = at("/contents/1/parts/1/functionCall");
+                assert_eq!(call, json!({"name": "task_list", "args": {"status": "pending"}}));
+                let response = at("/contents/2/parts/0/functionResponse");
+                assert_eq!(response["name"], "task_list");
+                assert_eq!(response["response"].to_string(), listed, "an object as it is");
+                assert_eq!(at("/contents/2/parts/1/functionResponse/response/error"), missing);
+            }
+            _ => {
+                let expected =
+                    ["user", "assistant", "tool", "tool", "assistant", "tool", "assistant", "user"];
+                assert_eq!(shapes("messages"), expected, "{path}");
+                let call = at("/messages/1/tool_calls/0/function");
+                assert_eq!(call, json!({"name": "task_list", "arguments": {"status": "pending"}}));
+                assert_eq!(at("/messages/2/tool_name"), "task_list");
+                assert_eq!(at("/messages/2/content"), listed);
+            }
+        }
+        // What a tool gave is no memory, and what was said is.
+        let texts = "select count(*) from text_doc join message on message.id = text_doc.id \
+            where message.chat like '%call_id%' or message.chat like '%calls%arguments%'";
+        assert_eq!(bed.home.number(texts).await, 0);
+        assert!(bed.home.count("text_doc").await > 0);
+        // A bound on messages is one on what was said.
+        bed.model.next(Behaviour::text("Yes."));
+        let body = json!({"message": "And?", "session_id": session, "message_limit": 4});
+        run(&bed, &body).await;
+        let received = bed.model.wait_received(asked + 1).await;
+        assert!(received[asked].body.to_string().contains("What is to do?"), "{provider}");
+        bed.model.next(Behaviour::text("Yes."));
+        let body = json!({"message": "And?", "session_id": session, "message_limit": 1});
+        run(&bed, &body).await;
+        let received = bed.model.wait_received(asked + 2).await;
+        assert!(!received[asked + 1].body.to_string().contains("First I look"), "{provider}");
+        asked += 2;
+        let path = format!("/api/v1/sessions/{session}");
+        assert_eq!(bed.process.delete(&path).await, StatusCode::NO_CONTENT);
+    }
+}
+
+async fn a_session_keeps_what_it_may_of_each_result(engine: Engine) {
+    let settings = [("AGENTRY_TOOLS__HISTORY_OUTPUT_BYTES_MAX", "20")];
+    let bed =
+        Bed::with_agent(engine, &settings, json!({"tools": ["file_write", "file_read"]})).await;
+    let session = bed.session().await;
+    let content = "0123456789".repeat(10);
+    bed.model.next(says("", &[("file_write", json!({"path": "a", "content": content}))]));
+    bed.model.next(says("", &[("file_read", json!({"path": "a"}))]));
+    bed.model.next(says("read", &[]));
+    let first = run(&bed, &json!({"message": "go", "session_id": session})).await;
+    assert_eq!(first["tool_outputs"][1]["output"], content.as_str(), "the run has all of it");
+    bed.model.next(says("done", &[]));
+    run(&bed, &json!({"message": "go on", "session_id": session})).await;
+    let received = bed.model.received();
+    let in_run = received[2].body["messages"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!(in_run["content"], content.as_str(), "and so has its own model");
+    let kept = received[3].body["messages"][4]["content"].clone();
+    assert_eq!(kept, "01234567890123456789\n[cut off: 20 of 100 bytes are kept]");
+
+    // A run that ends in the middle leaves what it did, and one that is withdrawn does not.
+    bed.model.next(says("Now.", &[("file_read", json!({"path": "a"}))]));
+    bed.model.next(Behaviour::error(400, "no more"));
+    let failed = run(&bed, &json!({"message": "again", "session_id": session})).await;
+    assert_eq!(failed["success"], false, "{failed}");
+    let messages = bed.messages(&session).await;
+    let last: Vec<&Value> = messages.iter().filter(|it| it["run_id"] == failed["id"]).collect();
+    assert_eq!(last.len(), 4, "{last:?}");
+    assert_eq!((&last[2]["role"], &last[3]["content"]), (&json!("tool"), &json!("Now.")));
+    let path = format!("/api/v1/sessions/{session}");
+    assert_eq!(bed.process.delete(&path).await, StatusCode::NO_CONTENT);
+    assert_eq!(bed.home.count("message").await, 0);
+}
+
+async fn what_a_model_thought_goes_back_to_it_and_to_nobody_else(engine: Engine) {
+    let mut bed = bed_of_every_provider(engine, &[]).await;
+    for (provider, wanted) in [("anthropic", "I need task_list."), ("gemini", "signature of")] {
+        let before = bed.model.received().len();
+        let body = json!({
+            "name": provider, "model": format!("{provider}/m"), "tools": ["task_list"],
+        });
+        bed.agent = id(&made(&bed.process, "/api/v1/agents", body).await).to_owned();
+        let session = bed.session().await;
+        bed.model.next(Behaviour { thinks: true, ..calls("", &[("task_list", json!({}))]) });
+        bed.model.next(Behaviour::text("None."));
+        let parameters = match provider {
+            "anthropic" => json!({"thinking": {"type": "enabled", "budget_tokens": 1024}}),
+            _ => json!({}),
+        };
+        let body = json!({"message": "go", "session_id": session, "parameters": parameters});
+        let first = run(&bed, &body).await;
+        assert_eq!(first["message"], "None.", "{first}");
+        let mut body = body;
+        body["message"] = json!("go on");
+        bed.model.next(Behaviour::text("Still none."));
+        run(&bed, &body).await;
+        let received = bed.model.received();
+        // In the run itself, and in the next one of the session.
+        for sent in &received[before + 1..] {
+            assert!(sent.body.to_string().contains(wanted), "{provider}: {}", sent.body);
+        }
+        // No client is told, and no other provider.
+        let messages = json!(bed.messages(&session).await).to_string();
+        assert!(!messages.contains(wanted) && messages.contains("task_list"), "{messages}");
+        assert!(!bed.run(first["id"].as_str().unwrap()).await.to_string().contains(wanted));
+        let other = json!({"model": "openai/m"});
+        let agent = format!("/api/v1/agents/{}", bed.agent);
+        assert_eq!(bed.process.patch(&agent, other).await.0, StatusCode::OK);
+        bed.model.next(Behaviour::text("None here."));
+        run(&bed, &json!({"message": "and you?", "session_id": session})).await;
+        let sent = bed.model.received().pop().unwrap().body.to_string();
+        assert!(!sent.contains(wanted) && sent.contains("task_list"), "{sent}");
+    }
 }
 
 async fn crashed(engine: Engine, tool: &str, arguments: Value) -> (Bed, Script, String) {

@@ -267,7 +267,7 @@ impl Engine {
             }
         };
         counts.repairs.fetch_add(1, Ordering::Relaxed);
-        let was = ChatMessage::Assistant { text: said, calls: Vec::new() };
+        let was = ChatMessage::called(said, Vec::new());
         let again = ChatMessage::said(
             agentry_domain::sessions::MessageRole::User,
             format!("{reason} Answer again, in the form asked for, and with nothing else."),

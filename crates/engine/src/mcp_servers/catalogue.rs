@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use agentry_domain::mcp_servers::{McpServer, McpTool};
 use agentry_domain::{Caller, Code, Error, JsonText, McpServerId, OrgId, Result};
@@ -17,6 +18,8 @@ use crate::Engine;
 
 /// How often a catalogue is merged again with one that came in between.
 const MERGE_TRIES_MAX: u32 = 8;
+/// How soon a catalogue is read again that changes and changes.
+const KEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes of a fingerprint; twice as many hexadecimal digits.
 const FINGERPRINT_BYTES: usize = 16;
 
@@ -24,20 +27,22 @@ const FINGERPRINT_BYTES: usize = 16;
 pub(crate) struct Catalogue {
     pub(crate) revision: i64,
     read_at: Instant,
+    /// How often the server had said by then that it changed.
+    changes: u64,
     pub(crate) tools: BTreeMap<String, McpTool>,
 }
 
 impl Engine {
     /// The tools of a server, by name; of one that is stopped, as they were last.
     pub async fn mcp_tool_list(&self, caller: &Caller, id: McpServerId) -> Result<Vec<McpTool>> {
-        let server = self.mcp_server(caller, id).await?;
-        if server.status == agentry_domain::mcp_servers::McpStatus::Stopped {
+        let known = self.mcp_known(caller.org, id).await?;
+        if known.server.status == agentry_domain::mcp_servers::McpStatus::Stopped {
             let state = self.0.store.mcp_state(caller.org, id).await?;
             return stored(state.catalogue.as_deref());
         }
         let deadline = Instant::now() + self.0.options.mcp.connect_timeout;
-        let open = self.mcp_open(caller.org, &server, deadline).await?;
-        let catalogue = self.mcp_catalogue(caller, &server, &open, deadline).await?;
+        let open = self.mcp_open(caller.org, &known, deadline).await?;
+        let catalogue = self.mcp_catalogue(caller, &known.server, &open, deadline).await?;
         Ok(catalogue.tools.values().cloned().collect())
     }
 
@@ -85,9 +90,8 @@ impl Engine {
         deadline: Instant,
     ) -> Result<Arc<Catalogue>> {
         let known = open.slot.catalogue();
-        let has_changed = open.connection.take_changed();
         if let Some(known) = known
-            && !has_changed
+            && known.changes == open.connection.changes()
             && known.read_at.elapsed() < self.0.options.mcp.catalogue_age_max
         {
             if open.revision == known.revision {
@@ -96,11 +100,41 @@ impl Engine {
             // Somebody approved something, or another process read it anew.
             let state = self.0.store.mcp_state(caller.org, server.id).await?;
             let tools = stored(state.catalogue.as_deref())?;
-            let current = Catalogue::of(tools, state.revision, known.read_at);
+            let current = Catalogue::of(tools, state.revision, (known.read_at, known.changes));
             open.slot.catalogue_set(Arc::clone(&current));
             return Ok(current);
         }
         self.mcp_catalogue_read(caller, server, open, deadline).await
+    }
+
+    /// Reads the catalogue anew whenever its server says that it changed, as long as the
+    /// connection stands.
+    pub(super) async fn mcp_catalogue_keep(&self, org: OrgId, id: McpServerId, open: Open) {
+        let stopping = self.0.tasks.stopping().clone();
+        let caller = Caller { org, ..self.anyone() };
+        let kept = async {
+            let mut seen = 0;
+            loop {
+                open.connection.changed_since(seen).await;
+                seen = open.connection.changes();
+                let read = async {
+                    let deadline = Instant::now() + self.0.options.mcp.connect_timeout;
+                    let server = self.mcp_server(&caller, id).await?;
+                    self.mcp_catalogue(&caller, &server, &open, deadline).await
+                };
+                if let Err(error) = read.await {
+                    tracing::info!(server = %id, error = %error.chain(),
+                        "a catalogue that changed could not be read");
+                }
+                // However fast a server changes.
+                tokio::time::sleep(KEPT_PAUSE).await;
+            }
+        };
+        tokio::select! {
+            () = kept => {}
+            () = open.connection.ended() => {}
+            () = stopping.cancelled() => {}
+        }
     }
 
     /// The catalogue of a server as it was last read, connected or not.
@@ -117,7 +151,7 @@ impl Engine {
         }
         let state = self.0.store.mcp_state(org, id).await?;
         let tools = stored(state.catalogue.as_deref())?;
-        Ok(Catalogue::of(tools, state.revision, Instant::now()))
+        Ok(Catalogue::of(tools, state.revision, (Instant::now(), 0)))
     }
 
     /// Reads the catalogue from its server and stores what is new of it.
@@ -128,8 +162,9 @@ impl Engine {
         open: &Open,
         deadline: Instant,
     ) -> Result<Arc<Catalogue>> {
+        let changes = open.connection.changes();
         let found = open.connection.tools(deadline).await?;
-        let read_at = Instant::now();
+        let read = (Instant::now(), changes);
         for _ in 0..MERGE_TRIES_MAX {
             let state = self.0.store.mcp_state(caller.org, server.id).await?;
             let was = state.catalogue.as_deref();
@@ -147,7 +182,7 @@ impl Engine {
                     Err(error) => return Err(error),
                 }
             }
-            let catalogue = Catalogue::of(tools, revision, read_at);
+            let catalogue = Catalogue::of(tools, revision, read);
             open.slot.catalogue_set(Arc::clone(&catalogue));
             return Ok(catalogue);
         }
@@ -156,9 +191,9 @@ impl Engine {
 }
 
 impl Catalogue {
-    fn of(tools: Vec<McpTool>, revision: i64, read_at: Instant) -> Arc<Self> {
+    fn of(tools: Vec<McpTool>, revision: i64, (read_at, changes): (Instant, u64)) -> Arc<Self> {
         let tools = tools.into_iter().map(|tool| (tool.name.clone(), tool)).collect();
-        Arc::new(Self { revision, read_at, tools })
+        Arc::new(Self { revision, read_at, changes, tools })
     }
 
     /// A tool that may be called.

@@ -6,12 +6,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentry_domain::mcp_servers::{McpServer, McpStatus};
+use agentry_domain::mcp_servers::{McpServer, McpServerBody, McpStatus};
 use agentry_domain::{Code, Error, McpServerId, OrgId, Result};
 use agentry_mcp::Connection;
 use agentry_store::McpMarks;
+use agentry_store::resources::missing;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use super::{Catalogue, target};
@@ -31,6 +32,8 @@ pub(crate) struct Connections {
     slots: Mutex<Slots>,
     connections_max: usize,
     server_calls_max: usize,
+    /// What came of a claimed call was stored.
+    pub(super) settled: Notify,
 }
 
 /// What this process has of one server.
@@ -59,6 +62,12 @@ pub(crate) struct Open {
     pub(super) slot: Arc<Slot>,
 }
 
+/// A server as it stands in the store.
+pub(crate) struct Known {
+    pub(crate) server: McpServer,
+    marks: McpMarks,
+}
+
 struct FailedBefore {
     epoch: i64,
     pause: Duration,
@@ -69,7 +78,8 @@ struct FailedBefore {
 
 impl Connections {
     pub(crate) fn new(connections_max: usize, server_calls_max: usize) -> Self {
-        Self { slots: Mutex::default(), connections_max, server_calls_max }
+        let settled = Notify::new();
+        Self { slots: Mutex::default(), connections_max, server_calls_max, settled }
     }
 
     /// What this process has of a server; a new one only if there is room.
@@ -169,19 +179,25 @@ impl Slot {
 }
 
 impl Engine {
+    /// A server that is to be used.
+    pub(crate) async fn mcp_known(&self, org: OrgId, id: McpServerId) -> Result<Known> {
+        let found = self.0.store.mcp_server_marked(org, id).await?;
+        let (server, marks) = found.ok_or_else(|| missing::<McpServerBody>(id))?;
+        Ok(Known { server: server.entity()?, marks })
+    }
+
     /// A connection to a server that is to be used.
     pub(crate) async fn mcp_open(
         &self,
         org: OrgId,
-        server: &McpServer,
+        Known { server, marks }: &Known,
         deadline: Instant,
     ) -> Result<Open> {
         if server.status == McpStatus::Stopped {
             let detail = format!("the MCP server {:?} is stopped; start it first", server.name);
             return Err(Error::new(Code::McpServerStopped, detail));
         }
-        let (id, marks) = (server.id, self.0.store.mcp_marks(org, server.id).await?);
-        let slot = self.0.mcp.slot(org, id)?;
+        let (marks, slot) = (*marks, self.0.mcp.slot(org, server.id)?);
         if let Some(open) = slot.standing(marks.epoch) {
             return Ok(Open { revision: marks.revision, ..open });
         }
@@ -231,6 +247,10 @@ impl Engine {
                 if let Some(before) = before {
                     before.connection.close();
                 }
+                let (engine, server, kept) = (self.clone(), server.id, open.clone());
+                self.0.tasks.spawn(async move {
+                    engine.mcp_catalogue_keep(org, server, kept).await;
+                });
                 Ok(open)
             }
             Err(error) => {

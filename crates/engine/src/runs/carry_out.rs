@@ -1,17 +1,18 @@
 //! Carrying a run out: history, recall, the model, and the finishing write.
 //! No database connection is held while the model answers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agentry_domain::agents::{Agent, AgentBody};
-use agentry_domain::chat::{self, ChatMessage, ToolCall};
+use agentry_domain::chat::{self, ChatMessage, Reasoning, ToolCall};
 use agentry_domain::runs::{
     MESSAGE_LIMIT_DEFAULT, RUN_ATTEMPTS_MAX, Run, RunError, RunStatus, Stop,
 };
 use agentry_domain::sessions::{Message, MessageRole};
 use agentry_domain::tools::RunCall;
-use agentry_domain::{Caller, Code, Error, Result, RunId};
+use agentry_domain::{Caller, Code, Error, MessageId, Result, RunId};
 use agentry_graph::extract::NAMELESS;
 use agentry_llm::{Model, ModelRequest};
 use agentry_store::{ClaimedJob, MemorySought, Scope, Write};
@@ -22,6 +23,7 @@ use super::left_behind::LeftBehind;
 use super::reuse::{Reply, Reuse};
 use super::steps::{self, Work};
 use super::stop::withdraw_input;
+use super::transcript::Transcript;
 use super::{message_of, run_entry, store_input, timeout};
 use crate::Engine;
 use crate::episodes::run_group;
@@ -53,6 +55,10 @@ pub(super) struct Outcome {
     pub(super) calls: Vec<ToolCall>,
     /// The tools that were called here.
     pub(super) tools: Vec<RunCall>,
+    /// What the model thought before it called them, by step.
+    pub(super) reasoning: BTreeMap<u32, Vec<Reasoning>>,
+    /// The same of the client's.
+    pub(super) calls_reasoning: Vec<Reasoning>,
     pub(super) finish_reason: Option<String>,
     pub(super) answered_by: Option<String>,
     error: Option<Error>,
@@ -78,6 +84,12 @@ struct Said<'a> {
 /// How a run ends, ready to be stored.
 struct End {
     run: Run,
+    /// The messages that its calls here become, before the reply.
+    called: Vec<(MessageId, ChatMessage)>,
+    /// What a model is shown of the reply, when that is not its text.
+    reply_shown: Option<ChatMessage>,
+    /// What the model thought before it called the client's tools.
+    calls_reasoning: Vec<Reasoning>,
     /// The reason to stop that was known.
     known: Option<Stop>,
     remember: bool,
@@ -214,6 +226,7 @@ impl Engine {
         let deadline = Instant::now() + timeout(&run.request);
         let read = run.stop;
         let remember = agent.as_ref().is_some_and(|agent| agent.memory.remember);
+        let remember = remember && !run.is_unstored();
         let mut outcome = Outcome { remember, ..Outcome::default() };
         let ended = match &agent {
             None => Ok(Err(Error::not_found("agent", run.agent))),
@@ -291,13 +304,30 @@ impl Engine {
         run.finished_at = Some(self.now());
         let succeeded = run.status == RunStatus::Succeeded;
         let newest = run.turn_messages().pop();
-        run.reply_message = run.reply.is_some().then(|| self.message_id(self.now(), newest));
+        let first = self.message_id(self.now(), newest);
+        let bytes_max = self.0.options.run_limits.history_output_bytes_max;
+        let whole = Transcript::of(&run.tools, &outcome.text, &outcome.reasoning, bytes_max);
+        // Of what is withdrawn nothing stays; what was never begun has no place to stay.
+        let stays = run.stop != Some(Stop::Rollback) && run.message.is_some();
+        let called = if stays { whole.messages } else { Vec::new() };
+        let called: Vec<_> =
+            called.into_iter().enumerate().map(|(at, said)| (first.following(at), said)).collect();
+        let is_there = run.reply.is_some() || !called.is_empty();
+        run.reply_message = is_there.then(|| first.following(called.len()));
+        let reply_shown = whole.said_last.map(|said| ChatMessage::called(said, Vec::new()));
         Ok(End {
+            called,
+            reply_shown,
+            calls_reasoning: outcome.calls_reasoning.clone(),
             known,
             // Half a reply is no memory, and neither is one that only repeats it.
             remember: succeeded && outcome.remember && !outcome.quotes,
             chunked: outcome.chunked,
-            fingerprint: outcome.reuse.as_ref().and_then(Reuse::kept_as).filter(|_| succeeded),
+            fingerprint: outcome
+                .reuse
+                .as_ref()
+                .and_then(Reuse::kept_as)
+                .filter(|_| succeeded && !run.is_unstored()),
             run,
         })
     }
@@ -395,7 +425,7 @@ impl Engine {
             None => Vec::new(),
             Some(input) => {
                 let limit = request.message_limit.unwrap_or(MESSAGE_LIMIT_DEFAULT);
-                self.0.store.message_history(caller.org, run.session, input, limit).await?
+                self.history(caller.org, run.session, input, limit).await?
             }
         };
         let recalled = if agent.memory.recall {
@@ -466,9 +496,14 @@ impl Engine {
             let stored = self.store_end(caller, job, &run, &outcome, known).await;
             match stored {
                 Ok(ended) => {
+                    // Nobody waits for one that was begun again, whose process ended.
+                    let forgotten = (ended.is_unstored() && job.attempts > 1).then_some(ended.id);
                     match speaker {
                         Some(speaker) => speaker.finish(Ok(ended)),
                         None => self.0.live.ended(&ended),
+                    }
+                    if let Some(run) = forgotten {
+                        drop(self.run_forgetting(caller, run));
                     }
                     return;
                 }
@@ -579,10 +614,21 @@ fn finishing_write(
     }
     let run = &end.run;
     write.run_finish(run, end.known, end.fingerprint);
+    for (id, said) in std::mem::take(&mut end.called) {
+        let message = message_of(run, id, said, at);
+        // What was said before a call stands in the reply.
+        let content = match message.role {
+            MessageRole::Tool => message.content,
+            _ => String::new(),
+        };
+        store_message(&mut write, caller, &Message { content, ..message }, None);
+    }
     let scope = end.remember.then(|| scope(caller, run.user_id.as_deref(), run.session));
-    store_reply(&mut write, caller, run, scope);
+    store_reply(&mut write, caller, run, end.reply_shown.take(), scope);
     for (id, call) in run.call_messages().into_iter().zip(&run.calls) {
-        let said = ChatMessage::Assistant { text: String::new(), calls: vec![call.clone()] };
+        let (text, calls) = (String::new(), vec![call.clone()]);
+        let reasoning = std::mem::take(&mut end.calls_reasoning);
+        let said = ChatMessage::Assistant { text, calls, reasoning };
         store_message(&mut write, caller, &message_of(run, id, said, at), None);
     }
     write.log(run_entry(caller, at, "run.finished", run));
@@ -590,8 +636,15 @@ fn finishing_write(
 }
 
 /// Adds the reply of a run that ends with this write as a message of its session, with a
-/// word that it is not whole when the run did not succeed.
-pub(super) fn store_reply(write: &mut Write, caller: &Caller, run: &Run, scope: Option<Scope>) {
+/// word that it is not whole when the run did not succeed. `shown` is what models are
+/// shown of it, if that is not its text.
+pub(super) fn store_reply(
+    write: &mut Write,
+    caller: &Caller,
+    run: &Run,
+    shown: Option<ChatMessage>,
+    scope: Option<Scope>,
+) {
     let at = run.finished_at.unwrap_or(run.created_at);
     if let (Some(id), Some(content)) = (run.reply_message, &run.reply)
         && (run.calls.is_empty() || !content.is_empty())
@@ -601,7 +654,8 @@ pub(super) fn store_reply(write: &mut Write, caller: &Caller, run: &Run, scope: 
             status => format!(r#"{{"partial":true,"run_status":"{}"}}"#, status.as_str()),
         };
         let said = ChatMessage::said(MessageRole::Assistant, content.clone());
-        let message = Message { metadata, ..message_of(run, id, said, at) };
+        let chat = shown.filter(|shown| shown.text() != content.as_str());
+        let message = Message { metadata, chat, ..message_of(run, id, said, at) };
         store_message(write, caller, &message, scope);
     }
 }

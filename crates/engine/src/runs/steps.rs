@@ -24,7 +24,7 @@ use crate::live::Speaker;
 use crate::tools::{CallWithin, Offered};
 
 /// What stands between what a model says before and after it calls tools.
-const BETWEEN_STEPS: &str = "\n\n";
+pub(super) const BETWEEN_STEPS: &str = "\n\n";
 
 /// A run that is carried out.
 pub(super) struct Work<'a> {
@@ -76,8 +76,18 @@ impl Engine {
         mut request: ModelRequest,
     ) -> Result<()> {
         let Work { caller, agent, run, job, speaker, outcome, offered, limits } = work;
-        let Outcome { text, usage, tools, chunked, calls, finish_reason, answered_by, .. } =
-            outcome;
+        let Outcome {
+            text,
+            usage,
+            tools,
+            reasoning,
+            calls_reasoning,
+            chunked,
+            calls,
+            finish_reason,
+            answered_by,
+            ..
+        } = outcome;
         let mut recorder = Recorder::new(&self.0.store, job, speaker, chunked);
         let mut begun = Calls { tools, news: 0, speaker };
         let mut given_bytes = 0;
@@ -86,7 +96,7 @@ impl Engine {
                 return Err(over("steps_max", limits.steps_max));
             }
             let used = *usage;
-            let (mut said, mut asked) = (String::new(), Vec::new());
+            let (mut said, mut asked, mut thought) = (String::new(), Vec::new(), Vec::new());
             let mut events = recorder.beside(model.respond(request.clone())).await??;
             let mut counted = Usage::default();
             while let Some(event) = recorder.beside(events.next()).await? {
@@ -105,6 +115,7 @@ impl Engine {
                             return Err(over("output_bytes_max", limits.output_bytes_max));
                         }
                     }
+                    ModelEvent::Reasoning(piece) => thought.push(piece),
                     ModelEvent::ToolCall(call) => asked.push(call),
                     ModelEvent::Usage(usage) => counted = usage,
                     ModelEvent::Answering(model) => *answered_by = Some(model),
@@ -121,8 +132,10 @@ impl Engine {
             let (theirs, ours): (Vec<_>, Vec<_>) = asked.into_iter().partition(is_client_s);
             if ours.is_empty() {
                 *calls = theirs;
+                *calls_reasoning = thought;
                 return Ok(());
             }
+            reasoning.insert(step, thought.clone());
             if begun.tools.len() + ours.len() > limits.tool_calls_max as usize {
                 return Err(over("tool_calls_max", limits.tool_calls_max));
             }
@@ -148,12 +161,14 @@ impl Engine {
             }
             let results: Vec<ChatMessage> =
                 ours.iter().zip(done).map(|(call, done)| result_of(call, done)).collect();
-            request.messages.push(ChatMessage::Assistant { text: said, calls: ours });
+            let (text, reasoning) = (said, thought.clone());
+            request.messages.push(ChatMessage::Assistant { text, calls: ours, reasoning });
             request.messages.extend(results);
             // Who had to call a tool has called one.
             request.tool_choice = ToolChoice::Auto;
             if !theirs.is_empty() {
                 *calls = theirs;
+                *calls_reasoning = thought;
                 return Ok(());
             }
         }
@@ -188,6 +203,7 @@ impl Engine {
                 name: call.name.clone(),
                 server: offered.server(&call.name),
                 arguments: arguments_of(call),
+                signature: call.signature.clone(),
                 effects: offered.has_effects(&call.name),
                 status: RunCallStatus::Started,
                 output: None,
@@ -290,7 +306,8 @@ mod tests {
     use super::*;
 
     fn call(arguments: &str) -> ToolCall {
-        ToolCall { id: "c".into(), name: "n".into(), arguments: arguments.into() }
+        let (id, name) = ("c".into(), "n".into());
+        ToolCall { id, name, arguments: arguments.into(), signature: None }
     }
 
     #[test]

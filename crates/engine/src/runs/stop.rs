@@ -120,7 +120,7 @@ impl Engine {
             ended.reply_message = Some(self.message_id(at, ended.turn_messages().pop()));
         }
         write.run_finish(&ended, run.stop, None);
-        store_reply(write, caller, &ended, None);
+        store_reply(write, caller, &ended, None, None);
         write.log(run_entry(caller, at, "run.finished", &ended));
         Ok(ended)
     }

@@ -122,7 +122,8 @@ pub(crate) fn message(session: SessionId, role: MessageRole, content: &str) -> M
 }
 
 pub(crate) fn call(id: &str) -> ToolCall {
-    ToolCall { id: id.to_owned(), name: "look".to_owned(), arguments: "{}".to_owned() }
+    let (id, name, arguments) = (id.to_owned(), "look".to_owned(), "{}".to_owned());
+    ToolCall { id, name, arguments, signature: None }
 }
 
 /// A queued run with every field that a caller may give.
@@ -144,7 +145,7 @@ pub(crate) fn run(agent: AgentId, session: SessionId, user_id: Option<&str>) -> 
             message_limit: Some(12),
             messages: vec![
                 ChatMessage::said(MessageRole::System, "Be kind."),
-                ChatMessage::Assistant { text: String::new(), calls: vec![call("c1")] },
+                ChatMessage::called("", vec![call("c1")]),
                 ChatMessage::Tool(ToolResult {
                     call_id: "c1".to_owned(),
                     name: "look".to_owned(),
@@ -183,6 +184,7 @@ pub(crate) fn run(agent: AgentId, session: SessionId, user_id: Option<&str>) -> 
             response: Some(ResponseAsked {
                 previous: Some(RunId::from_uuid(uuid())),
                 in_conversation: true,
+                unstored: true,
             }),
             handling: Handling {
                 if_busy: IfBusy::Rollback,

@@ -95,8 +95,8 @@ pub(crate) async fn messages_keep_every_field_and_their_order(bed: Bed) {
         let mut message = make::message(session.id, *role, "line one\nline two, ünï");
         message.run = Some(RunId::from_uuid(make::uuid()));
         message.metadata = r#"{"m":1}"#.to_owned();
-        message.chat = (*role == MessageRole::Tool)
-            .then(|| ChatMessage::Assistant { text: String::new(), calls: vec![make::call("c1")] });
+        message.chat =
+            (*role == MessageRole::Tool).then(|| ChatMessage::called("", vec![make::call("c1")]));
         let mut write = Write::new(org);
         write.session_exists(session.id);
         write.message_insert(&message);

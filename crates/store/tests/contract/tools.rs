@@ -91,6 +91,7 @@ pub(crate) async fn calls_of_a_run_are_kept_until_its_end(bed: Bed) {
         name: "memory_search".to_owned(),
         server: None,
         arguments: make::json(r#"{"query":"x"}"#),
+        signature: None,
         effects: false,
         status: RunCallStatus::Started,
         output: None,

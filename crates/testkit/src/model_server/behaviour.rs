@@ -14,6 +14,9 @@ use super::protocol::Call;
 pub struct Behaviour {
     /// What to say.
     pub answer: Answer,
+    /// Think before calling functions, in the protocol's way, and say so: signatures,
+    /// blocks of thoughts, or text beside the reply.
+    pub thinks: bool,
     /// How to cut it into pieces.
     pub chunking: Chunking,
     /// Answer a request for a stream with plain JSON.
@@ -163,6 +166,7 @@ impl Behaviour {
     pub fn new(answer: Answer) -> Self {
         Self {
             answer,
+            thinks: false,
             chunking: Chunking::default(),
             ignores_stream: false,
             finish_reason: "stop".to_owned(),

@@ -262,6 +262,12 @@ fn anthropic(request: &Value, headers: &HeaderMap) -> Result<(), String> {
         for block in blocks {
             match block["type"].as_str().unwrap_or_default() {
                 "text" if block["text"].as_str().is_some_and(|text| !text.is_empty()) => {}
+                "thinking" if role == "assistant" && block["thinking"].is_string() => {
+                    if block["signature"].as_str().is_none_or(str::is_empty) {
+                        return Err(format!("messages.{at}: invalid signature in thinking block"));
+                    }
+                }
+                "redacted_thinking" if role == "assistant" && block["data"].is_string() => {}
                 "image" if block["source"]["type"].is_string() => {}
                 "tool_use" if role == "assistant" && block["input"].is_object() => {
                     called.push(block["id"].as_str().ok_or("tool_use.id: required")?);

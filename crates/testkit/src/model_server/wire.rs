@@ -38,6 +38,11 @@ impl About<'_> {
 /// A stream cut into writes as the behaviour says.
 pub(super) fn stream(about: &About<'_>, said: &Said, behaviour: &Behaviour) -> Vec<Bytes> {
     let mut documents = vec![chunk(about, &json!({"role": "assistant", "content": ""}), None)];
+    if let Some(thought) = thought(said, behaviour) {
+        for piece in tokens(&thought, behaviour.chunking.token_chars) {
+            documents.push(chunk(about, &json!({"reasoning_content": piece}), None));
+        }
+    }
     let tokens = tokens(&said.text, behaviour.chunking.token_chars);
     documents.extend(tokens.iter().map(|token| chunk(about, &json!({"content": token}), None)));
     for (at, call) in openai_calls(about, said).into_iter().enumerate() {
@@ -67,6 +72,12 @@ pub(super) fn stream(about: &About<'_>, said: &Said, behaviour: &Behaviour) -> V
         events.push(event("[DONE]", behaviour.chunking));
     }
     writes(&events, behaviour.chunking)
+}
+
+/// What is thought before functions are called.
+fn thought(said: &Said, behaviour: &Behaviour) -> Option<String> {
+    let names: Vec<&str> = said.calls.iter().map(|call| call.name.as_str()).collect();
+    (behaviour.thinks && !names.is_empty()).then(|| format!("I need {}.", names.join(" and ")))
 }
 
 fn finish_reason<'a>(said: &Said, behaviour: &'a Behaviour) -> &'a str {
@@ -131,6 +142,11 @@ fn anthropic_block(about: &About<'_>, at: usize, call: &super::protocol::Call) -
         "input": call.arguments})
 }
 
+/// What proves a thought to be its provider's.
+fn signature(about: &About<'_>) -> String {
+    format!("signature of {}", about.id)
+}
+
 /// An event stream with named events, as Anthropic's server sends it.
 pub(super) fn anthropic_stream(
     about: &About<'_>,
@@ -143,15 +159,31 @@ pub(super) fn anthropic_stream(
     ];
     let pieces = tokens(&said.text, behaviour.chunking.token_chars);
     let mut index = 0;
-    if !pieces.is_empty() {
-        let block = json!({"type": "text", "text": ""});
+    if let Some(thought) = thought(said, behaviour) {
+        let block = json!({"type": "thinking", "thinking": "", "signature": ""});
         documents.push(json!({"type": "content_block_start", "index": 0, "content_block": block}));
-        for piece in &pieces {
-            let delta = json!({"type": "text_delta", "text": piece});
+        for piece in tokens(&thought, behaviour.chunking.token_chars) {
+            let delta = json!({"type": "thinking_delta", "thinking": piece});
             documents.push(json!({"type": "content_block_delta", "index": 0, "delta": delta}));
         }
+        let delta = json!({"type": "signature_delta", "signature": signature(about)});
+        documents.push(json!({"type": "content_block_delta", "index": 0, "delta": delta}));
         documents.push(json!({"type": "content_block_stop", "index": 0}));
-        index = 1;
+        let block = json!({"type": "redacted_thinking", "data": signature(about)});
+        documents.push(json!({"type": "content_block_start", "index": 1, "content_block": block}));
+        documents.push(json!({"type": "content_block_stop", "index": 1}));
+        index = 2;
+    }
+    if !pieces.is_empty() {
+        let block = json!({"type": "text", "text": ""});
+        documents.push(json!({"type": "content_block_start", "index": index,
+            "content_block": block}));
+        for piece in &pieces {
+            let delta = json!({"type": "text_delta", "text": piece});
+            documents.push(json!({"type": "content_block_delta", "index": index, "delta": delta}));
+        }
+        documents.push(json!({"type": "content_block_stop", "index": index}));
+        index += 1;
     }
     for (at, call) in said.calls.iter().enumerate() {
         let mut block = anthropic_block(about, at, call);
@@ -219,7 +251,17 @@ pub(super) fn google_stream(about: &About<'_>, said: &Said, behaviour: &Behaviou
     let pieces = tokens(&said.text, behaviour.chunking.token_chars);
     let text = |piece: &String| google_chunk(about, &[json!({"text": piece})], None);
     let mut documents: Vec<Value> = pieces.iter().map(text).collect();
-    documents.extend(google_calls(said).map(|call| google_chunk(about, &[call], None)));
+    if let Some(thought) = thought(said, behaviour) {
+        let part = json!({"text": thought, "thought": true});
+        documents.insert(0, google_chunk(about, &[part], None));
+    }
+    for (at, mut call) in google_calls(said).enumerate() {
+        // Of calls that are made at once, the first one has the signature.
+        if behaviour.thinks && at == 0 {
+            call["thoughtSignature"] = signature(about).into();
+        }
+        documents.push(google_chunk(about, &[call], None));
+    }
     if !behaviour.without_finish {
         let last = vec![json!({"text": ""})];
         documents.push(google_chunk(about, &last, Some(google_reason(behaviour))));
