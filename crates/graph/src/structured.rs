@@ -590,7 +590,8 @@ mod tests {
     #[test]
     fn every_integer_is_checked_and_an_invented_quote_is_refused() {
         type Change = fn(&mut Value);
-        let cases: [(Change, fn(&Refusals) -> u32); 14] = [
+        type Counted = fn(&Refusals) -> u32;
+        let cases: [(Change, Counted); 14] = [
             (|it| it["subject"] = json!(9), |it| it.integer),
             (|it| it["subject"] = json!(0), |it| it.integer),
             (|it| it["subject"] = json!(-1), |it| it.form),

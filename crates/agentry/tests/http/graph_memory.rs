@@ -446,7 +446,6 @@ async fn soak_a_kill_in_a_storm_loses_and_doubles_nothing(engine: Engine) {
     let output = doctor.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    println!("{} acknowledged, {all} stored, {round} kills", kept.len());
 }
 
 async fn without_the_graph_the_rest_goes_on(engine: Engine) {
