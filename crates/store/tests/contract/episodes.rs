@@ -343,7 +343,7 @@ pub(crate) async fn vectors_are_kept_in_the_order_they_were_made(bed: Bed) {
     store.write(write).await.unwrap();
     let newest = store.vectors_before(org, &group, None, 2).await.unwrap();
     assert_eq!(newest, [all[2].clone(), all[1].clone()]);
-    let older = store.vectors_before(org, &group, newest.last().map(|it| it.place()), 9).await;
+    let older = store.vectors_before(org, &group, newest.last().map(EpisodeVector::place), 9).await;
     assert_eq!(older.unwrap(), all[..1]);
     let since = store.vectors_since(org, &group, all[0].place(), 9).await.unwrap();
     assert_eq!(since, all[1..]);
