@@ -377,7 +377,10 @@ async fn a_choice_of_tools_is_asked_for_or_refused() {
 
 #[tokio::test]
 async fn a_schema_and_an_image_are_in_the_request() {
-    let schema = json!({"type": "object", "properties": {"city": {"type": "string"}}});
+    let schema = json!({
+        "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"],
+        "additionalProperties": false,
+    });
     for kind in KINDS {
         let server = ModelServer::start().await;
         let model = model_of(options(kind, &server));

@@ -20,7 +20,12 @@ const weather = {
   description: 'The weather somewhere.',
   parameters: { type: 'object', properties: { city: { type: 'string' } }, required: ['city'] },
 };
-const schema = { type: 'object', properties: { city: { type: 'string' } }, required: ['city'] };
+const schema = {
+  type: 'object',
+  properties: { city: { type: 'string' } },
+  required: ['city'],
+  additionalProperties: false,
+};
 
 async function all(items) {
   const collected = [];

@@ -29,7 +29,12 @@ WEATHER = {
 }
 CHAT_TOOLS = [{"type": "function", "function": WEATHER}]
 TOOLS = [{"type": "function", **WEATHER}]
-SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 
 
 def step(function):
