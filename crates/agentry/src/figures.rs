@@ -2,6 +2,7 @@
 //! asked, and nothing is kept here.
 
 use std::fmt;
+use std::time::Duration;
 
 use agentry_gateway::Metrics;
 use prometheus_client::collector::Collector;
@@ -23,6 +24,12 @@ impl Figures<'_> {
     /// What goes up and down.
     pub(crate) fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        gauge.encode(self.0.encode_descriptor(name, help, None, gauge.metric_type())?)
+    }
+
+    /// A time that goes up and down, in seconds and parts of them.
+    pub(crate) fn seconds(&mut self, name: &str, help: &str, value: Duration) -> fmt::Result {
+        let gauge = ConstGauge::new(value.as_secs_f64());
         gauge.encode(self.0.encode_descriptor(name, help, None, gauge.metric_type())?)
     }
 }

@@ -6,137 +6,96 @@ use std::time::Duration;
 use agentry_domain::ports::{Clock as _, SystemClock};
 use agentry_engine::Engine;
 use agentry_gateway::{Metrics, Readiness};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
 
-struct GraphCollector {
-    engine: Engine,
-}
+use crate::figures::{self, Figures};
 
-impl fmt::Debug for GraphCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("GraphCollector")
+fn write(engine: &Engine, to: &mut Figures<'_>) -> fmt::Result {
+    let activity = engine.graph_activity();
+    let counters = [
+        ("graph_episodes_drawn", "Episodes that this process drew from", activity.drawn),
+        ("graph_episodes_dead", "Episodes that this process put aside", activity.failed),
+        ("graph_facts_stored", "Facts that this process stored", activity.facts),
+        ("graph_extraction_calls", "Calls of the extraction model", activity.calls),
+        ("graph_extraction_repairs", "Calls that asked it to answer again", activity.repairs),
+        (
+            "graph_extraction_episodes",
+            "Episodes that the extraction model answered about",
+            activity.extracted,
+        ),
+        ("graph_extraction_refusals", "Parts of its answers that were refused", activity.refused),
+        (
+            "graph_extraction_answers_lost",
+            "Its answers that could not be stored",
+            activity.answers_given_up,
+        ),
+        (
+            "graph_extraction_breaker_opened",
+            "How often it was left alone",
+            activity.extraction_breaker_opened,
+        ),
+        ("graph_model_failures", "Calls of the graph's models that failed", activity.ask_failures),
+        (
+            "graph_model_episodes_left",
+            "Episodes that models were asked about in vain",
+            activity.left_to_rules,
+        ),
+        (
+            "graph_embedding_calls",
+            "Calls of the embedding model about episodes",
+            activity.embedding_calls,
+        ),
+        ("graph_embedding_episodes", "Episodes that were turned into vectors", activity.embedded),
+        (
+            "graph_embedding_breaker_opened",
+            "How often the embedding model was left alone",
+            activity.embedding_breaker_opened,
+        ),
+        (
+            "graph_searches_without_vector",
+            "Searches that went on without a vector of what was asked",
+            activity.questions_without,
+        ),
+    ];
+    for (name, help, value) in counters {
+        to.counter(name, help, value)?;
     }
-}
-
-impl Collector for GraphCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let activity = self.engine.graph_activity();
-        let counters = [
-            ("graph_episodes_drawn", "Episodes that this process drew from", activity.drawn),
-            ("graph_episodes_dead", "Episodes that this process put aside", activity.failed),
-            ("graph_facts_stored", "Facts that this process stored", activity.facts),
-            ("graph_extraction_calls", "Calls of the extraction model", activity.calls),
-            ("graph_extraction_repairs", "Calls that asked it to answer again", activity.repairs),
-            (
-                "graph_extraction_episodes",
-                "Episodes that the extraction model answered about",
-                activity.extracted,
-            ),
-            (
-                "graph_extraction_refusals",
-                "Parts of its answers that were refused",
-                activity.refused,
-            ),
-            (
-                "graph_extraction_answers_lost",
-                "Its answers that could not be stored",
-                activity.answers_given_up,
-            ),
-            (
-                "graph_extraction_breaker_opened",
-                "How often it was left alone",
-                activity.extraction_breaker_opened,
-            ),
-            (
-                "graph_model_failures",
-                "Calls of the graph's models that failed",
-                activity.ask_failures,
-            ),
-            (
-                "graph_model_episodes_left",
-                "Episodes that models were asked about in vain",
-                activity.left_to_rules,
-            ),
-            (
-                "graph_embedding_calls",
-                "Calls of the embedding model about episodes",
-                activity.embedding_calls,
-            ),
-            (
-                "graph_embedding_episodes",
-                "Episodes that were turned into vectors",
-                activity.embedded,
-            ),
-            (
-                "graph_embedding_breaker_opened",
-                "How often the embedding model was left alone",
-                activity.embedding_breaker_opened,
-            ),
-            (
-                "graph_searches_without_vector",
-                "Searches that went on without a vector of what was asked",
-                activity.questions_without,
-            ),
-        ];
-        for (name, help, value) in counters {
-            let counter = ConstCounter::new(value);
-            let kind = counter.metric_type();
-            counter.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
-        }
-        let standing = self.engine.graph_standing();
-        let backlog = standing.backlog;
-        let waited = backlog.since.map_or(0, |since| micros(SystemClock.now().since(since)));
-        let paused = u64::from(standing.pause.models) + u64::from(standing.pause.drawing);
-        let gauges = [
-            ("graph_episodes_pending", "Episodes that wait to be drawn from", backlog.pending),
-            ("graph_groups_pending", "Groups that have some", backlog.groups),
-            (
-                "graph_extraction_pending",
-                "Episodes that wait for the extraction model",
-                standing.extraction_pending,
-            ),
-            (
-                "graph_embedding_pending",
-                "Episodes that wait to be turned into vectors",
-                standing.embedding_pending,
-            ),
-            (
-                "graph_paused",
-                "What pauses because of the backlog: 0 nothing, 1 models, 2 reading too",
-                paused,
-            ),
-            ("graph_vectors_bytes", "Bytes of vectors in memory", activity.vectors_bytes),
-        ];
-        for (name, help, value) in gauges {
-            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-            let kind = gauge.metric_type();
-            gauge.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
-        }
-        let times = [
-            ("graph_lag_seconds", "How long the newest batch had waited", activity.lag_micros),
-            ("graph_oldest_seconds", "How long some wait at most", waited),
-        ];
-        for (name, help, micros) in times {
-            let gauge = ConstGauge::new(Duration::from_micros(micros).as_secs_f64());
-            let kind = gauge.metric_type();
-            gauge.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
-        }
-        Ok(())
+    let standing = engine.graph_standing();
+    let backlog = standing.backlog;
+    let waited = backlog.since.map(|since| SystemClock.now().since(since)).unwrap_or_default();
+    let paused = u64::from(standing.pause.models) + u64::from(standing.pause.drawing);
+    let gauges = [
+        ("graph_episodes_pending", "Episodes that wait to be drawn from", backlog.pending),
+        ("graph_groups_pending", "Groups that have some", backlog.groups),
+        (
+            "graph_extraction_pending",
+            "Episodes that wait for the extraction model",
+            standing.extraction_pending,
+        ),
+        (
+            "graph_embedding_pending",
+            "Episodes that wait to be turned into vectors",
+            standing.embedding_pending,
+        ),
+        (
+            "graph_paused",
+            "What pauses because of the backlog: 0 nothing, 1 models, 2 reading too",
+            paused,
+        ),
+        ("graph_vectors_bytes", "Bytes of vectors in memory", activity.vectors_bytes),
+    ];
+    for (name, help, value) in gauges {
+        to.gauge(name, help, value)?;
     }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+    let lag = Duration::from_micros(activity.lag_micros);
+    to.seconds("graph_lag_seconds", "How long the newest batch had waited", lag)?;
+    to.seconds("graph_oldest_seconds", "How long some wait at most", waited)
 }
 
 /// Adds what the graph does to the metrics, and notes to `/ready` about its backlog and
 /// about what pauses.
 pub(crate) fn register(metrics: &Metrics, readiness: &Readiness, engine: &Engine, noted: u64) {
-    let collector = GraphCollector { engine: engine.clone() };
-    metrics.register(|registry| registry.register_collector(Box::new(collector)));
+    let asked = engine.clone();
+    figures::register(metrics, move |to| write(&asked, to));
     let engine = engine.clone();
     readiness.note("graph", move || {
         let standing = engine.graph_standing();

@@ -190,13 +190,7 @@ impl Engine {
             return Err(Error::new(Code::Conflict, detail));
         }
         let stays = run.request.response.is_some_and(|asked| asked.in_conversation);
-        let old = OldRun {
-            id: run.id,
-            session: run.session,
-            message: run.message,
-            finished_at: run.finished_at,
-        };
-        let said = self.0.store.run_messages(caller.org, &old).await?;
+        let said = self.0.store.run_messages(caller.org, &OldRun::from(run)).await?;
         let mut write = Write::new(caller.org);
         write.session_exists(run.session);
         write.runs_purge(std::iter::once(run.id));

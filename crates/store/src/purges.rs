@@ -2,6 +2,7 @@
 //! delete it. Each says how much it deletes before it does, under guards that
 //! make it so, so that the counts are exact.
 
+use agentry_domain::runs::Run;
 use agentry_domain::{Code, Error, MessageId, OrgId, RunId, SessionId, Timestamp};
 
 use crate::counters::{COUNTER_FORGET, MESSAGES, RUNS};
@@ -70,6 +71,17 @@ pub struct OldRun {
     pub message: Option<MessageId>,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+}
+
+impl From<&Run> for OldRun {
+    fn from(run: &Run) -> Self {
+        Self {
+            id: run.id,
+            session: run.session,
+            message: run.message,
+            finished_at: run.finished_at,
+        }
+    }
 }
 
 impl Write {

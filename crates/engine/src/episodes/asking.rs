@@ -169,6 +169,27 @@ impl Engine {
         }
     }
 
+    /// Notes that a call about some episodes failed; when they are asked about again, or
+    /// none when they are left to the rules.
+    pub(super) fn ask_failed(
+        &self,
+        asking: &Asking,
+        episodes: usize,
+        error: &Error,
+    ) -> Option<Asked> {
+        let counts = &self.0.graph.activity;
+        counts.ask_failures.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(group = asking.group.as_str(), work = asking.work.as_str(),
+            error = %error.chain(), "the graph's model did not answer");
+        let attempts = asking.attempts + i64::from(is_about_episodes(error.code));
+        if attempts < ASK_ATTEMPTS_MAX || episodes > 1 {
+            let after = again_after(attempts).max(error.retry_after.unwrap_or_default());
+            return Some(Asked::Later { attempts, after });
+        }
+        counts.left_to_rules.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+
     async fn extraction_ask(&self, job: &ClaimedJob, asking: &Asking) -> Result<Asked> {
         let options = &self.0.options.graph;
         let attempts = asking.attempts;
@@ -217,16 +238,9 @@ impl Engine {
                     counts.left_to_rules.fetch_add(episodes.len() as u64, Ordering::Relaxed);
                 }
                 Err(Vain::Unanswered(error)) => {
-                    counts.ask_failures.fetch_add(1, Ordering::Relaxed);
-                    tracing::debug!(group = asking.group.as_str(), error = %error.chain(),
-                        "the graph's model did not answer");
-                    let attempts = attempts + i64::from(is_about_episodes(error.code));
-                    if attempts < ASK_ATTEMPTS_MAX || ids.len() > 1 {
-                        let after =
-                            again_after(attempts).max(error.retry_after.unwrap_or_default());
-                        return Ok(Asked::Later { attempts, after });
+                    if let Some(later) = self.ask_failed(asking, ids.len(), &error) {
+                        return Ok(later);
                     }
-                    counts.left_to_rules.fetch_add(1, Ordering::Relaxed);
                 }
             }
         }
@@ -439,7 +453,7 @@ pub(super) fn again_after(attempts: i64) -> Duration {
 }
 
 /// Whether a failure may lie in what was asked about, not in whoever was asked alone.
-pub(super) fn is_about_episodes(code: Code) -> bool {
+fn is_about_episodes(code: Code) -> bool {
     matches!(
         code,
         Code::ModelTimeout | Code::ModelRejected | Code::ModelBadResponse | Code::ModelFailed

@@ -21,9 +21,7 @@ use agentry_store::{Asking, ClaimedJob, EpisodeVector, Write};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::asking::{
-    ASK_ATTEMPTS_MAX, Asked, NO_MODEL_AGAIN_AFTER, again_after, is_about_episodes,
-};
+use super::asking::{ASK_ATTEMPTS_MAX, Asked, NO_MODEL_AGAIN_AFTER, again_after};
 use crate::Engine;
 
 /// Episodes that one call turns into vectors.
@@ -224,16 +222,9 @@ impl Engine {
                     made = episodes.iter().zip(vectors).map(vector).collect();
                 }
                 Err(error) => {
-                    counts.ask_failures.fetch_add(1, Ordering::Relaxed);
-                    tracing::debug!(group = asking.group.as_str(), error = %error.chain(),
-                        "episodes could not be turned into vectors");
-                    let attempts = attempts + i64::from(is_about_episodes(error.code));
-                    if attempts < ASK_ATTEMPTS_MAX || ids.len() > 1 {
-                        let after =
-                            again_after(attempts).max(error.retry_after.unwrap_or_default());
-                        return Ok(Asked::Later { attempts, after });
+                    if let Some(later) = self.ask_failed(asking, ids.len(), &error) {
+                        return Ok(later);
                     }
-                    counts.left_to_rules.fetch_add(1, Ordering::Relaxed);
                 }
             }
         }

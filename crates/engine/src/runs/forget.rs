@@ -68,13 +68,7 @@ impl Engine {
 
     /// Forgets what was said in a run that has ended.
     pub(super) async fn run_forgotten(&self, caller: &Caller, run: &Run) -> Result<()> {
-        let old = OldRun {
-            id: run.id,
-            session: run.session,
-            message: run.message,
-            finished_at: run.finished_at,
-        };
-        let said = self.0.store.run_messages(caller.org, &old).await?;
+        let said = self.0.store.run_messages(caller.org, &OldRun::from(run)).await?;
         let mut write = Write::new(caller.org);
         write.session_exists(run.session);
         write.run_forget(run);
